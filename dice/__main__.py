@@ -1,0 +1,95 @@
+"""`python -m dice COMMAND`: one command per stage, and what the loop around them needs.
+
+The loop itself is bash: scripts/run_dice/iter.sh and pipeline.sh.
+"""
+
+import importlib
+import os
+import sys
+
+import fire
+
+from dice import __version__, status, store
+from dice.console import console
+from dice.errors import BadInput, StageFailed
+from dice.launch import die_with_parent
+from dice.recipe_io import load_recipe
+from dice.stage import execute
+
+
+class Commands:
+    """Bootstrapping language models with DPO implicit rewards."""
+
+    def resolve(self, recipe: str, *overrides: str) -> str:
+        """Print the number of rounds and the run's folder of a recipe with overrides; change nothing."""
+        loaded = load_recipe(str(recipe), overrides)
+        return f"{loaded.rounds} {status.shown(loaded.run_dir)}"
+
+    def start(self, recipe: str, *overrides: str) -> None:
+        """Check a recipe (key=value overrides any key), make what it needs, write its recipe.yaml."""
+        from dice.start import start
+
+        start(str(recipe), overrides)
+
+    def generate(self, run: str, round: int) -> None:
+        """Sample K responses per prompt from the round's policy."""
+        _stage("generate", run, round)
+
+    def score(self, run: str, round: int) -> None:
+        """Compute the implicit reward of every response."""
+        _stage("score", run, round)
+
+    def pair(self, run: str, round: int) -> None:
+        """Balance lengths, choose best and worst, mix in offline pairs, export the data set."""
+        _stage("pair", run, round)
+
+    def train(self, run: str, round: int) -> None:
+        """Train the round's model by DPO, with LLaMA-Factory."""
+        _stage("train", run, round)
+
+    def evaluate(self, run: str) -> None:
+        """Answer held-out prompts with every model of the run; print quality and win rates."""
+        from dice import evaluate
+
+        opened = store.open_run(str(run))
+        if not opened.recipe.evaluate.judge:
+            console.print("  evaluate  this recipe has no judge; nothing to do")
+            return
+        evaluate.show(execute(evaluate.STAGE, opened, 0))
+
+    def status(self, run: str | None = None) -> None:
+        """Print what of a run is done; without a run, list them all."""
+        if run is None:
+            status.show_all()
+            return
+        opened = store.open_run(str(run))
+        status.show_run(opened)
+
+    def places(self, run: str) -> None:
+        """Print where a run's models, data sets and logs lie."""
+        status.show_places(store.open_run(str(run)))
+
+    def version(self) -> str:
+        """Print DICE's version."""
+        return __version__
+
+
+def _stage(name: str, run: str, t: int) -> None:
+    opened = store.open_run(str(run))
+    if not isinstance(t, int) or not 1 <= t <= opened.recipe.rounds:
+        raise BadInput(f"round is {t!r}; this run has rounds 1 to {opened.recipe.rounds}")
+    execute(importlib.import_module(f"dice.{name}").STAGE, opened, t)
+
+
+def main() -> None:
+    if os.environ.get("DICE_IN_LOOP"):  # started by iter.sh: a killed loop takes its stage along
+        die_with_parent()
+    try:
+        fire.Fire(Commands(), name="dice")
+    except (BadInput, StageFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Messages -> token ids, through LLaMA-Factory's template registry.
+
+Generation, scoring and training all encode with the same `Template.encode_oneturn`, so a response
+is scored on exactly the token ids that it is trained on, its end-of-turn token included.
+
+A conversation becomes pieces: each user turn with everything up to the point where the assistant
+begins to speak (the first one with BOS and the system prompt), and each assistant turn with its
+end-of-turn token. A piece is rendered to one string and tokenized by itself, without added special
+tokens; a prompt is all pieces but the last, a response is the last.
+
+Two templates are added to the registry, `llama3-custom` and `zephyr-custom`: the ones the paper's
+models were trained with. They differ from LLaMA-Factory's own `llama3` and `zephyr` (see
+docs/method.md).
+"""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dice.errors import BadInput
+from dice.schema import Message
+from dice.upstream import llamafactory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CUSTOM_TEMPLATES = ("llama3-custom", "zephyr-custom")
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A model's tokenizer and a template: everything between text and token ids."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    template: Any  # llamafactory.data.template.Template
+
+    def encode(self, messages: list[Message], response: str) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt (`messages`, ending with the user's turn) and of a response to it.
+
+        The response's ids end with the end-of-turn token.
+        """
+        system, turns = _split_system(messages)
+        turns = [*turns, {"role": "assistant", "content": response}]
+        prompt_ids, response_ids = self.template.encode_oneturn(self.tokenizer, turns, system)
+        if self.template.efficient_eos:  # as LLaMA-Factory's pairwise processor does
+            response_ids = [*response_ids, self.tokenizer.eos_token_id]
+        return prompt_ids, response_ids
+
+    def encode_prompt(self, messages: list[Message]) -> list[int]:
+        """Token ids of the prompt alone, up to the point where the response begins."""
+        return self.encode(messages, "")[0]
+
+    def decode(self, response_ids: list[int]) -> str:
+        """Text of sampled token ids, special tokens left out."""
+        return self.tokenizer.decode(
+            response_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Token ids that end a response, according to the template; sorted."""
+        return sorted(self.template.get_stop_token_ids(self.tokenizer))
+
+
+def _split_system(messages: list[Message]) -> tuple[str | None, list[Message]]:
+    if messages[0]["role"] == "system":
+        return messages[0]["content"], messages[1:]
+    return None, messages
+
+
+def load_chat(model: str, template: str) -> Chat:
+    """The tokenizer of `model` (a folder or a Hub id) with a LLaMA-Factory template.
+
+    Raises BadInput for an unknown template, a model without a tokenizer, and a template whose
+    special tokens the tokenizer lacks.
+    """
+    from transformers import AutoTokenizer
+
+    register_templates()
+    registry = llamafactory("data.template")
+    if template not in registry.TEMPLATES:
+        raise BadInput(unknown_template(template))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="right")
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise BadInput(f"the tokenizer of {os.fspath(model)!r} can't be loaded: {first_line}") from error
+
+    known_tokens = set(tokenizer.get_vocab())
+    arguments = llamafactory("hparams").DataArguments(template=template)
+    fitted = registry.get_template_and_fix_tokenizer(tokenizer, arguments)
+    if added := sorted(set(tokenizer.get_vocab()) - known_tokens):
+        raise BadInput(
+            f"template {template!r} needs the tokens {', '.join(added)}, which the tokenizer of "
+            f"{os.fspath(model)!r} does not have: use the template that the model was trained with"
+        )
+    return Chat(tokenizer, fitted)
+
+
+def known_templates() -> list[str]:
+    """Names in LLaMA-Factory's registry, ours included; sorted."""
+    register_templates()
+    return sorted(llamafactory("data.template").TEMPLATES)
+
+
+def unknown_template(name: str) -> str:
+    """The message for a template that does not exist."""
+    return f"unknown template {name!r}; there are: {', '.join(known_templates())}"
+
+
+def register_templates() -> None:
+    """Add `llama3-custom` and `zephyr-custom` to LLaMA-Factory's registry, once."""
+    template = llamafactory("data.template")
+    if CUSTOM_TEMPLATES[0] in template.TEMPLATES:
+        return
+    formatter = llamafactory("data.formatter")
+
+    def string(*slots: Any) -> Any:
+        return formatter.StringFormatter(slots=list(slots))
+
+    class PieceTemplate(template.Template):
+        """Tokenizes each piece (a turn as rendered) as one string, so ids do not depend on slots."""
+
+        def _convert_elements_to_ids(self, tokenizer: Any, elements: list[Any]) -> list[int]:
+            special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+            texts = (e if isinstance(e, str) else special[next(iter(e))] or "" for e in elements)
+            return tokenizer.encode("".join(texts), add_special_tokens=False)
+
+    header = "<|start_header_id|>{}<|end_header_id|>\n\n"
+    template.register_template(
+        name="llama3-custom",
+        format_prefix=formatter.EmptyFormatter(slots=[{"bos_token"}]),
+        format_system=string(header.format("system") + "{{content}}<|eot_id|>"),
+        format_user=string(header.format("user") + "{{content}}<|eot_id|>" + header.format("assistant")),
+        format_assistant=string("{{content}}<|eot_id|>"),
+        stop_words=["<|eot_id|>", "<|end_of_text|>"],
+        replace_eos=True,
+        template_class=PieceTemplate,
+    )
+    template.register_template(
+        name="zephyr-custom",
+        format_system=string("<|system|>\n{{content}}", {"eos_token"}),
+        format_user=string("\n<|user|>\n{{content}}", {"eos_token"}, "\n<|assistant|>\n"),
+        format_assistant=string("{{content}}", {"eos_token"}),
+        default_system=" ",
+        template_class=PieceTemplate,
+    )

@@ -1,0 +1,67 @@
+"""Engines: token ids in, sampled responses out.
+
+An engine is a module with a `Sampler` (below). `hf` runs wherever transformers does, `vllm` where
+vLLM is installed. `fake` needs no model: it samples, scores and trains in no time, for tests.
+"""
+
+import importlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from dice.recipe import Generate
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to answer K times; sample i uses the seed `seed + i`."""
+
+    prompt_id: str
+    prompt_ids: list[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One answer: its token ids, the stop token included, and "stop" or "length"."""
+
+    prompt_id: str
+    sample: int
+    response_ids: list[int]
+    finish_reason: str
+
+
+class Sampler(Protocol):
+    """One model, loaded once."""
+
+    max_model_len: int  # tokens of prompt plus response that fit
+
+    def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None: ...
+
+    def sample(self, requests: list[Request]) -> Iterator[Sampled]:
+        """K answers for each request, in any order. Every prompt is shorter than max_model_len."""
+        ...
+
+
+def resolve_engine(name: str) -> str:
+    """`auto` is vllm where it is installed, else hf."""
+    if name != "auto":
+        return name
+    return "vllm" if importlib.util.find_spec("vllm") else "hf"
+
+
+def load_sampler(engine: str) -> type[Sampler]:
+    """The sampler class of an engine; its libraries are imported here."""
+    return importlib.import_module(f"dice.engines.{resolve_engine(engine)}").Sampler
+
+
+def load_scorer(engine: str) -> type:
+    """The scorer class that goes with an engine: log-probs by transformers, unless it is `fake`."""
+    return importlib.import_module("dice.engines.fake" if engine == "fake" else "dice.logprobs").Scorer
+
+
+def load_chat(engine: str, model: str, template: str) -> Any:
+    """The tokenizer and template that go with an engine, as `dice.chat.Chat`."""
+    module = importlib.import_module("dice.engines.fake" if engine == "fake" else "dice.chat")
+    return module.load_chat(model, template)

@@ -1,0 +1,87 @@
+"""An engine without a model: bytes for tokens, words for answers, hashes for log-probs.
+
+It lets a test run the whole loop in seconds, with the real files, filters and joins. Everything is
+a deterministic function of seeds and texts. A fake model is a folder with a `fake.json`.
+"""
+
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from dice.engines import Request, Sampled
+from dice.recipe import Generate
+from dice.schema import Message
+
+STOP = 0
+WORDS = ("dog", "cat", "horse", "cow", "red", "blue", "green", "apple", "pear", "hammer", "saw")
+
+
+class Chat:
+    """UTF-8 bytes as token ids; a zero byte ends a turn."""
+
+    stop_ids = (STOP,)
+
+    def encode(self, messages: list[Message], response: str) -> tuple[list[int], list[int]]:
+        prompt = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+        return list(prompt.encode()), [*response.encode(), STOP]
+
+    def encode_prompt(self, messages: list[Message]) -> list[int]:
+        return self.encode(messages, "")[0]
+
+    def decode(self, response_ids: list[int]) -> str:
+        return bytes(i for i in response_ids if i != STOP).decode(errors="replace")
+
+
+def load_chat(model: str, template: str) -> Chat:
+    return Chat()
+
+
+class Sampler:
+    """Answers of one to nine words, cut at `max_new_tokens` bytes."""
+
+    max_model_len = 1 << 20
+
+    def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
+        self.options = options
+
+    def sample(self, requests: list[Request]) -> Iterator[Sampled]:
+        limit = self.options.max_new_tokens
+        for request in requests:
+            for sample in range(self.options.samples):
+                rng = random.Random(request.seed + sample)
+                words = " ".join(rng.choices(WORDS, k=rng.randint(1, 9)))
+                ids = [*words.encode(), STOP]
+                reason = "stop" if len(ids) <= limit else "length"
+                yield Sampled(request.prompt_id, sample, ids[:limit], reason)
+
+
+class Scorer:
+    """Log-probs from hashes: about one nat per byte, a little different for every model."""
+
+    def __init__(self, model: str, dtype: str, batch_tokens: int) -> None:
+        self.model = (Path(model) / "fake.json").read_text() if Path(model).is_dir() else model
+
+    def logps(self, rows: list, on_done: Callable[[int], None] = lambda count: None) -> np.ndarray:
+        on_done(len(rows))
+        return np.array([self._logp(prompt, response) for prompt, response in rows], dtype=float)
+
+    def _logp(self, prompt: list[int], response: list[int]) -> float:
+        text = f"{self.model} {prompt} {response}".encode()
+        noise = int.from_bytes(hashlib.sha256(text).digest()[:4], "big") / 2**32
+        return -len(response) * (1 + 0.1 * noise)
+
+
+def train(dataset: str, policy: str, output: str) -> None:
+    """A fake model whose identity depends on the data and on the policy it comes from."""
+    digest = hashlib.sha256(Path(dataset).read_bytes() + policy.rsplit("/", 2)[-1].encode()).hexdigest()
+    Path(output).mkdir(parents=True, exist_ok=True)
+    (Path(output) / "fake.json").write_text(json.dumps({"digest": digest}) + "\n")
+
+
+if __name__ == "__main__":
+    train(*sys.argv[1:])

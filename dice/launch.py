@@ -1,0 +1,158 @@
+"""Starting a stage's workers: output to the log, a bar on the terminal, failures passed on.
+
+One worker is a plain process, several are torchrun's. NPROC_PER_NODE, NNODES, NODE_RANK,
+MASTER_ADDR and MASTER_PORT mean what they mean to LLaMA-Factory; without NPROC_PER_NODE there is
+one worker per GPU, or one where there is none.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dice.console import Bar, read_counters
+from dice.errors import BadInput, StageFailed
+from dice.recipe import ROOT
+
+TAIL_LINES = 15
+
+
+def gpu_count() -> int:
+    """NVIDIA GPUs that this process may use, found without loading torch."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
+    if not shutil.which("nvidia-smi"):
+        return 0
+    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
+    return listed.stdout.count("GPU ") if listed.returncode == 0 else 0
+
+
+def cpu_count() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def node_count() -> int:
+    """NNODES, 1 by default. Raises BadInput for more, which the loop can't do yet."""
+    nodes = _positive("NNODES", 1)
+    if nodes > 1:
+        raise BadInput(f"environment: NNODES is {nodes}; the loop runs on one machine so far")
+    return nodes
+
+
+def workers_per_node() -> int:
+    """NPROC_PER_NODE; by default one worker per GPU, or one."""
+    return _positive("NPROC_PER_NODE", max(1, gpu_count()))
+
+
+def _positive(name: str, default: int) -> int:
+    value = os.environ.get(name) or str(default)
+    if not value.isdigit() or int(value) < 1:
+        raise BadInput(f"environment: {name} is {value!r}; it must be a number of at least 1")
+    return int(value)
+
+
+def torchrun(arguments: Sequence[str]) -> list[str]:
+    """The command that runs `arguments` (a file or `-m module`, and its arguments) in every worker."""
+    port = os.environ.get("MASTER_PORT") or str(_free_port())
+    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={workers_per_node()}"]
+    command += [f"--nnodes={node_count()}", f"--node_rank={os.environ.get('NODE_RANK', '0')}"]
+    return [*command, f"--master_addr={address}", f"--master_port={port}", *arguments]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_logged(
+    command: Sequence[str],
+    log: Path,
+    label: str,
+    unit: str,
+    poll: Callable[[], tuple[int, int]],
+    env: dict[str, str] | None = None,
+) -> None:
+    """Run a command, its output appended to `log`, a bar (`poll` gives done and total) meanwhile.
+
+    Raises StageFailed with the end of the log where the command fails. If this process dies, so
+    does the command.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(f"$ {' '.join(command)}\n")
+        file.flush()
+        process = subprocess.Popen(
+            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+            env=environment() | (env or {}), cwd=ROOT, preexec_fn=die_with_parent,
+        )  # fmt: skip
+        try:
+            with Bar(label, unit, poll) as bar:
+                while process.poll() is None:
+                    bar.update()
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        process.wait(timeout=0.1)
+        except BaseException:  # Ctrl-C, SIGTERM: the workers must not outlive this process
+            process.terminate()
+            process.wait()
+            raise
+    if process.returncode:
+        raise StageFailed(_failure(label, process.returncode, log))
+
+
+def run_workers(stage: str, folder: Path, arguments: Sequence[str], unit: str) -> None:
+    """Run `python -m dice.worker STAGE FOLDER ...` once per worker and wait for all of them.
+
+    Workers count what they have done in FOLDER/STAGE.progress. Raises BadInput with the worker's
+    message where one of them found the input unusable, StageFailed where one broke.
+    """
+    progress = folder / f"{stage}.progress"
+    shutil.rmtree(progress, ignore_errors=True)
+    module = ["-m", "dice.worker", stage, str(progress), *arguments]
+    several = workers_per_node() * node_count() > 1
+    command = torchrun(module) if several else [sys.executable, *module]
+    # On CPUs torchrun would give each worker one thread, and sums would be rounded differently than
+    # in a single worker. The number of workers must not change results.
+    threads = {} if gpu_count() else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpu_count()))}
+    log = folder / "logs" / f"{stage}.log"
+    try:
+        run_logged(command, log, stage, unit, lambda: read_counters(progress), threads)
+    except StageFailed:
+        complaint = progress / "bad-input.txt"
+        if complaint.is_file():
+            raise BadInput(complaint.read_text(encoding="utf-8")) from None
+        raise
+    finally:
+        shutil.rmtree(progress, ignore_errors=True)
+
+
+def environment() -> dict[str, str]:
+    """The environment of what DICE starts: this one, with this checkout importable."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+
+
+def _failure(label: str, status: int, log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    tail = "\n".join(f"    {line[:300]}" for line in lines[-TAIL_LINES:])
+    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
+    return f"{label} failed ({how}). The end of its log:\n{tail}\n  whole log: {log}"
+
+
+def die_with_parent() -> None:
+    """Ask Linux to kill this process when its parent dies (elsewhere: nothing).
+
+    torchrun starts workers in sessions of their own, so a signal to a run's process group would
+    miss them, and they would go on writing beside the run that replaces them.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG

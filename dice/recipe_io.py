@@ -1,0 +1,179 @@
+"""Reading recipes: file and overrides -> a validated Recipe, with errors that say where.
+
+Values come from three places, later ones winning: the LLaMA-Factory file that `train.config` names
+(into `train.args`), `dice.yaml`, and `key=value` on the command line.
+"""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dice.errors import BadInput
+from dice.recipe import (
+    MANAGED_TRAIN_ARGS,
+    RECIPES,
+    ROOT,
+    Recipe,
+    Train,
+    broken_rules,
+    known_keys,
+    recipe_names,
+)
+
+COMMAND_LINE = "on the command line"
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe `name` (one that comes with DICE, or a folder with a dice.yaml) with overrides.
+
+    Raises BadInput, naming file, line and key, for anything unknown or out of range.
+    """
+    path = _find(name)
+    source = _read_yaml(path)
+    given = _parse_overrides(overrides)
+    for block, where in ((given, COMMAND_LINE), (source, None)):
+        _move_train_args(block)
+        for key in _leaves(block):
+            if key not in known_keys(Recipe):
+                raise BadInput(f"{where or _place(path, key)}: {_unknown_key(key)}")
+        for key in sorted(MANAGED_TRAIN_ARGS & set(block.get("train", {}).get("args", {}))):
+            raise BadInput(
+                f"{where or _place(path, f'train.{key}')}: train.{key} follows from the rest of the recipe"
+            )
+    run = path.parent.name
+    config = given.get("train", {}).get("config") or source.get("train", {}).get("config", Train.config)
+    train_args = _read_yaml(_beside(path, config))
+    merged = _merge(path, given, {"run": run, "train": {"args": train_args}}, source, given)
+    _check(merged, path, given)
+    return merged
+
+
+def load_resolved(path: Path) -> Recipe:
+    """A recipe as `save_resolved` wrote it."""
+    return _merge(path, {}, _read_yaml(path))
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The whole recipe as YAML, defaults included."""
+    header = "# The resolved recipe of this run, defaults and overrides included.\n"
+    return header + yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def _find(name: str) -> Path:
+    for path in (RECIPES / name / "dice.yaml", Path(name) / "dice.yaml", Path(name)):
+        if path.is_file():
+            return path.resolve()
+    raise BadInput(
+        f"unknown recipe {name!r}; there are: {', '.join(recipe_names())} (or give a folder with a dice.yaml)"
+    )
+
+
+def _beside(recipe: Path, config: str) -> Path:
+    path = recipe.parent / config
+    if not path.is_file():
+        raise BadInput(f"{_place(recipe, 'train')}: train.config names {path}, which does not exist")
+    return path
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise BadInput(f"{_shown(path)}:{line}: not YAML ({error.problem})") from None
+    except (UnicodeDecodeError, OmegaConfBaseException, ValueError) as error:
+        raise BadInput(f"{_shown(path)}: {error}".splitlines()[0]) from None
+    if not isinstance(loaded, dict):
+        raise BadInput(f"{_shown(path)}: not a mapping of keys to values")
+    return loaded
+
+
+def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    given = OmegaConf.create({})
+    for item in overrides:
+        key, equals, _ = str(item).partition("=")
+        if not equals or not key:
+            raise BadInput(f"{COMMAND_LINE}: {item!r} is not of the form key=value")
+        if key.startswith("train.") and isinstance(given.get("train"), str):
+            given.train = {"config": given.train}
+        try:
+            given.merge_with_dotlist([item])
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise BadInput(f"{COMMAND_LINE}: {item!r}: {error}".splitlines()[0]) from None
+    return OmegaConf.to_container(given)
+
+
+def _move_train_args(block: dict[str, Any]) -> None:
+    """`train: dpo.yaml` is short for `config`; keys that are not DICE's are LLaMA-Factory's."""
+    train = block.get("train")
+    if isinstance(train, str):
+        block["train"] = {"config": train}
+    elif isinstance(train, dict):
+        own = {spec.name for spec in fields(Train)}
+        args = {key: train.pop(key) for key in [*train] if key not in own}
+        if args:
+            train["args"] = {**train.get("args", {}), **args}
+
+
+def _leaves(block: dict[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for key, value in block.items():
+        nested = isinstance(value, dict) and any(k.startswith(f"{prefix}{key}.") for k in known_keys(Recipe))
+        found += _leaves(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
+    return found
+
+
+def _unknown_key(key: str) -> str:
+    keys = known_keys(Recipe)
+    close = difflib.get_close_matches(key, keys, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"unknown key {key!r}{hint}; there are: {', '.join(keys)}"
+
+
+def _merge(path: Path, given: dict[str, Any], *blocks: dict[str, Any]) -> Recipe:
+    try:
+        merged = OmegaConf.structured(Recipe)
+        for block in blocks:
+            merged = OmegaConf.merge(merged, block)
+        return OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        key = error.full_key or ""
+        where = COMMAND_LINE if _has(given, key) else _place(path, key)
+        reason = str(error.msg or error).splitlines()[0]
+        raise BadInput(f"{where}: {key}: {reason}") from None
+
+
+def _check(recipe: Recipe, path: Path, given: dict[str, Any]) -> None:
+    for key, message in broken_rules(recipe):
+        raise BadInput(f"{COMMAND_LINE if _has(given, key) else _place(path, key)}: {message}")
+
+
+def _has(block: Any, key: str) -> bool:
+    for part in key.split("."):
+        if not isinstance(block, dict) or part not in block:
+            return False
+        block = block[part]
+    return True
+
+
+def _place(path: Path, key: str) -> str:
+    """path:line of a key in a YAML file, or the path alone where the key isn't there."""
+    node = yaml.compose(path.read_text(encoding="utf-8"))
+    line = None
+    for part in key.split("."):
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        found = next(((k, v) for k, v in pairs if k.value == part), None)
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return f"{_shown(path)}:{line}" if line else _shown(path)
+
+
+def _shown(path: Path) -> str:
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)

@@ -1,0 +1,279 @@
+"""Prompts and preferences out of `dataset_info.json`, read as LLaMA-Factory describes them.
+
+Formats: alpaca and sharegpt, with renamed columns and tags, from JSON and JSON Lines files. A row
+that lacks a column which `dataset_info.json` names is an error; a row whose turns are out of order,
+which LLaMA-Factory would skip with a warning, is dropped and counted.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dice import store
+from dice.errors import BadInput
+from dice.recipe import resolve
+from dice.schema import Message, Preference, Prompt, prompt_id
+
+ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
+SHAREGPT_COLUMNS = {"messages": "conversations"}
+TAGS = {
+    "role_tag": "from",
+    "content_tag": "value",
+    "user_tag": "human",
+    "assistant_tag": "gpt",
+    "observation_tag": "observation",
+    "function_tag": "function_call",
+    "system_tag": "system",
+}
+
+
+class _Dropped(Exception):
+    """A row that can't be used; the message is the reason it is counted under."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """An entry of dataset_info.json and the file it names."""
+
+    name: str
+    registry: Path
+    entry: dict[str, Any]
+    file: Path
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Column names by role; without `columns`, LLaMA-Factory's defaults."""
+        sharegpt = self.entry.get("formatting", "alpaca") == "sharegpt"
+        return self.entry.get("columns") or (SHAREGPT_COLUMNS if sharegpt else ALPACA_COLUMNS)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {**TAGS, **self.entry.get("tags", {})}
+
+
+def find_source(dataset_dir: str, name: str) -> Source:
+    """The entry `name` of `dataset_dir`/dataset_info.json. Raises BadInput where it can't be used."""
+    registry = resolve(dataset_dir) / "dataset_info.json"
+    entries = _registry(registry)
+    if name not in entries:
+        raise BadInput(f"{registry}: no data set {name!r}; there are: {', '.join(sorted(entries))}")
+    entry = entries[name]
+    where = f"{registry}: {name}"
+    if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
+        raise BadInput(f"{where}: file_name is missing; only local files can be read")
+    formatting = entry.get("formatting", "alpaca")
+    if formatting not in ("alpaca", "sharegpt"):
+        raise BadInput(f"{where}: formatting is {formatting!r}; there are alpaca, sharegpt")
+    file = registry.parent / entry["file_name"]
+    if not file.is_file():
+        raise BadInput(f"{where}: file_name {entry['file_name']!r}: {file} does not exist")
+    return Source(name, registry, entry, file)
+
+
+def _registry(path: Path) -> dict[str, Any]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"{path} does not exist; dataset_dir must hold a dataset_info.json") from None
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    if not isinstance(entries, dict):
+        raise BadInput(f"{path}: not a JSON object of data sets")
+    return entries
+
+
+def digest(dataset_dir: str, name: str) -> str:
+    """What identifies a data set: its entry and its file's content."""
+    source = find_source(dataset_dir, name)
+    return f"{store.file_digest(source.file)} {json.dumps(source.entry, sort_keys=True)}"
+
+
+def read_prompts(dataset_dir: str, name: str) -> tuple[list[Prompt], Counter[str]]:
+    """The distinct prompts of a data set in file order, and the rows dropped by reason.
+
+    Any set will do: of a preference set or an SFT set, the answers are ignored.
+    Raises BadInput where the set can't be read or has no usable prompt.
+    """
+    source = find_source(dataset_dir, name)
+    prompts: dict[str, Prompt] = {}
+    dropped: Counter[str] = Counter()
+    for line, row in _rows(source.file):
+        try:
+            messages = _messages(source, row, line)
+        except _Dropped as reason:
+            dropped[str(reason)] += 1
+            continue
+        prompt = Prompt(prompt_id(messages), messages)
+        if prompt.prompt_id in prompts:
+            dropped["duplicate prompts"] += 1
+        else:
+            prompts[prompt.prompt_id] = prompt
+    if not prompts:
+        raise BadInput(f"{source.file}: data set {name!r} has no usable prompt{_why(dropped)}")
+    return list(prompts.values()), dropped
+
+
+def read_preferences(dataset_dir: str, name: str) -> tuple[list[Preference], Counter[str]]:
+    """The preference pairs of a data set in file order, and the rows dropped by reason.
+
+    Raises BadInput where the set can't be read, is no preference set, or has no usable pair.
+    """
+    source = find_source(dataset_dir, name)
+    if not source.entry.get("ranking"):
+        raise BadInput(f'{source.registry}: {name}: not a preference set; it needs "ranking": true')
+    for role in ("chosen", "rejected"):
+        if role not in source.columns:
+            raise BadInput(f"{source.registry}: {name}: columns.{role} is missing")
+    pairs: list[Preference] = []
+    dropped: Counter[str] = Counter()
+    for line, row in _rows(source.file):
+        try:
+            messages = _messages(source, row, line)
+            chosen, rejected = (_answer(source, row, line, role) for role in ("chosen", "rejected"))
+            if chosen == rejected:
+                raise _Dropped("identical answers")
+        except _Dropped as reason:
+            dropped[str(reason)] += 1
+            continue
+        pairs.append(Preference(prompt_id(messages), messages, chosen, rejected))
+    if not pairs:
+        raise BadInput(f"{source.file}: data set {name!r} has no usable pair{_why(dropped)}")
+    return pairs, dropped
+
+
+def _why(dropped: Counter[str]) -> str:
+    return f" ({', '.join(f'{count} {reason}' for reason, count in dropped.items())})" if dropped else ""
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, row) for every row of a JSON array or of JSON Lines."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    read = _array if text.lstrip()[:1] == "[" else _lines
+    for number, row in read(path, text):
+        if not isinstance(row, dict):
+            raise BadInput(f"{path}:{number}: a row must be a JSON object, this one is {row!r:.40}")
+        yield f"{path}:{number}", row
+
+
+def _lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise BadInput(f"{path}:{number}: not JSON ({error.msg}, column {error.colno})") from None
+
+
+def _array(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """Rows of a JSON array one by one, so that each one's line is known."""
+    decoder = json.JSONDecoder()
+    line = counted = 0
+    position = _skip_space(text, text.index("[") + 1)
+    try:
+        while text[position : position + 1] != "]":
+            line, counted = line + text.count("\n", counted, position), position
+            row, position = decoder.raw_decode(text, position)
+            yield line + 1, row
+            position = _skip_space(text, position)
+            if text[position : position + 1] == ",":
+                position = _skip_space(text, position + 1)
+            elif text[position : position + 1] != "]":
+                raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
+        after = _skip_space(text, position + 1)
+        if after < len(text):
+            raise json.JSONDecodeError("Extra data", text, after)
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
+
+
+def _skip_space(text: str, position: int) -> int:
+    return re.compile(r"[ \t\r\n]*").match(text, position).end()
+
+
+def _column(source: Source, row: dict[str, Any], line: str, role: str) -> Any:
+    name = source.columns[role]
+    if name not in row:
+        raise BadInput(
+            f"{line}: no column {name!r}, which {source.registry} names as columns.{role} of "
+            f"{source.name!r}; the row has: {', '.join(row) or 'nothing'}"
+        )
+    return row[name]
+
+
+def _text(value: Any, line: str, what: str) -> str:
+    if not isinstance(value, str):
+        raise BadInput(f"{line}: {what} is {value!r:.40}; it must be text")
+    return value
+
+
+def _messages(source: Source, row: dict[str, Any], line: str) -> list[Message]:
+    """The prompt of a row: its turns up to the user's last one, system prompt first."""
+    sharegpt = source.entry.get("formatting", "alpaca") == "sharegpt"
+    turns = _sharegpt(source, row, line) if sharegpt else _alpaca(source, row, line)
+    system = ""
+    if turns and turns[0]["role"] == "system":
+        system, turns = turns[0]["content"], turns[1:]
+    elif source.columns.get("system"):
+        system = _text(_column(source, row, line, "system") or "", line, "the system prompt")
+    expected = ("user", "assistant")
+    if any(turn["role"] != expected[index % 2] for index, turn in enumerate(turns)):
+        raise _Dropped("turns out of order")
+    if not source.entry.get("ranking") and turns and turns[-1]["role"] == "assistant":
+        turns = turns[:-1]
+    if not turns or turns[-1]["role"] != "user":
+        raise _Dropped("turns out of order" if turns else "empty prompts")
+    if not turns[-1]["content"].strip():
+        raise _Dropped("empty prompts")
+    return ([Message(role="system", content=system)] if system else []) + turns
+
+
+def _alpaca(source: Source, row: dict[str, Any], line: str) -> list[Message]:
+    columns, turns = source.columns, []
+    if columns.get("history"):
+        for exchange in _column(source, row, line, "history") or []:
+            if not isinstance(exchange, list) or len(exchange) != 2:
+                raise BadInput(f"{line}: the history must be a list of [prompt, response] lists")
+            for role, text in zip(("user", "assistant"), exchange, strict=True):
+                turns.append(Message(role=role, content=_text(text, line, "a turn of the history")))
+    parts = [_column(source, row, line, "prompt")]
+    if columns.get("query") and (source.entry.get("columns") or columns["query"] in row):
+        parts.append(_column(source, row, line, "query"))
+    texts = [_text(part, line, "the prompt") for part in parts if part]
+    return [*turns, Message(role="user", content="\n".join(texts))]
+
+
+def _sharegpt(source: Source, row: dict[str, Any], line: str) -> list[Message]:
+    tags = source.tags
+    roles = {tags["user_tag"]: "user", tags["assistant_tag"]: "assistant", tags["system_tag"]: "system"}
+    turns = _column(source, row, line, "messages")
+    if not isinstance(turns, list):
+        raise BadInput(f"{line}: column {source.columns['messages']!r} must be a list of turns")
+    return [_turn(source, turn, line, roles) for turn in turns]
+
+
+def _turn(source: Source, turn: Any, line: str, roles: dict[str, str]) -> Message:
+    role_tag, content_tag = source.tags["role_tag"], source.tags["content_tag"]
+    if not isinstance(turn, dict) or role_tag not in turn or content_tag not in turn:
+        raise BadInput(f"{line}: a turn must have {role_tag!r} and {content_tag!r}; this one is {turn!r:.60}")
+    if turn[role_tag] not in roles:
+        raise _Dropped(f"turns by {turn[role_tag]!r:.40}")
+    return Message(role=roles[turn[role_tag]], content=_text(turn[content_tag], line, "a turn"))
+
+
+def _answer(source: Source, row: dict[str, Any], line: str, role: str) -> str:
+    value = _column(source, row, line, role)
+    if isinstance(value, dict):
+        content_tag = source.tags["content_tag"]
+        if content_tag not in value:
+            raise BadInput(f"{line}: {role} has no {content_tag!r}; it has: {', '.join(value)}")
+        value = value[content_tag]
+    return _text(value, line, role)

@@ -1,0 +1,178 @@
+"""What lies under results/: atomic files, shards and manifests. The only writer there.
+
+A file appears whole or not at all: it is written under a temporary name, flushed to disk, then
+renamed. A shard that exists is therefore finished. A stage's manifest is written last and means
+"done"; until then `<stage>.started.json` says which inputs its shards belong to, so a killed stage
+goes on with its own shards and never with another recipe's.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dice.errors import BadInput
+from dice.recipe import Recipe, resolve
+from dice.recipe_io import load_resolved, resolved_yaml
+from dice.schema import Row, from_line, to_line
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and recipe: where everything of a run lies, and which model is which."""
+
+    path: Path
+    recipe: Recipe
+
+    def round_dir(self, t: int) -> Path:
+        return self.path / f"round-{t}"
+
+    def model(self, t: int) -> str:
+        """The model that round t ends with; round 0 is the policy that the run starts from."""
+        return str(self.round_dir(t) / "model") if t else _model_path(self.recipe.policy)
+
+    def policy(self, t: int) -> str:
+        """The model that round t samples from and trains."""
+        return self.model(t - 1)
+
+    def reference(self, t: int) -> str:
+        """The model that round t's policy was trained from: the other half of its implicit reward."""
+        return self.model(t - 2) if t > 1 else _model_path(self.recipe.reference)
+
+
+def _model_path(name: str) -> str:
+    """A folder where there is one (relative to the repository), else a Hub id."""
+    path = resolve(name)
+    return str(path) if path.is_dir() else name
+
+
+def create_run(recipe: Recipe) -> Run:
+    """Write the resolved recipe; the run's folder exists from here on."""
+    run = Run(recipe.run_dir, recipe)
+    write_text(run.path / "recipe.yaml", resolved_yaml(recipe))
+    return run
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in a folder, or of a name under results/. Raises BadInput where there is none."""
+    for folder in (Path(path), resolve(str(path)), resolve("results") / str(path)):
+        if (folder / "recipe.yaml").is_file():
+            return Run(folder.absolute(), load_resolved(folder / "recipe.yaml"))
+    raise BadInput(f"{path}: no run here (a run's folder has a recipe.yaml; `iter.sh` makes it)")
+
+
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Write a file atomically: under a temporary name, flushed to disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines([text] if isinstance(text, str) else text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_rows(path: Path, rows: Iterable[Any]) -> None:
+    """Write rows as JSON Lines, atomically."""
+    write_text(path, map(to_line, rows))
+
+
+def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
+    """Rows of a JSON Lines file. Raises BadInput, naming file and line, for what is not a row."""
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                yield from_line(kind, line, f"{path}:{number}")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+
+
+def count_rows(path: Path) -> int:
+    """Number of rows of a JSON Lines file."""
+    with path.open("rb") as file:
+        return sum(1 for _ in file)
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """Where a shard lies."""
+    return folder / f"part-{shard:05d}.jsonl"
+
+
+def shards(folder: Path) -> list[Path]:
+    """The shards of a folder, in order."""
+    return sorted(folder.glob("part-*.jsonl"))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where there is no (readable) one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """sha256 of the names and contents of a folder's shards."""
+    digest = hashlib.sha256()
+    for path in shards(folder):
+        digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def model_digest(model: str) -> str:
+    """What identifies a model: the digest of its folder's files, or the Hub id itself.
+
+    Weights are read in samples (16 blocks of 64 KiB, spread evenly), everything else whole, so
+    that a 16 GB model takes milliseconds.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
+        size = path.stat().st_size
+        digest.update(f"{path.name}\0{size}\0".encode())
+        with path.open("rb") as file:
+            if size <= 1 << 20:
+                digest.update(file.read())
+                continue
+            for block in range(16):
+                file.seek(block * (size - (1 << 16)) // 15)
+                digest.update(file.read(1 << 16))
+    return digest.hexdigest()

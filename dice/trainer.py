@@ -1,0 +1,104 @@
+"""LLaMA-Factory's trainer, run as a subprocess: torchrun with `llama-factory/src/train.py`.
+
+Training happens in a working folder; `collect` makes a checkpoint out of it once it is complete, so
+a model folder that exists is a finished one.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dice import launch, store
+from dice.errors import BadInput
+from dice.recipe import ROOT
+
+TRAIN_SCRIPT = ROOT / "llama-factory" / "src" / "train.py"
+
+# What makes a checkpoint. Everything else in the trainer's folder (states, cards, logs) stays behind.
+MODEL_FILES = (
+    "config.json", "fake.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
+    "adapter_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "chat_template*",
+)  # fmt: skip
+
+# What a machine without a GPU can't do and LLaMA-Factory refuses to try.
+WITHOUT_GPU = {"bf16": False, "fp16": False, "deepspeed": None, "flash_attn": "auto"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished training run tells about itself."""
+
+    train_rows: int
+    eval_rows: int
+    curves: list[dict[str, float]]  # by logging step: step, loss, rewards/accuracies, ...
+
+
+def batch_sizes(global_batch: int, per_device: int, processes: int) -> tuple[int, int]:
+    """Per-device batch and accumulation steps whose product with `processes` is the global batch.
+
+    `per_device` is the most that fits on a device; the largest even divisor up to it is taken.
+    Raises BadInput where the global batch can't be split over the processes.
+    """
+    if global_batch % processes:
+        fitting = [n for n in range(1, global_batch + 1) if global_batch % n == 0]
+        raise BadInput(
+            f"train.global_batch_size is {global_batch}, which {processes} processes can't share evenly; "
+            f"use {', '.join(map(str, fitting))} GPUs, or another train.global_batch_size"
+        )
+    share = global_batch // processes
+    size = max(n for n in range(1, min(per_device, share) + 1) if share % n == 0)
+    return size, share // size
+
+
+def adapt(config: dict[str, Any], global_batch: int, processes: int, on_gpu: bool) -> dict[str, Any]:
+    """A LLaMA-Factory configuration fitted to the machine: batch sizes, and what needs a GPU."""
+    config = dict(config)
+    if not on_gpu:
+        config |= {key: value for key, value in WITHOUT_GPU.items() if key in config}
+    if config.get("deepspeed"):
+        config["deepspeed"] = str(ROOT / config["deepspeed"])
+    per_device = int(config.get("per_device_train_batch_size", 1))
+    size, steps = batch_sizes(global_batch, per_device, processes)
+    return config | {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+
+
+def train(config: dict[str, Any], log: Path, label: str) -> Trained:
+    """Train in `config["output_dir"]`, emptied before, with the configuration saved beside the log.
+
+    Raises StageFailed with the end of the log where training fails.
+    """
+    work = Path(config["output_dir"])
+    store.remove(work)
+    config_file = log.with_suffix(".yaml")
+    store.write_text(config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    env = {"HF_DATASETS_CACHE": str(work / "datasets-cache"), "TOKENIZERS_PARALLELISM": "false"}
+    command = launch.torchrun([str(TRAIN_SCRIPT), str(config_file)])
+    launch.run_logged(command, log, label, "steps", lambda: _progress(work), env)
+    rows = store.read_json(work / "rows.json") or {}
+    history = (store.read_json(work / "trainer_state.json") or {}).get("log_history", [])
+    return Trained(rows["train"], rows["eval"], [entry for entry in history if "loss" in entry])
+
+
+def collect(work: Path, model: Path) -> None:
+    """Move the checkpoint's own files from the working folder to `model`, and remove the folder."""
+    partial = model.with_name(f".{model.name}.partial")
+    store.remove(partial)
+    partial.mkdir(parents=True)
+    for path in sorted({path for pattern in MODEL_FILES for path in work.glob(pattern)}):
+        path.replace(partial / path.name)
+    store.remove(model)
+    partial.replace(model)
+    store.remove(work)
+
+
+def _progress(work: Path) -> tuple[int, int]:
+    """(steps done, steps in all), from the log that LLaMA-Factory keeps."""
+    try:
+        entry = json.loads((work / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    except (FileNotFoundError, IndexError, json.JSONDecodeError):  # not begun, or being written
+        return 0, 0
+    return entry["current_steps"], entry["total_steps"]

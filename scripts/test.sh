@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# Style, then tests. Everything runs on two CPU cores.
+#
+#   bash scripts/test.sh                 all of it
+#   bash scripts/test.sh --fast          without the tests marked slow: under a minute
+#   bash scripts/test.sh -k replay       further arguments go to pytest
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+selection=()
+if [[ ${1:-} == --fast ]]; then
+  selection=(-m "not slow")
+  shift
+fi
+"$PYTHON" -m ruff check .
+"$PYTHON" -m ruff format --check .
+"$PYTHON" -m pytest "${selection[@]}" "$@"

@@ -1,0 +1,91 @@
+"""Workers: their output, their failures, their number."""
+
+import os
+import sys
+
+import pytest
+
+from dice import launch
+from dice.errors import BadInput, StageFailed
+
+
+def idle():
+    return 0, 0
+
+
+def test_output_goes_to_the_log(tmp_path, capfd):
+    log = tmp_path / "logs" / "it.log"
+    launch.run_logged([sys.executable, "-c", "print('hello')"], log, "it", "rows", idle)
+    assert log.read_text().splitlines()[-1] == "hello"
+    assert "hello" not in capfd.readouterr().out
+
+
+def test_a_failure_shows_the_end_of_the_log(tmp_path):
+    code = "print('first'); [print('line', i) for i in range(50)]; raise SystemExit(3)"
+    with pytest.raises(StageFailed) as caught:
+        launch.run_logged([sys.executable, "-c", code], tmp_path / "it.log", "it", "rows", idle)
+    message = str(caught.value)
+    assert "it failed (status 3)" in message and "line 49" in message and "first" not in message
+    assert f"whole log: {tmp_path / 'it.log'}" in message
+
+
+def test_a_killed_command_says_so(tmp_path):
+    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(StageFailed, match="it failed .killed by SIGKILL."):
+        launch.run_logged([sys.executable, "-c", code], tmp_path / "it.log", "it", "rows", idle)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_a_worker_dies_with_its_parent(tmp_path):
+    import signal
+    import subprocess
+    import time
+
+    code = f"""
+import sys; sys.path.insert(0, {str(launch.ROOT)!r})
+from pathlib import Path
+from dice import launch
+child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+log = Path({str(tmp_path / "it.log")!r})
+launch.run_logged([sys.executable, "-c", child], log, "it", "rows", lambda: (0, 0))
+"""
+    parent = subprocess.Popen([sys.executable, "-c", code])
+    log = tmp_path / "it.log"
+    deadline = time.monotonic() + 20
+    while (not log.exists() or not log.read_text().split()[-1].isdigit()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child = int(log.read_text().split()[-1])
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while _alive(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _alive(child)
+
+
+def _alive(pid):
+    try:
+        return "Z" not in open(f"/proc/{pid}/stat").read().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+
+
+def test_the_number_of_workers(monkeypatch):
+    monkeypatch.delenv("NPROC_PER_NODE", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
+    assert (launch.gpu_count(), launch.workers_per_node()) == (2, 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert (launch.gpu_count(), launch.workers_per_node()) == (0, 1)
+    monkeypatch.setenv("NPROC_PER_NODE", "4")
+    assert launch.workers_per_node() == 4
+    monkeypatch.setenv("NPROC_PER_NODE", "none")
+    with pytest.raises(BadInput, match="NPROC_PER_NODE is 'none'"):
+        launch.workers_per_node()
+    monkeypatch.setenv("NNODES", "2")
+    with pytest.raises(BadInput, match="NNODES is 2"):
+        launch.node_count()
+
+
+def test_this_checkout_is_importable_in_what_is_started(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    assert launch.environment()["PYTHONPATH"].split(os.pathsep) == [str(launch.ROOT), "/somewhere"]

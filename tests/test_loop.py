@@ -1,0 +1,143 @@
+"""The whole loop, as users run it: iter.sh with the fake engine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import conftest
+import pytest
+from conftest import run_script
+
+from dice import store
+from dice.recipe import ROOT
+
+ITER = "scripts/run_dice/iter.sh"
+
+
+def loop(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_script("bash", ITER, "tiny", *arguments, timeout=300)
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    """Every file of a run; of manifests, all but the time they took. Logs are left out."""
+    found = {}
+    for path in sorted(run.rglob("*")):
+        name = str(path.relative_to(run))
+        if not path.is_file() or "/logs/" in f"/{name}":
+            continue
+        content = path.read_bytes()
+        if name.endswith(".manifest.json"):
+            manifest = json.loads(content)
+            del manifest["seconds"]
+            content = json.dumps(manifest).encode()
+        found[name] = content
+    return found
+
+
+def test_two_rounds_and_a_second_run_that_does_nothing(fake_settings, tmp_path):
+    first = loop(*fake_settings)
+    assert first.returncode == 0, first.stderr
+    assert "round 2" in first.stdout and "win rate against DPO" in first.stdout
+    run = tmp_path / "results" / "tiny"
+    for t in (1, 2):
+        for stage in ("generate", "score", "pair", "train"):
+            assert (run / f"round-{t}" / f"{stage}.manifest.json").exists()
+    assert [row["model"] for row in _results(run)] == ["SFT", "DPO", "round-1", "round-2"]
+    before = files_of(run)
+    assert not [name for name in before if "started" in name or "tmp" in name or "progress" in name]
+
+    second = loop(*fake_settings)
+    assert second.returncode == 0, second.stderr
+    assert second.stdout.count("done before") == 9  # 2 rounds of 4 stages, and the evaluation
+    assert files_of(run) == before
+
+
+def _results(run: Path) -> list[dict]:
+    return json.loads((run / "evaluate" / "evaluate.manifest.json").read_text())["results"]
+
+
+@pytest.mark.slow
+def test_more_rounds_go_on_from_those_that_are_done(fake_settings, tmp_path):
+    assert loop(*fake_settings, "rounds=1").returncode == 0
+    more = loop(*fake_settings, "rounds=3")
+    assert more.returncode == 0, more.stderr
+    assert more.stdout.count("done before") == 4
+    assert (tmp_path / "results" / "tiny" / "round-3" / "model").is_dir()
+
+
+def test_a_changed_recipe_reruns_what_depends_on_it_and_says_why(fake_settings):
+    assert loop(*fake_settings, "rounds=1").returncode == 0
+    again = loop(*fake_settings, "rounds=1", "replay.gamma=0.25")
+    assert "pair      runs again: replay.gamma 0.5 -> 0.25" in again.stdout
+    assert again.stdout.count("done before") == 2  # generate and score do not depend on gamma
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory) -> dict[str, bytes]:
+    """The files of a run of one round that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    data = conftest.make_data(folder / "data")
+    result = loop(*conftest.make_settings(data, folder / "results"), "rounds=1")
+    assert result.returncode == 0, result.stderr
+    return files_of(folder / "results" / "tiny")
+
+
+SLOW = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("score", "pair", "train", "evaluate")]
+
+
+@pytest.mark.parametrize("stage", ["generate", *SLOW])
+def test_a_killed_run_ends_with_the_same_files(fake_settings, tmp_path, uninterrupted, stage):
+    """SIGKILL to the whole process group as soon as the stage has begun; then the same command."""
+    run = tmp_path / "results" / "tiny"
+    folder = run / "evaluate" if stage == "evaluate" else run / "round-1"
+    process = subprocess.Popen(
+        ["bash", ITER, "tiny", *fake_settings, "rounds=1"],
+        cwd=ROOT,
+        env={**os.environ, "DICE_PYTHON": sys.executable},
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / f"{stage}.started.json").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (folder / f"{stage}.manifest.json").exists()
+
+    resumed = loop(*fake_settings, "rounds=1")
+    assert resumed.returncode == 0, resumed.stderr
+    files = files_of(run)
+    assert files.keys() == uninterrupted.keys()
+    differing = [name for name in files if files[name] != uninterrupted[name]]
+    assert differing == ["recipe.yaml"]  # it names the folders of data and results, which differ
+
+
+def test_finished_shards_are_kept(fake_run):
+    """A stage that stopped half-way samples only what is missing."""
+    assert run_script(sys.executable, "-m", "dice", "generate", str(fake_run.path), "1").returncode == 0
+    folder = fake_run.round_dir(1)
+    first, second, *_ = store.shards(folder / "responses")
+    manifest = json.loads((folder / "generate.manifest.json").read_text())
+    basis = {key: manifest[key] for key in ("inputs", "recipe")}
+    (folder / "generate.manifest.json").rename(folder / "generate.started.json")
+    store.write_json(folder / "generate.started.json", basis)
+    was, content = first.stat().st_mtime_ns, second.read_bytes()
+    second.unlink()
+    assert run_script(sys.executable, "-m", "dice", "generate", str(fake_run.path), "1").returncode == 0
+    assert first.stat().st_mtime_ns == was
+    assert second.read_bytes() == content
+
+
+def test_a_failing_stage_ends_the_run_with_the_end_of_its_log(fake_settings, tmp_path):
+    (tmp_path / "not-a-model").mkdir()
+    result = loop(*fake_settings, f"policy={tmp_path / 'not-a-model'}")
+    assert result.returncode == 1
+    assert "round 1" in result.stdout and "round 2" not in result.stdout
+    log = tmp_path / "results" / "tiny" / "round-1" / "logs" / "score.log"
+    assert "error: score failed (status 1). The end of its log:" in result.stderr
+    assert "FileNotFoundError" in result.stderr and f"whole log: {log}" in result.stderr
+    assert not (log.parent.parent / "score.manifest.json").exists()

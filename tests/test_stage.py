@@ -1,0 +1,76 @@
+"""Manifests: skipping, running again, going on."""
+
+import pytest
+
+from dice.stage import Outcome, Stage, differences, execute
+
+
+@pytest.fixture
+def stage(fake_run):
+    """A stage that writes a file and counts how often it ran; `basis` is what it depends on."""
+    calls, basis = [], {"inputs": {"data": "1"}, "settings": {"alpha": 1}}
+
+    def run(run, t):
+        calls.append(t)
+        (run.round_dir(t) / "out").mkdir(exist_ok=True)
+        (run.round_dir(t) / "out" / f"shard-{len(calls)}").write_text("x")
+        if basis.get("fails"):
+            raise RuntimeError("broken")
+        return Outcome(1, 1, "one row", {"too long": 2})
+
+    made = Stage("demo", lambda *_: dict(basis["inputs"]), lambda *_: dict(basis["settings"]), ("out",), run)
+    return made, calls, basis, fake_run.round_dir(1)
+
+
+def test_a_finished_stage_is_skipped(stage, fake_run, capsys):
+    made, calls, _, folder = stage
+    manifest = execute(made, fake_run, 1)
+    assert "one row" in capsys.readouterr().out
+    assert manifest["dropped"] == {"too long": 2} and manifest["rows_out"] == 1
+    assert manifest["outputs"].keys() == {"out/shard-1"}
+    assert manifest["versions"]["torch"] and manifest["inputs"] == {"data": "1"}
+    assert execute(made, fake_run, 1) == manifest
+    assert "done before: one row" in capsys.readouterr().out
+    assert calls == [1] and not (folder / "demo.started.json").exists()
+
+
+def test_another_input_or_setting_runs_it_again_from_nothing(stage, fake_run, capsys):
+    made, calls, basis, folder = stage
+    execute(made, fake_run, 1)
+    basis["settings"]["alpha"] = 2
+    execute(made, fake_run, 1)
+    assert "runs again: alpha 1 -> 2" in capsys.readouterr().out
+    basis["inputs"]["data"] = "2"
+    execute(made, fake_run, 1)
+    assert "runs again: data changed" in capsys.readouterr().out
+    assert [path.name for path in (folder / "out").iterdir()] == ["shard-3"]
+    assert len(calls) == 3
+
+
+def test_a_broken_stage_goes_on_with_its_own_files_only(stage, fake_run):
+    made, _, basis, folder = stage
+    basis["fails"] = True
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            execute(made, fake_run, 1)
+    assert not (folder / "demo.manifest.json").exists()
+    assert sorted(path.name for path in (folder / "out").iterdir()) == ["shard-1", "shard-2"]
+    basis["inputs"]["data"], basis["fails"] = "2", False  # what was begun belongs to other inputs
+    execute(made, fake_run, 1)
+    assert [path.name for path in (folder / "out").iterdir()] == ["shard-3"]
+
+
+def test_a_missing_output_runs_it_again(stage, fake_run):
+    made, calls, _, folder = stage
+    execute(made, fake_run, 1)
+    (folder / "out" / "shard-1").unlink()
+    (folder / "out").rmdir()
+    execute(made, fake_run, 1)
+    assert len(calls) == 2
+
+
+def test_differences_in_words():
+    before = {"inputs": {"policy": "x"}, "recipe": {"seed": 1, "pair": {"alpha": "auto"}}}
+    after = {"inputs": {"policy": "y"}, "recipe": {"seed": 1, "pair": {"alpha": 0.1}}}
+    assert differences(before, after) == ["policy changed", "pair.alpha auto -> 0.1"]
+    assert differences(after, after) == []

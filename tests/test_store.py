@@ -1,0 +1,75 @@
+"""Atomic files, shards, digests, and which model is which."""
+
+import pytest
+
+from dice import recipe_io, store
+from dice.errors import BadInput
+from dice.schema import Prompt
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    store.write_text(path, "old\n")
+
+    def lines():
+        yield "new\n"
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError):
+        store.write_text(path, lines())
+    assert path.read_text() == "old\n"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
+def test_rows_are_read_back_and_errors_name_the_line(tmp_path):
+    rows = [Prompt(str(i), [{"role": "user", "content": f"line\u2028{i}"}]) for i in range(3)]
+    store.write_rows(tmp_path / "p.jsonl", rows)
+    assert list(store.read_rows(tmp_path / "p.jsonl", Prompt)) == rows
+    assert store.count_rows(tmp_path / "p.jsonl") == 3
+    with (tmp_path / "p.jsonl").open("a") as file:
+        file.write("{}\n")
+    with pytest.raises(BadInput, match="p.jsonl:4: not a Prompt row"):
+        list(store.read_rows(tmp_path / "p.jsonl", Prompt))
+
+
+def test_models_of_rounds(fake_run):
+    """Round t trains the model of round t-1; its reference is what that one was trained from."""
+    model = lambda t: str(fake_run.path / f"round-{t}" / "model")  # noqa: E731
+    assert (fake_run.policy(1), fake_run.reference(1)) == ("fake-dpo", "fake-sft")
+    assert (fake_run.policy(2), fake_run.reference(2)) == (model(1), "fake-dpo")
+    assert (fake_run.policy(3), fake_run.reference(3)) == (model(2), model(1))
+
+
+def test_a_run_is_found_by_its_folder(fake_run, tmp_path):
+    assert store.open_run(fake_run.path).recipe == fake_run.recipe
+    with pytest.raises(BadInput, match="no run here"):
+        store.open_run(tmp_path / "nothing")
+
+
+def test_a_model_is_known_by_its_files(tmp_path):
+    def make(name, weights, config="{}"):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.json").write_text(config)
+        (folder / "model.safetensors").write_bytes(weights)
+        return store.model_digest(str(folder))
+
+    large = bytes(range(256)) * (1 << 14)  # 4 MiB: read in samples
+    changed = bytearray(large)
+    changed[-1] ^= 1
+    digests = [
+        make("a", large),
+        make("b", bytes(changed)),
+        make("c", large[:-1]),
+        make("d", large, '{"x": 1}'),
+        make("e", b"small"),
+        make("f", b"smell"),
+    ]
+    assert len(set(digests)) == 6
+    assert make("g", large) == digests[0]
+    assert store.model_digest("org/name") == "org/name"
+
+
+def test_create_run_writes_the_resolved_recipe(fake_settings):
+    run = store.create_run(recipe_io.load_recipe("tiny", [*fake_settings, "seed=7"]))
+    assert "seed: 7" in (run.path / "recipe.yaml").read_text()

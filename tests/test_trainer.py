@@ -1,0 +1,68 @@
+"""The trainer's command line: batch sizes, what a CPU can't do, the checkpoint's files."""
+
+import pytest
+
+from dice import store, trainer
+from dice.errors import BadInput
+from dice.recipe_io import load_recipe
+from dice.store import Run
+from dice.train import round_config
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "per_device", "processes", "expected"),
+    [
+        (32, 1, 8, (1, 4)),  # the paper's: 1 x 4 x 8
+        (32, 1, 1, (1, 32)),
+        (32, 2, 4, (2, 4)),
+        (32, 32, 1, (32, 1)),
+        (32, 32, 8, (4, 1)),  # no more than the share
+        (24, 5, 2, (4, 3)),  # 12 each: 4 is the largest divisor up to 5
+        (32, 3, 2, (2, 8)),
+    ],
+)
+def test_the_global_batch_is_kept(global_batch, per_device, processes, expected):
+    size, steps = trainer.batch_sizes(global_batch, per_device, processes)
+    assert (size, steps) == expected and size * steps * processes == global_batch
+
+
+def test_a_global_batch_that_can_not_be_kept():
+    with pytest.raises(BadInput, match="is 32, which 5 processes can't share evenly; use 1, 2, 4, 8, 16, 32"):
+        trainer.batch_sizes(32, 1, 5)
+
+
+def test_without_a_gpu_what_needs_one_is_left_out():
+    asked = {"bf16": True, "deepspeed": "x.json", "learning_rate": 1e-6, "per_device_train_batch_size": 2}
+    cpu = trainer.adapt(asked, 8, 1, on_gpu=False)
+    assert (cpu["bf16"], cpu["deepspeed"], cpu["learning_rate"]) == (False, None, 1e-6)
+    gpu = trainer.adapt(asked, 8, 2, on_gpu=True)
+    assert gpu["bf16"] and gpu["deepspeed"].endswith("/x.json")
+    assert (gpu["per_device_train_batch_size"], gpu["gradient_accumulation_steps"]) == (2, 2)
+
+
+def test_a_rounds_configuration(tmp_path, monkeypatch):
+    monkeypatch.setenv("NPROC_PER_NODE", "8")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    run = Run(tmp_path, load_recipe("llama3"))
+    first, second = round_config(run, 1), round_config(run, 2)
+    assert first["model_name_or_path"] == first["ref_model"] == "princeton-nlp/Llama-3-Base-8B-SFT-DPO"
+    assert second["model_name_or_path"] == second["ref_model"] == str(tmp_path / "round-1" / "model")
+    assert first["gradient_accumulation_steps"] * first["per_device_train_batch_size"] * 8 == 32
+    assert first["deepspeed"].endswith("llama-factory/examples/deepspeed/zero3.json")
+    assert (first["template"], first["cutoff_len"], first["report_to"]) == ("llama3-custom", 4096, "none")
+    assert first["seed"] != second["seed"]
+
+
+def test_only_the_checkpoints_files_become_the_model(tmp_path):
+    work, model = tmp_path / "train", tmp_path / "model"
+    (work / "datasets-cache").mkdir(parents=True)
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "training_args.bin", "README.md"):
+        (work / name).write_text(name)
+    store.write_text(model / "stale.json", "left by something else")
+    trainer.collect(work, model)
+    assert sorted(path.name for path in model.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    assert not work.exists()
