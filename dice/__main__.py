@@ -5,13 +5,12 @@ The loop itself is bash: scripts/run_dice/iter.sh and pipeline.sh.
 
 import importlib
 import os
-import sys
 
 import fire
 
 from dice import __version__, status, store
-from dice.console import console
-from dice.errors import BadInput, StageFailed
+from dice.console import console, run
+from dice.errors import BadInput
 from dice.launch import die_with_parent
 from dice.recipe_io import load_recipe
 from dice.stage import execute
@@ -84,11 +83,7 @@ def _stage(name: str, run: str, t: int) -> None:
 def main() -> None:
     if os.environ.get("DICE_IN_LOOP"):  # started by iter.sh: a killed loop takes its stage along
         die_with_parent()
-    try:
-        fire.Fire(Commands(), name="dice")
-    except (BadInput, StageFailed) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.status)
+    run(lambda: fire.Fire(Commands(), name="dice"))
 
 
 if __name__ == "__main__":

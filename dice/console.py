@@ -5,6 +5,8 @@ from small files that the workers keep up to date, so any number of workers shar
 """
 
 import json
+import signal
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -12,6 +14,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from dice.errors import BadInput, StageFailed
 
 console = Console(highlight=False, soft_wrap=True)
 MARKS = {"+": "[green]✓[/]", "=": "[dim]·[/]", "!": "[yellow]![/]"}
@@ -21,6 +25,21 @@ def say(text: str, mark: str = "=") -> None:
     """One line of a run's story. Marks: + done, = nothing to do, ! worth a look."""
     console.print(f"  {MARKS[mark]}", end=" ")
     console.print(text, markup=False)
+
+
+def run(main: Callable[[], object]) -> None:
+    """Run a program: bad input and failed stages end it with one message and their status.
+
+    SIGTERM and Ctrl-C unwind it, so that workers are ended and temporary files removed.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    try:
+        main()
+    except (BadInput, StageFailed) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.status)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 class Bar:

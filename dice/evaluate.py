@@ -108,16 +108,21 @@ def _run(run: Run, t: int) -> Outcome:
     judge = load_judge(recipe.evaluate.judge)
     prompts, dropped = sources.read_prompts(recipe.dataset_dir, recipe.evaluate.prompts)
     store.write_rows(folder / "prompts.jsonl", prompts)
+    rows_read = len(prompts) + dropped.total()
     questions = {prompt.prompt_id: prompt.messages[-1]["content"] for prompt in prompts}
     names = list(models(run))
     # vLLM does not give a GPU back within a process, so each of its models gets one of its own.
     for batch in [[name] for name in names] if recipe.generate.engine == "vllm" else [names]:
         launch.run_workers("evaluate", folder, [str(run.path), *batch], "answers")
     answers = {name: _answers(folder, name, questions, judge) for name in names}
-    results = [_result(name, answers[name], answers["DPO"]) for name in names]
+    answered = sorted(set.intersection(*map(set, answers.values())))
+    dropped["prompts too long for a model"] = len(prompts) - len(answered)
+    if not answered:
+        raise BadInput(f"{folder}: every held-out prompt is too long for a model of the run")
+    results = [_result(name, answers[name], answers["DPO"], answered) for name in names]
     judged = sum(len(rows) for by_prompt in answers.values() for rows in by_prompt.values())
     return Outcome(
-        rows_in=len(prompts),
+        rows_in=rows_read,
         rows_out=judged,
         summary=f"{judged:,} answers to {len(prompts):,} held-out prompts judged",
         dropped=dict(dropped),
@@ -146,11 +151,11 @@ def _quality(judge: Callable[[str, str], float], prompt: str, response: str) -> 
         raise BadInput(f"evaluate.judge fails on {prompt!r:.60}: {type(error).__name__}: {error}") from error
 
 
-def _result(name: str, ours: dict[str, list], theirs: dict[str, list]) -> Result:
-    common = sorted(set(ours) & set(theirs))
-    qualities = [np.array([[quality for quality, _ in side[p]] for p in common]) for side in (ours, theirs)]
+def _result(name: str, ours: dict[str, list], theirs: dict[str, list], prompts: list[str]) -> Result:
+    """One model's figures on the prompts that every model answered."""
+    qualities = [np.array([[quality for quality, _ in side[p]] for p in prompts]) for side in (ours, theirs)]
     rate, error = (None, None) if name == "DPO" else win_rate(*qualities)
-    chars = [n_chars for rows in ours.values() for _, n_chars in rows]
+    chars = [n_chars for prompt in prompts for _, n_chars in ours[prompt]]
     return Result(name, float(qualities[0].mean()), rate, error, float(np.mean(chars)))
 
 

@@ -1,6 +1,5 @@
 """Pairs -> a LLaMA-Factory dataset directory."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ ENTRY = {
 def export(folder: Path, generated: Iterable[Pair], mixed: Iterable[Pair | Preference]) -> None:
     """Write `dataset.json` (generated pairs), `mixed.json` (with replay) and `dataset_info.json`."""
     for name, pairs in {"dataset": generated, "mixed": mixed}.items():
-        _write_array(folder / f"{name}.json", map(_row, pairs))
+        store.write_array(folder / f"{name}.json", map(_row, pairs))
     registry = {name: {"file_name": f"{name}.json", **ENTRY} for name in ("dataset", "mixed")}
     store.write_json(folder / "dataset_info.json", registry)
 
@@ -38,16 +37,3 @@ def _row(pair: Pair | Preference) -> dict[str, Any]:
         "chosen": {"role": "assistant", "content": pair.chosen},
         "rejected": {"role": "assistant", "content": pair.rejected},
     }
-
-
-def _write_array(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """A JSON array with one row per line, so that it reads well in a pager and in a diff."""
-
-    def lines() -> Iterable[str]:
-        before = "[\n"
-        for row in rows:
-            yield before + json.dumps(row, ensure_ascii=False)
-            before = ",\n"
-        yield "\n]\n" if before != "[\n" else "[]\n"
-
-    store.write_text(path, lines())

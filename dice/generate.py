@@ -111,6 +111,7 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
 def _run(run: Run, t: int) -> Outcome:
     folder, recipe = run.round_dir(t), run.recipe
     prompts, dropped = sources.read_prompts(recipe.dataset_dir, recipe.prompts)
+    rows_read = len(prompts) + dropped.total()
     store.write_rows(folder / "prompts.jsonl", prompts)
     launch.run_workers("generate", folder, [str(run.path), str(t)], "responses")
 
@@ -125,7 +126,7 @@ def _run(run: Run, t: int) -> Outcome:
     if not rows:
         raise BadInput(f"{folder}: no response was sampled; every prompt is too long for the model")
     return Outcome(
-        rows_in=len(prompts),
+        rows_in=rows_read,
         rows_out=rows,
         summary=f"{rows:,} responses to {len(answered):,} prompts, {tokens / rows:.0f} tokens on average",
         dropped=dict(dropped),

@@ -7,13 +7,16 @@ one worker per GPU, or one where there is none.
 
 import contextlib
 import ctypes
+import itertools
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from dice.console import Bar, read_counters
@@ -21,17 +24,21 @@ from dice.errors import BadInput, StageFailed
 from dice.recipe import ROOT
 
 TAIL_LINES = 15
+# After a worker's own last words torchrun prints a long table of its own; the cause is above it.
+TORCHRUN_VERDICT = re.compile(r"torch/distributed/elastic/multiprocessing/api\.py.* failed ")
 
 
 def gpu_count() -> int:
-    """NVIDIA GPUs that this process may use, found without loading torch."""
+    """NVIDIA GPUs that this process may use, found without loading torch; DICE_DEVICE=cpu hides them."""
+    if os.environ.get("DICE_DEVICE") == "cpu":
+        return 0
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
     if not shutil.which("nvidia-smi"):
         return 0
     listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    return listed.stdout.count("GPU ") if listed.returncode == 0 else 0
+    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
 
 
 def cpu_count() -> int:
@@ -48,8 +55,15 @@ def node_count() -> int:
 
 
 def workers_per_node() -> int:
-    """NPROC_PER_NODE; by default one worker per GPU, or one."""
-    return _positive("NPROC_PER_NODE", max(1, gpu_count()))
+    """NPROC_PER_NODE; by default one worker per GPU, or one.
+
+    Raises BadInput where there are GPUs, but not one for each worker.
+    """
+    gpus = gpu_count()
+    workers = _positive("NPROC_PER_NODE", max(1, gpus))
+    if workers > gpus > 0:
+        raise BadInput(f"environment: NPROC_PER_NODE is {workers}, but there are {gpus} GPUs")
+    return workers
 
 
 def _positive(name: str, default: int) -> int:
@@ -93,7 +107,7 @@ def run_logged(
         file.flush()
         process = subprocess.Popen(
             command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
-            env=environment() | (env or {}), cwd=ROOT, preexec_fn=die_with_parent,
+            env=environment() | (env or {}), cwd=ROOT, preexec_fn=partial(die_with_parent, os.getpid()),
         )  # fmt: skip
         try:
             with Bar(label, unit, poll) as bar:
@@ -101,7 +115,7 @@ def run_logged(
                     bar.update()
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(timeout=0.1)
-        except BaseException:  # Ctrl-C, SIGTERM: the workers must not outlive this process
+        except BaseException:  # Ctrl-C, say: the workers must not outlive this process
             process.terminate()
             process.wait()
             raise
@@ -138,21 +152,27 @@ def run_workers(stage: str, folder: Path, arguments: Sequence[str], unit: str) -
 def environment() -> dict[str, str]:
     """The environment of what DICE starts: this one, with this checkout importable."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if os.environ.get("DICE_DEVICE") == "cpu" else {}
+    return {**os.environ, **hidden, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def _failure(label: str, status: int, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    begun = max(index for index, line in enumerate(lines) if line.startswith("$ "))
+    lines = list(itertools.takewhile(lambda line: not TORCHRUN_VERDICT.search(line), lines[begun:]))
     tail = "\n".join(f"    {line[:300]}" for line in lines[-TAIL_LINES:])
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
     return f"{label} failed ({how}). The end of its log:\n{tail}\n  whole log: {log}"
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int | None = None) -> None:
     """Ask Linux to kill this process when its parent dies (elsewhere: nothing).
 
     torchrun starts workers in sessions of their own, so a signal to a run's process group would
-    miss them, and they would go on writing beside the run that replaces them.
+    miss them, and they would go on writing beside the run that replaces them. `parent` is the
+    parent's process id where it is known, in case it died before this call.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if parent not in (None, os.getppid()):
+            os._exit(1)

@@ -103,13 +103,14 @@ def _run(run: Run, t: int) -> Outcome:
     folder, recipe = run.round_dir(t), run.recipe
     prompts = {prompt.prompt_id: prompt for prompt in store.read_rows(folder / "prompts.jsonl", Prompt)}
     scores = read_scores(folder / "scores", list(prompts), recipe.generate.samples)
+    scored = int(scores.present.sum())
     enough = scores.present.sum(1) >= recipe.pair.min_samples
     too_few = f"prompts with under {recipe.pair.min_samples} scored responses"
     dropped = Counter({too_few: int((~enough).sum())})
     if not enough.any():
         raise BadInput(
             f"{folder / 'scores'}: no prompt has {recipe.pair.min_samples} scored responses "
-            f"(pair.min_samples); {int(scores.present.sum())} responses of {len(prompts)} prompts were scored"
+            f"(pair.min_samples); {scored} responses of {len(prompts)} prompts were scored"
         )
     scores = scores.rows(enough)
     best, worst, shaped, figures = choose(scores, recipe.pair)
@@ -129,7 +130,7 @@ def _run(run: Run, t: int) -> Outcome:
         f"{recipe.pair.length}), {n_generated:,} of them mixed with {len(mixed) - n_generated:,} offline"
     )
     return Outcome(
-        rows_in=int(scores.present.sum()),
+        rows_in=scored,
         rows_out=len(mixed),
         summary=summary,
         dropped=dict(dropped),

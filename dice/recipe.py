@@ -19,8 +19,8 @@ RECIPES = ROOT / "scripts" / "run_dice" / "recipes"
 
 # LLaMA-Factory arguments that follow from the rest of the recipe, so nobody sets them by hand.
 MANAGED_TRAIN_ARGS = {
-    "stage", "do_train", "model_name_or_path", "ref_model", "template", "cutoff_len", "dataset",
-    "dataset_dir", "output_dir", "seed", "gradient_accumulation_steps",
+    "do_train", "model_name_or_path", "ref_model", "template", "cutoff_len", "dataset", "dataset_dir",
+    "output_dir", "seed", "gradient_accumulation_steps",
 }  # fmt: skip
 
 
@@ -152,6 +152,10 @@ def _is_alpha(value: Any) -> bool:
     return value == "auto" or (number and math.isfinite(value))
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
 RULES = (
     Rule("run", lambda v, _: re.fullmatch(r"\w[\w.-]*", v), "a run's name has letters, digits, . _ -"),
     _at_least("rounds", 1),
@@ -186,7 +190,17 @@ RULES = (
     _one_of("pair.length", "chars", "tokens"),
     Rule("pair.alpha", lambda v, _: _is_alpha(v), "it must be auto or a number, in nats per character"),
     _at_least("train.global_batch_size", 1),
-    Rule("train.args", lambda v, _: v.get("stage") == "dpo", "the training file must say stage: dpo"),
+    Rule("train.args", lambda v, _: v.get("stage") == "dpo", "train: stage must be dpo"),
+    Rule(
+        "train.args",
+        lambda v, _: v.get("finetuning_type") in ("full", "freeze"),
+        "train: finetuning_type must be full or freeze; rounds of adapters are not supported yet",
+    ),
+    Rule(
+        "train.args",
+        lambda v, _: _is_count(v.get("per_device_train_batch_size", 1)),
+        "train: per_device_train_batch_size must be a whole number of at least 1",
+    ),
     _at_least("evaluate.samples", 1),
     Rule(
         "evaluate.judge",

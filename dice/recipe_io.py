@@ -5,7 +5,7 @@ Values come from three places, later ones winning: the LLaMA-Factory file that `
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -35,21 +35,16 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises BadInput, naming file, line and key, for anything unknown or out of range.
     """
     path = _find(name)
-    source = _read_yaml(path)
-    given = _parse_overrides(overrides)
-    for block, where in ((given, COMMAND_LINE), (source, None)):
-        _move_train_args(block)
-        for key in _leaves(block):
-            if key not in known_keys(Recipe):
-                raise BadInput(f"{where or _place(path, key)}: {_unknown_key(key)}")
-        for key in sorted(MANAGED_TRAIN_ARGS & set(block.get("train", {}).get("args", {}))):
-            raise BadInput(
-                f"{where or _place(path, f'train.{key}')}: train.{key} follows from the rest of the recipe"
-            )
-    run = path.parent.name
+    source, given = _read_yaml(path), _parse_overrides(overrides)
+    for block, where in ((given, lambda key: COMMAND_LINE), (source, lambda key: _place(path, key))):
+        _move_train_args(block, where)
+        _refuse_unknown_keys(block, where)
     config = given.get("train", {}).get("config") or source.get("train", {}).get("config", Train.config)
-    train_args = _read_yaml(_beside(path, config))
-    merged = _merge(path, given, {"run": run, "train": {"args": train_args}}, source, given)
+    # The file may be complete, to be of use without DICE; what the loop sets is left out here.
+    file_args = _read_yaml(_beside(path, config))
+    file_args = {key: value for key, value in file_args.items() if key not in MANAGED_TRAIN_ARGS}
+    defaults = {"run": path.parent.name, "train": {"args": file_args}}
+    merged = _merge(path, given, defaults, source, given)
     _check(merged, path, given)
     return merged
 
@@ -87,8 +82,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise BadInput(f"{_shown(path)}:{line}: not YAML ({error.problem})") from None
-    except (UnicodeDecodeError, OmegaConfBaseException, ValueError) as error:
-        raise BadInput(f"{_shown(path)}: {error}".splitlines()[0]) from None
+    except (yaml.YAMLError, OSError, ValueError, OmegaConfBaseException) as error:
+        raise BadInput(f"{_shown(path)}: not YAML ({error})".splitlines()[0]) from None
     if not isinstance(loaded, dict):
         raise BadInput(f"{_shown(path)}: not a mapping of keys to values")
     return loaded
@@ -109,16 +104,36 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return OmegaConf.to_container(given)
 
 
-def _move_train_args(block: dict[str, Any]) -> None:
+def _move_train_args(block: dict[str, Any], where: Callable[[str], str]) -> None:
     """`train: dpo.yaml` is short for `config`; keys that are not DICE's are LLaMA-Factory's."""
     train = block.get("train")
     if isinstance(train, str):
-        block["train"] = {"config": train}
-    elif isinstance(train, dict):
-        own = {spec.name for spec in fields(Train)}
-        args = {key: train.pop(key) for key in [*train] if key not in own}
-        if args:
-            train["args"] = {**train.get("args", {}), **args}
+        block["train"] = train = {"config": train}
+    if not isinstance(train, dict):
+        return
+    for key, kind, wanted in (("config", str, "a file name"), ("args", dict, "a mapping of arguments")):
+        if not isinstance(train.get(key, kind()), kind):
+            raise BadInput(f"{where(f'train.{key}')}: train.{key} is {train[key]!r}; it must be {wanted}")
+    own = {spec.name for spec in fields(Train)}
+    args = {key: train.pop(key) for key in [*train] if key not in own}
+    for key in sorted(MANAGED_TRAIN_ARGS & args.keys()):
+        raise BadInput(f"{where(f'train.{key}')}: train.{key} follows from the rest of the recipe")
+    if args:
+        train["args"] = {**train.get("args", {}), **args}
+
+
+def _refuse_unknown_keys(block: dict[str, Any], where: Callable[[str], str]) -> None:
+    keys = known_keys(Recipe)
+    for key in _leaves(block):
+        if key in keys:
+            continue
+        inner = [known for known in keys if known.startswith(f"{key}.")]
+        close = difflib.get_close_matches(key, keys, n=1)
+        hint = f" (did you mean {close[0]}?)" if close else ""
+        message = f"unknown key {key!r}{hint}; there are: {', '.join(keys)}"
+        if inner:
+            message = f"{key} is a group of keys: {', '.join(inner)}"
+        raise BadInput(f"{where(key)}: {message}")
 
 
 def _leaves(block: dict[str, Any], prefix: str = "") -> list[str]:
@@ -127,13 +142,6 @@ def _leaves(block: dict[str, Any], prefix: str = "") -> list[str]:
         nested = isinstance(value, dict) and any(k.startswith(f"{prefix}{key}.") for k in known_keys(Recipe))
         found += _leaves(value, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
     return found
-
-
-def _unknown_key(key: str) -> str:
-    keys = known_keys(Recipe)
-    close = difflib.get_close_matches(key, keys, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
-    return f"unknown key {key!r}{hint}; there are: {', '.join(keys)}"
 
 
 def _merge(path: Path, given: dict[str, Any], *blocks: dict[str, Any]) -> Recipe:

@@ -32,8 +32,8 @@ class Balance:
         """The middle of the best interval, and the mean length difference there.
 
         The best interval is the one whose difference is nearest to zero; of several, the one
-        nearest to alpha 0. An interval without an end counts as ending at alpha 0 if that lies in
-        it, else it is entered by one typical step.
+        nearest to alpha 0. Of an interval without an end, alpha 0 is taken where it lies inside,
+        else a point one typical step away from its end.
         """
         lows = np.concatenate([[-np.inf], self.alphas])
         highs = np.concatenate([self.alphas, [np.inf]])
@@ -46,14 +46,12 @@ class Balance:
         best = np.lexsort((distance_to_zero, size))[0]
         low, high = lows[best], highs[best]
         step = np.median(np.diff(self.alphas)) if len(self.alphas) > 1 else 1.0
-        if not np.isfinite(low) and not np.isfinite(high):
-            alpha = 0.0
-        elif not np.isfinite(low):
-            alpha = min(0.0, high - step)
-        elif not np.isfinite(high):
-            alpha = max(0.0, low + step)
-        else:
+        if np.isfinite(low) and np.isfinite(high):
             alpha = (low + high) / 2
+        elif low < 0 < high:
+            alpha = 0.0
+        else:
+            alpha = low + step if np.isfinite(low) else high - step
         return float(alpha), float(self.differences[best])
 
 

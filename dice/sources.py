@@ -42,36 +42,59 @@ class Source:
     name: str
     registry: Path
     entry: dict[str, Any]
-    file: Path
+
+    @property
+    def file(self) -> Path:
+        return self.registry.parent / self.entry["file_name"]
+
+    @property
+    def is_sharegpt(self) -> bool:
+        return self.entry.get("formatting", "alpaca") == "sharegpt"
 
     @property
     def columns(self) -> dict[str, str]:
         """Column names by role; without `columns`, LLaMA-Factory's defaults."""
-        sharegpt = self.entry.get("formatting", "alpaca") == "sharegpt"
-        return self.entry.get("columns") or (SHAREGPT_COLUMNS if sharegpt else ALPACA_COLUMNS)
+        return self.entry.get("columns") or (SHAREGPT_COLUMNS if self.is_sharegpt else ALPACA_COLUMNS)
 
     @property
     def tags(self) -> dict[str, str]:
         return {**TAGS, **self.entry.get("tags", {})}
 
 
-def find_source(dataset_dir: str, name: str) -> Source:
-    """The entry `name` of `dataset_dir`/dataset_info.json. Raises BadInput where it can't be used."""
+def find_entry(dataset_dir: str, name: str) -> Source:
+    """The entry `name` of `dataset_dir`/dataset_info.json; its file may be still to be made.
+
+    Raises BadInput where there is no such entry or it can't be used.
+    """
     registry = resolve(dataset_dir) / "dataset_info.json"
     entries = _registry(registry)
     if name not in entries:
         raise BadInput(f"{registry}: no data set {name!r}; there are: {', '.join(sorted(entries))}")
-    entry = entries[name]
-    where = f"{registry}: {name}"
+    entry, where = entries[name], f"{registry}: {name}"
     if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
         raise BadInput(f"{where}: file_name is missing; only local files can be read")
-    formatting = entry.get("formatting", "alpaca")
-    if formatting not in ("alpaca", "sharegpt"):
-        raise BadInput(f"{where}: formatting is {formatting!r}; there are alpaca, sharegpt")
-    file = registry.parent / entry["file_name"]
-    if not file.is_file():
-        raise BadInput(f"{where}: file_name {entry['file_name']!r}: {file} does not exist")
-    return Source(name, registry, entry, file)
+    if entry.get("formatting", "alpaca") not in ("alpaca", "sharegpt"):
+        raise BadInput(f"{where}: formatting is {entry['formatting']!r}; there are alpaca, sharegpt")
+    if "num_samples" in entry:
+        raise BadInput(f"{where}: num_samples is not supported")
+    for key in ("columns", "tags"):
+        names = entry.get(key) or {}
+        if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
+            raise BadInput(f"{where}: {key} must be a mapping of names to names")
+    source = Source(name, registry, entry)
+    required = "messages" if source.is_sharegpt else "prompt"
+    if required not in source.columns:
+        raise BadInput(f"{where}: columns.{required} is missing")
+    return source
+
+
+def find_source(dataset_dir: str, name: str) -> Source:
+    """Like `find_entry`, and its file exists."""
+    source = find_entry(dataset_dir, name)
+    if not source.file.is_file():
+        named = f"file_name {source.entry['file_name']!r}"
+        raise BadInput(f"{source.registry}: {name}: {named}: there is no file {source.file}")
+    return source
 
 
 def _registry(path: Path) -> dict[str, Any]:
@@ -83,6 +106,8 @@ def _registry(path: Path) -> dict[str, Any]:
         raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInput(f"{path}: {error}") from None
     if not isinstance(entries, dict):
         raise BadInput(f"{path}: not a JSON object of data sets")
     return entries
@@ -158,10 +183,15 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
     read = _array if text.lstrip()[:1] == "[" else _lines
-    for number, row in read(path, text):
-        if not isinstance(row, dict):
-            raise BadInput(f"{path}:{number}: a row must be a JSON object, this one is {row!r:.40}")
-        yield f"{path}:{number}", row
+    try:
+        for number, row in read(path, text):
+            if not isinstance(row, dict):
+                raise BadInput(f"{path}:{number}: a row must be a JSON object, this one is {row!r:.40}")
+            yield f"{path}:{number}", row
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond all measure
+        raise BadInput(f"{path}: {error}") from None
 
 
 def _lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
@@ -178,21 +208,20 @@ def _array(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     decoder = json.JSONDecoder()
     line = counted = 0
     position = _skip_space(text, text.index("[") + 1)
-    try:
-        while text[position : position + 1] != "]":
-            line, counted = line + text.count("\n", counted, position), position
-            row, position = decoder.raw_decode(text, position)
-            yield line + 1, row
-            position = _skip_space(text, position)
-            if text[position : position + 1] == ",":
-                position = _skip_space(text, position + 1)
-            elif text[position : position + 1] != "]":
-                raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
-        after = _skip_space(text, position + 1)
-        if after < len(text):
-            raise json.JSONDecodeError("Extra data", text, after)
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
+    while text[position : position + 1] != "]":
+        line, counted = line + text.count("\n", counted, position), position
+        row, position = decoder.raw_decode(text, position)
+        yield line + 1, row
+        position = _skip_space(text, position)
+        if text[position : position + 1] == ",":
+            position = _skip_space(text, position + 1)
+            if text[position : position + 1] == "]":
+                raise json.JSONDecodeError("Illegal trailing comma", text, position)
+        elif text[position : position + 1] != "]":
+            raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
+    after = _skip_space(text, position + 1)
+    if after < len(text):
+        raise json.JSONDecodeError("Extra data", text, after)
 
 
 def _skip_space(text: str, position: int) -> int:
@@ -212,13 +241,16 @@ def _column(source: Source, row: dict[str, Any], line: str, role: str) -> Any:
 def _text(value: Any, line: str, what: str) -> str:
     if not isinstance(value, str):
         raise BadInput(f"{line}: {what} is {value!r:.40}; it must be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise _Dropped("rows with half a character (an unpaired surrogate)") from None
     return value
 
 
 def _messages(source: Source, row: dict[str, Any], line: str) -> list[Message]:
     """The prompt of a row: its turns up to the user's last one, system prompt first."""
-    sharegpt = source.entry.get("formatting", "alpaca") == "sharegpt"
-    turns = _sharegpt(source, row, line) if sharegpt else _alpaca(source, row, line)
+    turns = _sharegpt(source, row, line) if source.is_sharegpt else _alpaca(source, row, line)
     system = ""
     if turns and turns[0]["role"] == "system":
         system, turns = turns[0]["content"], turns[1:]
@@ -264,9 +296,10 @@ def _turn(source: Source, turn: Any, line: str, roles: dict[str, str]) -> Messag
     role_tag, content_tag = source.tags["role_tag"], source.tags["content_tag"]
     if not isinstance(turn, dict) or role_tag not in turn or content_tag not in turn:
         raise BadInput(f"{line}: a turn must have {role_tag!r} and {content_tag!r}; this one is {turn!r:.60}")
-    if turn[role_tag] not in roles:
-        raise _Dropped(f"turns by {turn[role_tag]!r:.40}")
-    return Message(role=roles[turn[role_tag]], content=_text(turn[content_tag], line, "a turn"))
+    role = _text(turn[role_tag], line, f"{role_tag!r} of a turn")
+    if role not in roles:
+        raise _Dropped(f"rows with turns by {role!r:.40}")
+    return Message(role=roles[role], content=_text(turn[content_tag], line, "a turn"))
 
 
 def _answer(source: Source, row: dict[str, Any], line: str, role: str) -> str:

@@ -6,6 +6,7 @@ records both; a stage whose manifest matches is skipped, one that doesn't is run
 
 import importlib.metadata
 import platform
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -51,21 +52,26 @@ def execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
     a worker failed. In both cases finished shards are kept.
     """
     folder = stage.folder(run, t)
+    started, finished = folder / f"{stage.name}.started.json", folder / f"{stage.name}.manifest.json"
     basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
-    manifest = store.read_json(folder / f"{stage.name}.manifest.json")
-    if manifest and all((folder / output).exists() for output in stage.outputs):
-        changes = differences({key: manifest.get(key) for key in basis}, basis)
-        if not changes:
-            say(f"{stage.name:<10}done before: {manifest['summary']}", mark="=")
-            return manifest
+    manifest = store.read_json(finished)
+    if manifest and not (changes := _changes(folder, manifest, basis)):
+        store.remove(started)
+        say(f"{stage.name:<10}done before: {manifest['summary']}", mark="=")
+        return manifest
+    before = manifest or store.read_json(started)
+    if manifest:
         say(f"{stage.name:<10}runs again: {'; '.join(changes)}", mark="!")
-
-    started = folder / f"{stage.name}.started.json"
-    if store.read_json(started) != basis:
-        store.remove(folder / f"{stage.name}.manifest.json")
+    elif before and before != basis:
+        changes = "; ".join(differences(before, basis))
+        say(f"{stage.name:<10}begins anew, not where it stopped: {changes}", mark="!")
+    store.remove(finished)
+    if not before or any(before.get(key) != basis[key] for key in basis):
         for output in stage.outputs:
             store.remove(folder / output)
-        store.write_json(started, basis)
+    store.remove_leftovers(folder)
+    store.write_json(started, basis)
+
     begun = time.monotonic()
     outcome = stage.run(run, t)
     seconds = time.monotonic() - begun
@@ -83,10 +89,17 @@ def execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
     }
-    store.write_json(folder / f"{stage.name}.manifest.json", manifest)
+    store.write_json(finished, manifest)
     store.remove(started)
     say(f"{stage.name:<10}{outcome.summary}, {seconds:.0f} s{_dropped(outcome.dropped)}", mark="+")
     return manifest
+
+
+def _changes(folder: Path, manifest: dict[str, Any], basis: dict[str, Any]) -> list[str]:
+    """Why a stage with this manifest is not done: what differs, and which outputs are missing."""
+    missing = [name for name in manifest["outputs"] if not (folder / name).exists()]
+    changes = differences({key: manifest.get(key) for key in basis}, basis)
+    return changes + [f"{name} is missing" for name in missing[:3]]
 
 
 def manifest_of(run: Run, t: int, stage: str) -> dict[str, Any] | None:
@@ -107,6 +120,8 @@ def versions() -> dict[str, str]:
 
 def commit() -> str | None:
     """The git commit of this checkout, or None outside one."""
+    if not shutil.which("git"):
+        return None
     git = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
     return git.stdout.strip() or None
 

@@ -1,11 +1,14 @@
 """Before round 1: what can be known to be wrong is found, and nothing is written before that."""
 
+import contextlib
 import difflib
 import importlib.util
+import logging
+import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 
 from dice import chat, evaluate, launch, sources, store, trainer, upstream
@@ -15,6 +18,8 @@ from dice.errors import BadInput, StageFailed
 from dice.recipe import ROOT, Recipe, resolve
 from dice.recipe_io import load_recipe, load_resolved
 from dice.stage import differences
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def start(name: str, overrides: Sequence[str]) -> store.Run:
@@ -30,6 +35,7 @@ def start(name: str, overrides: Sequence[str]) -> store.Run:
         check_template(recipe.template)
         check_batch(recipe)
         check_train_args(recipe)
+    check_names(recipe)
     if recipe.prepare:
         prepare(recipe.prepare)
     check_data(recipe)
@@ -39,11 +45,18 @@ def start(name: str, overrides: Sequence[str]) -> store.Run:
 
 
 def _write(recipe: Recipe) -> store.Run:
-    before = recipe.run_dir / "recipe.yaml"
-    if before.exists():
-        for change in differences(asdict(load_resolved(before)), asdict(recipe)):
-            say(f"recipe    {change}", mark="!")
+    before = _previous(recipe)
+    for change in differences(asdict(before), asdict(recipe)) if before else ():
+        say(f"recipe    {change}", mark="!")
     return store.create_run(recipe)
+
+
+def _previous(recipe: Recipe) -> Recipe | None:
+    """What this run was started with before; None for a new run or a recipe of another version."""
+    try:
+        return load_resolved(recipe.run_dir / "recipe.yaml")
+    except (FileNotFoundError, BadInput):
+        return None
 
 
 def prepare(command: str) -> None:
@@ -69,7 +82,8 @@ def check_template(name: str) -> None:
 
 def check_batch(recipe: Recipe) -> None:
     """Raises BadInput where the global batch can't be split over the processes."""
-    trainer.batch_sizes(recipe.train.global_batch_size, 1, launch.workers_per_node() * launch.node_count())
+    processes = launch.workers_per_node() * launch.node_count()
+    trainer.batch_sizes(recipe.train.global_batch_size, 1, processes)
 
 
 def check_engine(engine: str) -> None:
@@ -89,8 +103,8 @@ def check_train_args(recipe: Recipe) -> None:
     deepspeed = args.get("deepspeed")
     if deepspeed and not resolve(deepspeed).is_file():
         raise BadInput(f"train.deepspeed: {resolve(deepspeed)} does not exist")
-    before = recipe.run_dir / "recipe.yaml"
-    if before.exists() and load_resolved(before).train.args.keys() >= args.keys():
+    before = _previous(recipe)
+    if before and before.train.args.keys() >= args.keys():
         return
     known = upstream.argument_names()
     for name in sorted(args.keys() - known):
@@ -99,19 +113,39 @@ def check_train_args(recipe: Recipe) -> None:
         raise BadInput(f"unknown key 'train.{name}': neither DICE nor LLaMA-Factory has it{hint}")
 
 
-def check_data(recipe: Recipe) -> None:
-    """Read every data set of the recipe to its end. Raises BadInput, naming key, file and line."""
+def data_sets(recipe: Recipe) -> dict[str, tuple[Callable, str]]:
+    """The data sets of a recipe by key, each with the function that reads it."""
     sets = {"prompts": (sources.read_prompts, recipe.prompts)}
     if recipe.replay.gamma > 0:
         sets["replay.dataset"] = (sources.read_preferences, recipe.replay.dataset)
     if recipe.evaluate.prompts:
         sets["evaluate.prompts"] = (sources.read_prompts, recipe.evaluate.prompts)
+    return sets
+
+
+def check_names(recipe: Recipe) -> None:
+    """Raises BadInput for data sets that are not registered and a judge that does not exist."""
+    for key, (_, name) in data_sets(recipe).items():
+        with naming(key):
+            sources.find_entry(recipe.dataset_dir, name)
+    if recipe.evaluate.judge:
         evaluate.load_judge(recipe.evaluate.judge)
-    for key, (read, name) in sets.items():
-        try:
+
+
+@contextlib.contextmanager
+def naming(key: str) -> Iterator[None]:
+    """Puts the recipe's key before the message of a BadInput."""
+    try:
+        yield
+    except BadInput as error:
+        raise BadInput(f"{key}: {error}") from error
+
+
+def check_data(recipe: Recipe) -> None:
+    """Read every data set of the recipe to its end. Raises BadInput, naming key, file and line."""
+    for key, (read, name) in data_sets(recipe).items():
+        with naming(key):
             read(recipe.dataset_dir, name)
-        except BadInput as error:
-            raise BadInput(f"{key}: {error}") from error
 
 
 def check_model(role: str, name: str) -> None:
@@ -121,15 +155,22 @@ def check_model(role: str, name: str) -> None:
         if not (folder / "config.json").is_file():
             raise BadInput(f"{role}: {folder} has no config.json; it is not a Hugging Face model folder")
         return
-    looks_like_hub_id = name.count("/") == 1 and not name.startswith((".", "/", "~"))
     reason = "no such folder"
-    if looks_like_hub_id:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError
-
-        try:
-            hf_hub_download(name, "config.json")
+    if HUB_ID.fullmatch(name) and not resolve(name.partition("/")[0]).exists():
+        reason = _why_not_from_hub(name)
+        if reason is None:
             return
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
     raise BadInput(f"{role}: {name!r} is neither a folder here nor a model of the Hub ({reason})")
+
+
+def _why_not_from_hub(name: str) -> str | None:
+    """Why a model's config.json can't be had from the Hub (or its local cache); None where it can."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
+    try:
+        hf_hub_download(name, "config.json")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        return str(error).strip().splitlines()[0]
+    return None

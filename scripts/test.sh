@@ -14,4 +14,4 @@ if [[ ${1:-} == --fast ]]; then
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-"$PYTHON" -m pytest "${selection[@]}" "$@"
+"$PYTHON" -m pytest ${selection[@]+"${selection[@]}"} "$@"

@@ -29,6 +29,26 @@ def test_a_failure_shows_the_end_of_the_log(tmp_path):
     assert f"whole log: {tmp_path / 'it.log'}" in message
 
 
+@pytest.mark.slow
+def test_under_torchrun_the_cause_is_shown_not_torchruns_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    (tmp_path / "it.py").write_text("raise MemoryError('the cause')")
+    with pytest.raises(StageFailed) as caught:
+        launch.run_logged(launch.torchrun([str(tmp_path / "it.py")]), tmp_path / "it.log", "it", "rows", idle)
+    assert "MemoryError: the cause" in str(caught.value) and "ChildFailedError" not in str(caught.value)
+
+
+def test_a_workers_complaint_about_its_input_becomes_one_line(fake_run):
+    """A worker that finds its input unusable: here, a prompt file that is none."""
+    folder = fake_run.round_dir(1)
+    folder.mkdir(parents=True)
+    (folder / "prompts.jsonl").write_text("{}\n")
+    with pytest.raises(BadInput, match="prompts.jsonl:1: not a Prompt row"):
+        launch.run_workers("generate", folder, [str(fake_run.path), "1"], "responses")
+    assert "error: " in (folder / "logs" / "generate.log").read_text()
+    assert not (folder / "generate.progress").exists()
+
+
 def test_a_killed_command_says_so(tmp_path):
     code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     with pytest.raises(StageFailed, match="it failed .killed by SIGKILL."):
@@ -74,6 +94,13 @@ def test_the_number_of_workers(monkeypatch):
     monkeypatch.delenv("NPROC_PER_NODE", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
     assert (launch.gpu_count(), launch.workers_per_node()) == (2, 2)
+    monkeypatch.setenv("NPROC_PER_NODE", "3")
+    with pytest.raises(BadInput, match="NPROC_PER_NODE is 3, but there are 2 GPUs"):
+        launch.workers_per_node()
+    monkeypatch.delenv("NPROC_PER_NODE")
+    monkeypatch.setenv("DICE_DEVICE", "cpu")
+    assert launch.gpu_count() == 0 and launch.environment()["CUDA_VISIBLE_DEVICES"] == ""
+    monkeypatch.delenv("DICE_DEVICE")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert (launch.gpu_count(), launch.workers_per_node()) == (0, 1)
     monkeypatch.setenv("NPROC_PER_NODE", "4")
@@ -84,6 +111,16 @@ def test_the_number_of_workers(monkeypatch):
     monkeypatch.setenv("NNODES", "2")
     with pytest.raises(BadInput, match="NNODES is 2"):
         launch.node_count()
+
+
+def test_gpus_are_counted_by_line(monkeypatch, tmp_path):
+    """Some names have "GPU" in them twice."""
+    listing = "GPU 0: NVIDIA GeForce RTX 3060 Laptop GPU (UUID: GPU-1)\nGPU 1: NVIDIA H100 (UUID: GPU-2)\n"
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{listing}'\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert launch.gpu_count() == 2
 
 
 def test_this_checkout_is_importable_in_what_is_started(monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,6 +21,25 @@ ITER = "scripts/run_dice/iter.sh"
 
 def loop(*arguments: str) -> subprocess.CompletedProcess[str]:
     return run_script("bash", ITER, "tiny", *arguments, timeout=300)
+
+
+def start_loop(*arguments: str) -> subprocess.Popen:
+    """iter.sh in a process group of its own."""
+    return subprocess.Popen(
+        ["bash", ITER, "tiny", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "DICE_PYTHON": sys.executable},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert path.exists()
 
 
 def files_of(run: Path) -> dict[str, bytes]:
@@ -46,7 +66,10 @@ def test_two_rounds_and_a_second_run_that_does_nothing(fake_settings, tmp_path):
     for t in (1, 2):
         for stage in ("generate", "score", "pair", "train"):
             assert (run / f"round-{t}" / f"{stage}.manifest.json").exists()
-    assert [row["model"] for row in _results(run)] == ["SFT", "DPO", "round-1", "round-2"]
+    results = json.loads((run / "evaluate" / "evaluate.manifest.json").read_text())["results"]
+    assert [row["model"] for row in results] == ["SFT", "DPO", "round-1", "round-2"]
+    # The fake engine answers differently for every model, so each round used its own.
+    assert len({row["quality"] for row in results}) == 4
     before = files_of(run)
     assert not [name for name in before if "started" in name or "tmp" in name or "progress" in name]
 
@@ -54,10 +77,6 @@ def test_two_rounds_and_a_second_run_that_does_nothing(fake_settings, tmp_path):
     assert second.returncode == 0, second.stderr
     assert second.stdout.count("done before") == 9  # 2 rounds of 4 stages, and the evaluation
     assert files_of(run) == before
-
-
-def _results(run: Path) -> list[dict]:
-    return json.loads((run / "evaluate" / "evaluate.manifest.json").read_text())["results"]
 
 
 @pytest.mark.slow
@@ -69,6 +88,7 @@ def test_more_rounds_go_on_from_those_that_are_done(fake_settings, tmp_path):
     assert (tmp_path / "results" / "tiny" / "round-3" / "model").is_dir()
 
 
+@pytest.mark.slow
 def test_a_changed_recipe_reruns_what_depends_on_it_and_says_why(fake_settings):
     assert loop(*fake_settings, "rounds=1").returncode == 0
     again = loop(*fake_settings, "rounds=1", "replay.gamma=0.25")
@@ -94,16 +114,8 @@ def test_a_killed_run_ends_with_the_same_files(fake_settings, tmp_path, uninterr
     """SIGKILL to the whole process group as soon as the stage has begun; then the same command."""
     run = tmp_path / "results" / "tiny"
     folder = run / "evaluate" if stage == "evaluate" else run / "round-1"
-    process = subprocess.Popen(
-        ["bash", ITER, "tiny", *fake_settings, "rounds=1"],
-        cwd=ROOT,
-        env={**os.environ, "DICE_PYTHON": sys.executable},
-        stdout=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 120
-    while not (folder / f"{stage}.started.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
+    process = start_loop(*fake_settings, "rounds=1")
+    wait_for(folder / f"{stage}.started.json")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not (folder / f"{stage}.manifest.json").exists()
@@ -114,6 +126,60 @@ def test_a_killed_run_ends_with_the_same_files(fake_settings, tmp_path, uninterr
     assert files.keys() == uninterrupted.keys()
     differing = [name for name in files if files[name] != uninterrupted[name]]
     assert differing == ["recipe.yaml"]  # it names the folders of data and results, which differ
+
+
+@pytest.mark.slow
+def test_many_kills_at_random_moments(fake_settings, tmp_path, uninterrupted):
+    """Twelve times killed somewhere, in the end the same files and nothing besides."""
+    rng = random.Random(7)
+    for _ in range(12):
+        process = start_loop(*fake_settings, "rounds=1")
+        time.sleep(rng.uniform(0.3, 2.5))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    resumed = loop(*fake_settings, "rounds=1")
+    assert resumed.returncode == 0, resumed.stderr
+    files = files_of(tmp_path / "results" / "tiny")
+    assert files.keys() == uninterrupted.keys()
+    assert [name for name in files if files[name] != uninterrupted[name]] == ["recipe.yaml"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a loop takes its stage along on Linux only")
+def test_a_killed_loop_takes_its_stage_along(fake_settings, tmp_path):
+    """SIGKILL to iter.sh alone: nothing goes on beside the run that replaces it."""
+    process = start_loop(*fake_settings)
+    wait_for(tmp_path / "results" / "tiny" / "round-1" / "generate.started.json")
+    process.kill()
+    process.wait()
+    time.sleep(1)
+    before = files_of(tmp_path / "results")
+    time.sleep(2)
+    assert files_of(tmp_path / "results") == before
+    assert not (tmp_path / "results" / "tiny" / "round-1" / "train.manifest.json").exists()
+
+
+def test_what_killed_writers_left_is_removed(fake_run):
+    command = (sys.executable, "-m", "dice", "generate", str(fake_run.path), "1")
+    folder = fake_run.round_dir(1)
+    store.write_text(folder / "responses" / ".part-00000.jsonl.123.tmp", "half a sha")
+    assert run_script(*command).returncode == 0
+    assert not list(folder.rglob("*.tmp"))
+    manifest = json.loads((folder / "generate.manifest.json").read_text())
+    assert not [name for name in manifest["outputs"] if "tmp" in name]
+    store.write_text(folder / "generate.started.json", "{}")  # killed just before it was removed
+    assert "done before" in run_script(*command).stdout
+    assert not (folder / "generate.started.json").exists()
+
+
+def test_a_missing_shard_is_noticed_and_made_again(fake_run):
+    command = (sys.executable, "-m", "dice", "generate", str(fake_run.path), "1")
+    assert run_script(*command).returncode == 0
+    first, second, *_ = store.shards(fake_run.round_dir(1) / "responses")
+    was, content = first.stat().st_mtime_ns, second.read_bytes()
+    second.unlink()
+    assert "runs again: responses/part-00001.jsonl is missing" in run_script(*command).stdout
+    assert second.read_bytes() == content and first.stat().st_mtime_ns == was
 
 
 def test_finished_shards_are_kept(fake_run):
@@ -137,7 +203,7 @@ def test_a_failing_stage_ends_the_run_with_the_end_of_its_log(fake_settings, tmp
     result = loop(*fake_settings, f"policy={tmp_path / 'not-a-model'}")
     assert result.returncode == 1
     assert "round 1" in result.stdout and "round 2" not in result.stdout
-    log = tmp_path / "results" / "tiny" / "round-1" / "logs" / "score.log"
-    assert "error: score failed (status 1). The end of its log:" in result.stderr
+    log = tmp_path / "results" / "tiny" / "round-1" / "logs" / "generate.log"
+    assert "error: generate failed (status 1). The end of its log:" in result.stderr
     assert "FileNotFoundError" in result.stderr and f"whole log: {log}" in result.stderr
-    assert not (log.parent.parent / "score.manifest.json").exists()
+    assert not (log.parent.parent / "generate.manifest.json").exists()

@@ -147,6 +147,18 @@ def test_deepspeed_zero3_on_two_processes_equals_one_process(run, tmp_path, monk
     assert max(float((tensor - start[name]).abs().max()) for name, tensor in expected.items()) > 1e-4
 
 
+def test_a_template_that_does_not_fit_is_one_line_and_status_2(settings, tmp_path):
+    """Found in a worker, where the tokenizer is loaded; and an unknown template, before anything."""
+    changes = [*settings, f"results_dir={tmp_path}", "template=chatml"]
+    result = run_script("bash", "scripts/run_dice/iter.sh", "tiny", *changes)
+    assert result.returncode == 2
+    (line,) = result.stderr.strip().splitlines()
+    assert "template 'chatml' needs the tokens <|im_end|>, <|im_start|>" in line
+    result = run_script("bash", "scripts/run_dice/iter.sh", "tiny", *changes, "template=nope")
+    assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1
+    assert "template: unknown template 'nope'; there are: " in result.stderr
+
+
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
 def test_generation_with_vllm(settings, tmp_path):
     changes = [f"results_dir={tmp_path}", "generate.engine=vllm", "generate.max_model_len=512"]

@@ -55,12 +55,12 @@ def test_the_papers_recipes_carry_the_papers_settings(name, policy, reference, t
         "warmup_steps": 50,
         "max_steps": 300,
         "val_size": 576,
-        "cutoff_len": 4096,
         "bf16": True,
-        "template": template,
         "deepspeed": "llama-factory/examples/deepspeed/zero3.json",
     }
     assert {key: recipe.train.args[key] for key in expected} == expected
+    by_itself = yaml.safe_load((RECIPES / name / recipe.train.config).read_text())
+    assert (by_itself["template"], by_itself["cutoff_len"]) == (template, 4096)
 
 
 def test_overrides_reach_every_level():
@@ -117,6 +117,13 @@ def _copy_of_tiny(folder, line):
         ("run=../elsewhere", "run is '../elsewhere'; a run's name has letters, digits, . _ -"),
         ("train.output_dir=x", "on the command line: train.output_dir follows from the rest of the recipe"),
         ("train.config=nope.yaml", "nope.yaml, which does not exist"),
+        ("train.config=5", "on the command line: train.config is 5; it must be a file name"),
+        ("train.args=5", "on the command line: train.args is 5; it must be a mapping of arguments"),
+        ("train=5", "on the command line: train is a group of keys: train.config, "),
+        ("generate=3", "on the command line: generate is a group of keys: generate.engine, "),
+        ("train.stage=sft", "on the command line: train: stage must be dpo"),
+        ("train.finetuning_type=lora", "train: finetuning_type must be full or freeze"),
+        ("train.per_device_train_batch_size=0", "train: per_device_train_batch_size must be a whole number"),
         ("rounds", "on the command line: 'rounds' is not of the form key=value"),
         ("evaluate.judge=null", "evaluate.prompts and evaluate.judge go together"),
     ],

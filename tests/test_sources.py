@@ -108,9 +108,16 @@ def test_unusable_rows_are_dropped_and_counted(tmp_path):
             "turns out of order": 2,
             "empty prompts": 2,
             "duplicate prompts": 1,
-            "turns by 'function_call'": 1,
+            "rows with turns by 'function_call'": 1,
         }
     )
+
+
+def test_half_characters_are_dropped(tmp_path):
+    """Unpaired surrogates are no text: no tokenizer and no UTF-8 file takes them."""
+    prompts, dropped = read_prompts(write(tmp_path, [{"instruction": "\ud83d"}, {"instruction": "b"}]), "it")
+    assert len(prompts) == 1
+    assert dropped == Counter({"rows with half a character (an unpaired surrogate)": 1})
 
 
 def test_identical_answers_are_dropped(tmp_path):
@@ -140,6 +147,9 @@ BAD_FILES = {
         '[{"instruction": "a"}\n {"instruction": "b"}]',
         "rows.json:2: not JSON (Expecting ',' delim",
     ),
+    "trailing comma": ('[{"instruction": "a"},\n]', "rows.json:2: not JSON (Illegal trailing comma"),
+    "deep nesting": ("[" * 100_000, "rows.json: "),
+    "endless number": ('[{"instruction": ' + "1" * 5000 + "}]", "rows.json: "),
     "text after the array": ('[{"instruction": "a"}]\nmore', "rows.json:2: not JSON (Extra data"),
     "broken line": ('{"instruction": "a"}\n{"instruction": \n', "rows.json:2: not JSON"),
     "row that is no object": ('[{"instruction": "a"},\n3]', "rows.json:2: a row must be a JSON object"),
@@ -179,7 +189,16 @@ def test_broken_utf8(tmp_path):
 
 BAD_ENTRIES = {
     "unknown formatting": ({"formatting": "openai"}, "formatting is 'openai'; there are alpaca, sharegpt"),
-    "missing file": ({"file_name": "gone.json"}, "gone.json does not exist"),
+    "missing file": ({"file_name": "gone.json"}, "there is no file"),
+    "a folder": ({"file_name": "."}, "there is no file"),
+    "columns as a list": ({"columns": ["a"]}, "it: columns must be a mapping of names to names"),
+    "tags as text": ({"tags": "a"}, "it: tags must be a mapping"),
+    "no prompt column": ({"columns": {"response": "output"}}, "it: columns.prompt is missing"),
+    "no messages column": (
+        {"formatting": "sharegpt", "columns": {"chosen": "x"}},
+        "it: columns.messages is missing",
+    ),
+    "a sample of the rows": ({"num_samples": 5}, "it: num_samples is not supported"),
     "no file": ({"file_name": None}, "file_name is missing; only local files can be read"),
 }
 

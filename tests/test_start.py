@@ -7,7 +7,7 @@ from conftest import run_script
 
 from dice import recipe_io, start
 from dice.errors import BadInput
-from dice.recipe import recipe_names
+from dice.recipe import RECIPES, ROOT, recipe_names
 
 ITER = "scripts/run_dice/iter.sh"
 
@@ -25,6 +25,25 @@ def refused(tmp_path, *arguments, **env):
 def test_unknown_recipe_key_and_value(fake_settings, tmp_path):
     assert "unknown recipe 'tyni'; there are: llama3, tiny, zephyr" in refused(tmp_path, "tyni")
     assert "unknown key 'replay.gama'" in refused(tmp_path, "tiny", *fake_settings, "replay.gama=1")
+
+
+def test_what_is_no_override():
+    result = run_script("bash", ITER, "tiny", "--rounds=3")
+    assert (result.returncode, result.stderr) == (2, "error: '--rounds=3' is not of the form key=value\n")
+    result = run_script("bash", ITER)
+    assert result.returncode == 2 and "Recipes: llama3 tiny zephyr" in result.stdout
+
+
+def test_called_from_elsewhere_with_a_recipe_beside(fake_settings, tmp_path):
+    """A recipe folder relative to where one is; results with a space in their path."""
+    for name in ("dice.yaml", "dpo.yaml"):
+        (tmp_path / "mine").mkdir(exist_ok=True)
+        (tmp_path / "mine" / name).write_text((RECIPES / "tiny" / name).read_text())
+    command = f"cd {tmp_path} && bash {ROOT}/{ITER} mine {' '.join(fake_settings)} rounds=1"
+    spaced = f"'results_dir={tmp_path}/my results'"
+    result = run_script("bash", "-c", f"{command} {spaced}")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "my results" / "mine" / "round-1" / "model").is_dir()
 
 
 def test_broken_json_in_the_prompts(fake_settings, data_dir, tmp_path):

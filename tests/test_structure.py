@@ -10,6 +10,7 @@ import pytest
 
 import dice
 from dice.recipe import ROOT, recipe_names
+from dice.recipe_io import load_recipe
 
 PACKAGE = ROOT / "dice"
 MODULES = sorted(
@@ -99,8 +100,12 @@ def test_every_path_and_command_in_the_documents_exists(document, known_commands
     assert not missing
 
     assert set(re.findall(r"python -m dice ([a-z]+)", text)) <= known_commands
-    recipes = set(re.findall(r"iter\.sh (\w+)[\s`]", text))
-    assert recipes <= set(recipe_names())
+    for recipe, overrides in re.findall(r"iter\.sh (\w+)([^\n`#]*)", text):
+        if recipe in recipe_names():
+            load_recipe(recipe, [word.replace("SEED", "1") for word in overrides.split()])
+        else:
+            assert recipe == "path", f"there is no recipe {recipe}"
+    assert not re.findall(r"@[A-Z]+@", text), "a figure is still to be filled in"
 
 
 def test_the_readmes_tree_names_what_is_there():

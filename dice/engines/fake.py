@@ -1,7 +1,7 @@
 """An engine without a model: bytes for tokens, words for answers, hashes for log-probs.
 
 It lets a test run the whole loop in seconds, with the real files, filters and joins. Everything is
-a deterministic function of seeds and texts. A fake model is a folder with a `fake.json`.
+a deterministic function of seeds and texts. A fake model is a folder with a `config.json`.
 """
 
 import hashlib
@@ -41,19 +41,24 @@ def load_chat(model: str, template: str) -> Chat:
     return Chat()
 
 
+def identity(model: str) -> str:
+    """What makes a fake model answer differently from another."""
+    return (Path(model) / "config.json").read_text() if Path(model).is_dir() else model
+
+
 class Sampler:
     """Answers of one to nine words, cut at `max_new_tokens` bytes."""
 
     max_model_len = 1 << 20
 
     def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
-        self.options = options
+        self.options, self.identity = options, identity(model)
 
     def sample(self, requests: list[Request]) -> Iterator[Sampled]:
         limit = self.options.max_new_tokens
         for request in requests:
             for sample in range(self.options.samples):
-                rng = random.Random(request.seed + sample)
+                rng = random.Random(f"{self.identity} {request.seed + sample}")
                 words = " ".join(rng.choices(WORDS, k=rng.randint(1, 9)))
                 ids = [*words.encode(), STOP]
                 reason = "stop" if len(ids) <= limit else "length"
@@ -64,14 +69,14 @@ class Scorer:
     """Log-probs from hashes: about one nat per byte, a little different for every model."""
 
     def __init__(self, model: str, dtype: str, batch_tokens: int) -> None:
-        self.model = (Path(model) / "fake.json").read_text() if Path(model).is_dir() else model
+        self.identity = identity(model)
 
     def logps(self, rows: list, on_done: Callable[[int], None] = lambda count: None) -> np.ndarray:
         on_done(len(rows))
         return np.array([self._logp(prompt, response) for prompt, response in rows], dtype=float)
 
     def _logp(self, prompt: list[int], response: list[int]) -> float:
-        text = f"{self.model} {prompt} {response}".encode()
+        text = f"{self.identity} {prompt} {response}".encode()
         noise = int.from_bytes(hashlib.sha256(text).digest()[:4], "big") / 2**32
         return -len(response) * (1 + 0.1 * noise)
 
@@ -80,7 +85,7 @@ def train(dataset: str, policy: str, output: str) -> None:
     """A fake model whose identity depends on the data and on the policy it comes from."""
     digest = hashlib.sha256(Path(dataset).read_bytes() + policy.rsplit("/", 2)[-1].encode()).hexdigest()
     Path(output).mkdir(parents=True, exist_ok=True)
-    (Path(output) / "fake.json").write_text(json.dumps({"digest": digest}) + "\n")
+    (Path(output) / "config.json").write_text(json.dumps({"digest": digest}) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,16 +6,14 @@ Writes data/ultrafeedback_10k.json (preferences) and data/ultrafeedback_10k_prom
 prompts), which data/dataset_info.json registers. Does nothing where both exist.
 """
 
-import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
 import fire
 
 from dice import store
-from dice.console import say
+from dice.console import run, say
 from dice.errors import BadInput
 from dice.recipe import ROOT
 
@@ -67,14 +65,9 @@ def main(source: str = HUB_ID, pairs: int = 10_176, seed: int = 42, output: str 
     chosen = sample(load(source), pairs, seed)
     prompts = [{"instruction": pair["instruction"]} for pair in chosen]
     for file, rows in zip(files, (chosen, prompts), strict=True):
-        lines = ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
-        store.write_text(file, f"[\n{lines}\n]\n")
+        store.write_array(file, rows)
     say(f"ultrafeedback: {pairs:,} preference pairs and their prompts in {folder}", mark="+")
 
 
 if __name__ == "__main__":
-    try:
-        fire.Fire(main)
-    except BadInput as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.status)
+    run(lambda: fire.Fire(main))

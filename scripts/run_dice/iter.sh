@@ -7,22 +7,34 @@
 #
 # Any key of the recipe can be overridden. What is done is skipped; a killed run goes on where it stopped.
 set -euo pipefail
-if [[ $# -eq 0 || $1 == -h || $1 == --help ]]; then
-  sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-  echo "Recipes: $(cd "$(dirname "${BASH_SOURCE[0]}")/recipes" && echo */ | tr -d /)"
-  exit 2
-fi
-source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+case ${1:-} in
+  '' | -*)
+    sed -n '2,8s/^# \{0,1\}//p' "$here/iter.sh"
+    echo "Recipes: $(cd "$here/recipes" && echo */ | tr -d /)"
+    exit 2
+    ;;
+esac
+recipe=$1
+shift
+for override in "$@"; do
+  if [[ $override == -* ]]; then
+    echo "error: '$override' is not of the form key=value" >&2
+    exit 2
+  fi
+done
+if [[ -e $recipe/dice.yaml ]]; then recipe=$(cd "$recipe" && pwd); fi # a folder of one's own
+source "$here/pipeline.sh"
 export DICE_IN_LOOP=1
 
-resolved=$(dice resolve "$@") # refuses unknown recipes, keys and values
+resolved=$(dice resolve "$recipe" "$@") # refuses unknown recipes, keys and values
 read -r rounds run <<<"$resolved"
 
-echo "DICE $1: $rounds rounds in $run"
-dice start "$@"
+echo "DICE $(basename "$recipe"): $rounds rounds in $run"
+dice start "$recipe" "$@"
 for ((round = 1; round <= rounds; round++)); do
   echo "round $round"
-  bash scripts/run_dice/pipeline.sh "$run" "$round"
+  pipeline
 done
 echo "evaluation"
 dice evaluate "$run"

@@ -6,21 +6,20 @@ Everything goes to data/tiny/, is made once (about a minute and a half on 2 CPU 
 same every time. Both models are trained by LLaMA-Factory, with sft.yaml and dpo.yaml beside this file.
 """
 
-import json
+import os
 import random
-import sys
 from pathlib import Path
 
 import yaml
 
 import world
 from dice import store, trainer
-from dice.console import say
-from dice.errors import StageFailed
+from dice.console import run, say
 from dice.recipe import ROOT
 
 HERE = Path(__file__).resolve().parent
 WORLD = ROOT / "data" / "tiny"
+MADE_FROM = ("world.py", "prepare.py", "sft.yaml", "dpo.yaml")  # a change of these makes a new world
 SEED = 42
 HELD_OUT, PROMPTS, PREFERENCES, SFT_ANSWERS = 400, 1200, 3000, 6000
 VOCABULARY = 512
@@ -106,7 +105,8 @@ def train(name: str, start: Path) -> None:
 
 
 def main() -> None:
-    sources = {path.name: store.file_digest(path) for path in sorted(HERE.glob("*.*"))}
+    os.environ["NPROC_PER_NODE"] = "1"  # so that the world is the same on any number of GPUs
+    sources = {name: store.file_digest(HERE / name) for name in MADE_FROM}
     if store.read_json(WORLD / "sources.json") != sources:
         store.remove(WORLD)
         store.write_json(WORLD / "sources.json", sources)
@@ -115,8 +115,7 @@ def main() -> None:
     say("making the tiny world (once): data, tokenizer, SFT model, DPO model")
     data = data_sets()
     for name, rows in data.items():
-        lines = ",\n".join(json.dumps(row) for row in rows)
-        store.write_text(WORLD / f"{name}.json", f"[\n{lines}\n]\n")
+        store.write_array(WORLD / f"{name}.json", rows)
     if not (WORLD / "sft").exists():
         texts = ["user", "assistant", "system", "\n\n", *(t for row in data["sft"] for t in row.values())]
         make_base(WORLD / "base", texts)
@@ -125,8 +124,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except StageFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.status)
+    run(main)
