@@ -126,7 +126,7 @@ def _run(run: Run, t: int) -> Outcome:
     n_generated = sum(isinstance(pair, Pair) for pair in mixed)
     summary = (
         f"{len(pairs):,} pairs (alpha {figures['alpha']:.4g}: length difference "
-        f"{figures['length_difference_without_shaping']:+.1f} -> {figures['length_difference']:+.1f} "
+        f"{figures['length_difference_without_shaping']:+z.1f} -> {figures['length_difference']:+z.1f} "
         f"{recipe.pair.length}), {n_generated:,} of them mixed with {len(mixed) - n_generated:,} offline"
     )
     return Outcome(

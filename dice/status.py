@@ -20,13 +20,14 @@ def show_run(run: Run) -> None:
     for t in range(1, run.recipe.rounds + 1):
         for index, stage in enumerate(STAGES):
             heading = f"round {t}" if index == 0 else ""
-            table.add_row(heading, stage, *_state(run, t, stage))
+            table.add_row(heading, stage, *_state(run.round_dir(t), stage))
+    table.add_row("evaluation", "evaluate", *_state(run.path / "evaluate", "evaluate"))
     console.print(table)
 
 
-def _state(run: Run, t: int, stage: str) -> tuple[str, str]:
-    folder = run.round_dir(t)
-    if manifest := manifest_of(run, t, stage):
+def _state(folder: Path, stage: str) -> tuple[str, str]:
+    """What a stage did or has begun, and its seconds."""
+    if manifest := store.read_json(folder / f"{stage}.manifest.json"):
         return manifest["summary"], f"{manifest['seconds']:,.0f} s"
     if (folder / f"{stage}.started.json").exists():
         parts = {"generate": "responses", "score": "scores"}.get(stage)
