@@ -15,9 +15,10 @@ STAGES = ("generate", "score", "pair", "train")
 
 def show_run(run: Run) -> None:
     """One line per stage of every round: done (what, how long), begun, or still to do."""
-    console.print(f"\n{shown(run.path)}: {run.recipe.rounds} rounds, policy {run.recipe.policy}")
+    rounds = run.recipe.rounds
+    console.print(f"\n{shown(run.path)}: {rounds} round{'s' * (rounds > 1)}, policy {run.recipe.policy}")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
-    for t in range(1, run.recipe.rounds + 1):
+    for t in range(1, rounds + 1):
         for index, stage in enumerate(STAGES):
             heading = f"round {t}" if index == 0 else ""
             table.add_row(heading, stage, *_state(run.round_dir(t), stage))

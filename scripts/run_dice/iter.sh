@@ -30,7 +30,7 @@ export DICE_IN_LOOP=1
 resolved=$(dice resolve "$recipe" "$@") # refuses unknown recipes, keys and values
 read -r rounds run <<<"$resolved"
 
-echo "DICE $(basename "$recipe"): $rounds rounds in $run"
+echo "DICE $(basename "$recipe"): $rounds $( ((rounds == 1)) && echo round || echo rounds) in $run"
 dice start "$recipe" "$@"
 for ((round = 1; round <= rounds; round++)); do
   echo "round $round"
