@@ -3,8 +3,11 @@
 The loop itself is bash: scripts/run_dice/iter.sh and pipeline.sh.
 """
 
+import functools
 import importlib
 import os
+from collections.abc import Callable
+from typing import Any
 
 import fire
 
@@ -16,36 +19,60 @@ from dice.recipe_io import load_recipe
 from dice.stage import execute
 
 
+class Promise:
+    """A command that is still to be run."""
+
+    def __init__(self, command: Callable[[], object]) -> None:
+        self._command = command
+
+
+def promised(method: Callable) -> Callable:
+    """Put off a command: fire calls a method before it finds that it has arguments left over."""
+
+    @functools.wraps(method)
+    def promise(*args: Any, **kwargs: Any) -> Promise:
+        return Promise(functools.partial(method, *args, **kwargs))
+
+    return promise
+
+
 class Commands:
     """Bootstrapping language models with DPO implicit rewards."""
 
+    @promised
     def resolve(self, recipe: str, *overrides: str) -> str:
         """Print the number of rounds and the run's folder of a recipe with overrides; change nothing."""
         loaded = load_recipe(str(recipe), overrides)
         return f"{loaded.rounds} {status.shown(loaded.run_dir)}"
 
+    @promised
     def start(self, recipe: str, *overrides: str) -> None:
         """Check a recipe (key=value overrides any key), make what it needs, write its recipe.yaml."""
         from dice.start import start
 
         start(str(recipe), overrides)
 
+    @promised
     def generate(self, run: str, round: int) -> None:
         """Sample K responses per prompt from the round's policy."""
         _stage("generate", run, round)
 
+    @promised
     def score(self, run: str, round: int) -> None:
         """Compute the implicit reward of every response."""
         _stage("score", run, round)
 
+    @promised
     def pair(self, run: str, round: int) -> None:
         """Balance lengths, choose best and worst, mix in offline pairs, export the data set."""
         _stage("pair", run, round)
 
+    @promised
     def train(self, run: str, round: int) -> None:
         """Train the round's model by DPO, with LLaMA-Factory."""
         _stage("train", run, round)
 
+    @promised
     def evaluate(self, run: str) -> None:
         """Answer held-out prompts with every model of the run; print quality and win rates."""
         from dice import evaluate
@@ -56,6 +83,7 @@ class Commands:
             return
         evaluate.show(execute(evaluate.STAGE, opened, 0))
 
+    @promised
     def status(self, run: str | None = None) -> None:
         """Print what of a run is done; without a run, list them all."""
         if run is None:
@@ -64,10 +92,12 @@ class Commands:
         opened = store.open_run(str(run))
         status.show_run(opened)
 
+    @promised
     def places(self, run: str) -> None:
         """Print where a run's models, data sets and logs lie."""
         status.show_places(store.open_run(str(run)))
 
+    @promised
     def version(self) -> str:
         """Print DICE's version."""
         return __version__
@@ -83,7 +113,16 @@ def _stage(name: str, run: str, t: int) -> None:
 def main() -> None:
     if os.environ.get("DICE_IN_LOOP"):  # started by iter.sh: a killed loop takes its stage along
         die_with_parent()
-    run(lambda: fire.Fire(Commands(), name="dice"))
+    run(_main)
+
+
+def _main() -> None:
+    def shown(result: object) -> object:
+        return None if isinstance(result, Promise) else result
+
+    chosen = fire.Fire(Commands(), name="dice", serialize=shown)
+    if isinstance(chosen, Promise) and (answer := chosen._command()) is not None:
+        print(answer)
 
 
 if __name__ == "__main__":

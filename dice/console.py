@@ -32,6 +32,8 @@ def run(main: Callable[[], object]) -> None:
 
     SIGTERM and Ctrl-C unwind it, so that workers are ended and temporary files removed.
     """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # a terminal without ✓ gets a ?
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main()

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from dice import launch, sources, store
+from dice import launch, registry, sources, store
 from dice.console import console
 from dice.errors import BadInput
 from dice.generate import sample_shards
@@ -94,7 +94,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
     digests = {name: store.model_digest(model) for name, model in models(run).items()}
     judge = resolve(evaluate.judge.partition(":")[0])
     digests["judge"] = store.file_digest(judge) if judge.is_file() else ""
-    return digests | {"prompts": sources.digest(run.recipe.dataset_dir, evaluate.prompts)}
+    return digests | {"prompts": registry.digest(run.recipe.dataset_dir, evaluate.prompts)}
 
 
 def _settings(run: Run, t: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dice import launch, sources, store
+from dice import launch, registry, sources, store
 from dice.console import Counter
 from dice.engines import Request, Sampled, Sampler, load_chat, load_sampler
 from dice.errors import BadInput
@@ -18,6 +18,8 @@ from dice.schema import Prompt, Response
 from dice.stage import Outcome, Stage
 from dice.store import Run, open_run
 from dice.worker import Worker
+
+UNANSWERED = "prompts too long for the model"  # the reason that this stage drops a prompt for
 
 
 def seed_of(seed: int, t: int, name: str) -> int:
@@ -97,7 +99,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
         raise BadInput(f"{run.round_dir(t - 1)}: round {t - 1} has no model yet; finish it first")
     recipe = run.recipe
     return {
-        "prompts": sources.digest(recipe.dataset_dir, recipe.prompts),
+        "prompts": registry.digest(recipe.dataset_dir, recipe.prompts),
         "policy": store.model_digest(run.policy(t)),
     }
 
@@ -122,7 +124,7 @@ def _run(run: Run, t: int) -> Outcome:
             rows, tokens = rows + 1, tokens + response.n_tokens
             cut_off += response.finish_reason == "length"
             answered.add(response.prompt_id)
-    dropped["prompts too long for the model"] = len(prompts) - len(answered)
+    dropped[UNANSWERED] = len(prompts) - len(answered)
     if not rows:
         raise BadInput(f"{folder}: no response was sampled; every prompt is too long for the model")
     return Outcome(

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from dice import export, replay, shaping, sources, store
+from dice import export, registry, replay, shaping, sources, store
 from dice.errors import BadInput
-from dice.generate import seed_of
+from dice.generate import UNANSWERED, seed_of
 from dice.recipe import Pair as Settings
 from dice.schema import Pair, Preference, Prompt, Response, Score
 from dice.stage import Outcome, Stage, manifest_of
@@ -90,7 +90,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
         "scores": store.folder_digest(folder / "scores"),
     }
     if recipe.replay.gamma > 0:
-        digests["offline pairs"] = sources.digest(recipe.dataset_dir, recipe.replay.dataset)
+        digests["offline pairs"] = registry.digest(recipe.dataset_dir, recipe.replay.dataset)
     return digests
 
 
@@ -106,7 +106,8 @@ def _run(run: Run, t: int) -> Outcome:
     scored = int(scores.present.sum())
     enough = scores.present.sum(1) >= recipe.pair.min_samples
     too_few = f"prompts with under {recipe.pair.min_samples} scored responses"
-    dropped = Counter({too_few: int((~enough).sum())})
+    unanswered = manifest_of(run, t, "generate")["dropped"][UNANSWERED]  # counted there already
+    dropped = Counter({too_few: int((~enough).sum()) - unanswered})
     if not enough.any():
         raise BadInput(
             f"{folder / 'scores'}: no prompt has {recipe.pair.min_samples} scored responses "
@@ -119,7 +120,11 @@ def _run(run: Run, t: int) -> Outcome:
     mixed, replayed = _mix(run, t, pairs)
     dropped.update(replayed)
     if not mixed:
-        raise BadInput(f"{folder}: nothing to train on: no pair is left ({dict(dropped)})")
+        reasons = [f"{count:,} {reason}" for reason, count in dropped.items() if count]
+        raise BadInput(
+            f"{folder}: nothing to train on: {len(pairs):,} generated pairs and replay.gamma "
+            f"{recipe.replay.gamma} leave none ({', '.join(reasons) or 'nothing was dropped'})"
+        )
 
     store.write_rows(folder / "pairs.jsonl", pairs)
     export.export(folder / "dataset", pairs, mixed)

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from dice.errors import BadInput
 from dice.recipe import (
@@ -39,14 +39,30 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     for block, where in ((given, lambda key: COMMAND_LINE), (source, lambda key: _place(path, key))):
         _move_train_args(block, where)
         _refuse_unknown_keys(block, where)
-    config = given.get("train", {}).get("config") or source.get("train", {}).get("config", Train.config)
+    config = path.parent / _train_config(given, source)
+    if not config.is_file():
+        where = COMMAND_LINE if _has(given, "train.config") else _place(path, "train")
+        raise BadInput(f"{where}: train.config names {config}, which does not exist")
     # The file may be complete, to be of use without DICE; what the loop sets is left out here.
-    file_args = _read_yaml(_beside(path, config))
+    file_args = _read_yaml(config)
     file_args = {key: value for key, value in file_args.items() if key not in MANAGED_TRAIN_ARGS}
     defaults = {"run": path.parent.name, "train": {"args": file_args}}
     merged = _merge(path, given, defaults, source, given)
     _check(merged, path, given)
     return merged
+
+
+def origin(name: str, overrides: Sequence[str], argument: str) -> str:
+    """Where a LLaMA-Factory argument of a recipe is set: the command line, or file:line."""
+    path, given = _find(name), _parse_overrides(overrides)
+    keys = (f"train.{argument}", f"train.args.{argument}")
+    if any(_has(given, key) for key in keys):
+        return COMMAND_LINE
+    source = _read_yaml(path)
+    for key in keys:
+        if _has(source, key):
+            return _place(path, key)
+    return _place(path.parent / _train_config(given, source), argument)
 
 
 def load_resolved(path: Path) -> Recipe:
@@ -69,11 +85,13 @@ def _find(name: str) -> Path:
     )
 
 
-def _beside(recipe: Path, config: str) -> Path:
-    path = recipe.parent / config
-    if not path.is_file():
-        raise BadInput(f"{_place(recipe, 'train')}: train.config names {path}, which does not exist")
-    return path
+def _train_config(*blocks: dict[str, Any]) -> str:
+    """The training file's name from the first of some blocks that gives it."""
+    for block in blocks:
+        train = block.get("train")
+        if isinstance(train, str) or (isinstance(train, dict) and "config" in train):
+            return train if isinstance(train, str) else train["config"]
+    return Train.config
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -154,6 +172,10 @@ def _merge(path: Path, given: dict[str, Any], *blocks: dict[str, Any]) -> Recipe
         key = error.full_key or ""
         where = COMMAND_LINE if _has(given, key) else _place(path, key)
         reason = str(error.msg or error).splitlines()[0]
+        if isinstance(error, MissingMandatoryValue):
+            reason = "missing; a recipe needs policy, reference, template and prompts"
+        elif "Incompatible value 'None'" in reason:
+            reason = "empty; it must have a value"
         raise BadInput(f"{where}: {key}: {reason}") from None
 
 

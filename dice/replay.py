@@ -8,6 +8,8 @@ has a prompt of its own, as in the paper's data.
 import random
 from collections.abc import Sequence
 
+from dice.errors import BadInput
+
 
 def mixture_sizes(offline: int, generated: int, gamma: float) -> tuple[int, int]:
     """How many generated and how many offline pairs a round trains on.
@@ -22,6 +24,15 @@ def mixture_sizes(offline: int, generated: int, gamma: float) -> tuple[int, int]
         return 0, offline
     n_generated = min(int(offline * (1 - gamma)), generated)
     return n_generated, int(gamma * n_generated / (1 - gamma))
+
+
+def check_size(offline: int, gamma: float) -> None:
+    """Raises BadInput where N offline prompts are too few for a mixture with any generated pair."""
+    if 0 < gamma < 1 and mixture_sizes(offline, offline, gamma)[0] == 0:
+        raise BadInput(
+            f"{offline} offline prompts are too few for replay.gamma {gamma}: "
+            f"int({offline} * (1 - {gamma})) leaves no generated pair"
+        )
 
 
 def mix(

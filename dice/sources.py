@@ -9,114 +9,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dice import store
 from dice.errors import BadInput
-from dice.recipe import resolve
+from dice.registry import Source, find_source
 from dice.schema import Message, Preference, Prompt, prompt_id
-
-ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
-SHAREGPT_COLUMNS = {"messages": "conversations"}
-TAGS = {
-    "role_tag": "from",
-    "content_tag": "value",
-    "user_tag": "human",
-    "assistant_tag": "gpt",
-    "observation_tag": "observation",
-    "function_tag": "function_call",
-    "system_tag": "system",
-}
 
 
 class _Dropped(Exception):
     """A row that can't be used; the message is the reason it is counted under."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """An entry of dataset_info.json and the file it names."""
-
-    name: str
-    registry: Path
-    entry: dict[str, Any]
-
-    @property
-    def file(self) -> Path:
-        return self.registry.parent / self.entry["file_name"]
-
-    @property
-    def is_sharegpt(self) -> bool:
-        return self.entry.get("formatting", "alpaca") == "sharegpt"
-
-    @property
-    def columns(self) -> dict[str, str]:
-        """Column names by role; without `columns`, LLaMA-Factory's defaults."""
-        return self.entry.get("columns") or (SHAREGPT_COLUMNS if self.is_sharegpt else ALPACA_COLUMNS)
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return {**TAGS, **self.entry.get("tags", {})}
-
-
-def find_entry(dataset_dir: str, name: str) -> Source:
-    """The entry `name` of `dataset_dir`/dataset_info.json; its file may be still to be made.
-
-    Raises BadInput where there is no such entry or it can't be used.
-    """
-    registry = resolve(dataset_dir) / "dataset_info.json"
-    entries = _registry(registry)
-    if name not in entries:
-        raise BadInput(f"{registry}: no data set {name!r}; there are: {', '.join(sorted(entries))}")
-    entry, where = entries[name], f"{registry}: {name}"
-    if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-        raise BadInput(f"{where}: file_name is missing; only local files can be read")
-    if entry.get("formatting", "alpaca") not in ("alpaca", "sharegpt"):
-        raise BadInput(f"{where}: formatting is {entry['formatting']!r}; there are alpaca, sharegpt")
-    if "num_samples" in entry:
-        raise BadInput(f"{where}: num_samples is not supported")
-    for key in ("columns", "tags"):
-        names = entry.get(key) or {}
-        if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
-            raise BadInput(f"{where}: {key} must be a mapping of names to names")
-    source = Source(name, registry, entry)
-    required = "messages" if source.is_sharegpt else "prompt"
-    if required not in source.columns:
-        raise BadInput(f"{where}: columns.{required} is missing")
-    return source
-
-
-def find_source(dataset_dir: str, name: str) -> Source:
-    """Like `find_entry`, and its file exists."""
-    source = find_entry(dataset_dir, name)
-    if not source.file.is_file():
-        named = f"file_name {source.entry['file_name']!r}"
-        raise BadInput(f"{source.registry}: {name}: {named}: there is no file {source.file}")
-    return source
-
-
-def _registry(path: Path) -> dict[str, Any]:
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path} does not exist; dataset_dir must hold a dataset_info.json") from None
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: {error}") from None
-    if not isinstance(entries, dict):
-        raise BadInput(f"{path}: not a JSON object of data sets")
-    return entries
-
-
-def digest(dataset_dir: str, name: str) -> str:
-    """What identifies a data set: its entry and its file's content."""
-    source = find_source(dataset_dir, name)
-    return f"{store.file_digest(source.file)} {json.dumps(source.entry, sort_keys=True)}"
 
 
 def read_prompts(dataset_dir: str, name: str) -> tuple[list[Prompt], Counter[str]]:
@@ -163,6 +65,8 @@ def read_preferences(dataset_dir: str, name: str) -> tuple[list[Preference], Cou
             chosen, rejected = (_answer(source, row, line, role) for role in ("chosen", "rejected"))
             if chosen == rejected:
                 raise _Dropped("identical answers")
+            if not (chosen.strip() and rejected.strip()):
+                raise _Dropped("empty answers")
         except _Dropped as reason:
             dropped[str(reason)] += 1
             continue
@@ -173,13 +77,16 @@ def read_preferences(dataset_dir: str, name: str) -> tuple[list[Preference], Cou
 
 
 def _why(dropped: Counter[str]) -> str:
-    return f" ({', '.join(f'{count} {reason}' for reason, count in dropped.items())})" if dropped else ""
+    reasons = [f"{count} {reason}" for reason, count in dropped.items()]
+    return f" ({', '.join(reasons) or 'the file has no rows'})"
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file:line, row) for every row of a JSON array or of JSON Lines."""
     try:
         text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise BadInput(f"{path}: can't be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
     read = _array if text.lstrip()[:1] == "[" else _lines

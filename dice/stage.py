@@ -2,6 +2,8 @@
 
 A stage is a function of its inputs and of the part of the recipe that it names. Its manifest
 records both; a stage whose manifest matches is skipped, one that doesn't is run again and says why.
+What it had written for another recipe is set aside until the new outputs are complete: where they
+never are, the earlier recipe brings it back.
 """
 
 import importlib.metadata
@@ -51,22 +53,20 @@ def execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
     Raises BadInput where an earlier stage is missing or its output can't be used, StageFailed where
     a worker failed. In both cases finished shards are kept.
     """
+    with store.locked(run):
+        return _execute(stage, run, t)
+
+
+def _execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
     folder = stage.folder(run, t)
     started, finished = folder / f"{stage.name}.started.json", folder / f"{stage.name}.manifest.json"
     basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
-    manifest = store.read_json(finished)
-    if manifest and not (changes := _changes(folder, manifest, basis)):
+    _bring_back(stage, folder, basis)
+    if manifest := _still_valid(stage, folder, basis):
         store.remove(started)
         say(f"{stage.name:<10}done before: {manifest['summary']}", mark="=")
         return manifest
-    before = manifest or store.read_json(started)
-    if manifest:
-        say(f"{stage.name:<10}runs again: {'; '.join(changes)}", mark="!")
-    elif before and before != basis:
-        changes = "; ".join(differences(before, basis))
-        say(f"{stage.name:<10}begins anew, not where it stopped: {changes}", mark="!")
-    store.remove(finished)
-    if not before or any(before.get(key) != basis[key] for key in basis):
+    if store.read_json(started) != basis:
         for output in stage.outputs:
             store.remove(folder / output)
     store.remove_leftovers(folder)
@@ -91,15 +91,75 @@ def execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
     }
     store.write_json(finished, manifest)
     store.remove(started)
+    store.remove(_aside(stage, folder))
     say(f"{stage.name:<10}{outcome.summary}, {seconds:.0f} s{_dropped(outcome.dropped)}", mark="+")
     return manifest
 
 
-def _changes(folder: Path, manifest: dict[str, Any], basis: dict[str, Any]) -> list[str]:
-    """Why a stage with this manifest is not done: what differs, and which outputs are missing."""
-    missing = [name for name in manifest["outputs"] if not (folder / name).exists()]
-    changes = differences({key: manifest.get(key) for key in basis}, basis)
-    return changes + [f"{name} is missing" for name in missing[:3]]
+def _still_valid(stage: Stage, folder: Path, basis: dict[str, Any]) -> dict[str, Any] | None:
+    """The manifest of a stage that is done, else None: then it has been said why.
+
+    Outputs of the same basis that are undamaged stay, to be gone on with; those of another basis are
+    set aside.
+    """
+    started, finished = folder / f"{stage.name}.started.json", folder / f"{stage.name}.manifest.json"
+    manifest = store.read_json(finished)
+    before = manifest or store.read_json(started)
+    if not before:
+        return None
+    if changes := differences(_basis(before), basis):
+        how = "runs again" if manifest else "begins anew, not where it stopped"
+        say(f"{stage.name:<10}{how}: {'; '.join(changes)}", mark="!")
+        if manifest:
+            _move(stage, folder, _aside(stage, folder))
+    elif manifest:
+        damaged = _damaged(folder, manifest)
+        if not damaged:
+            return manifest
+        reasons = [f"{name} {what}" for name, what in damaged.items()]
+        say(f"{stage.name:<10}runs again: {'; '.join(reasons[:3])}", mark="!")
+        store.write_json(started, basis)
+        for name in damaged:
+            store.remove(folder / name)
+        store.remove(finished)
+    return None
+
+
+def _basis(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {key: manifest.get(key) for key in ("inputs", "recipe")}
+
+
+def _damaged(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
+    """The outputs of a manifest that are not what was written, each with what happened to it."""
+    damaged = {}
+    for name, digest in manifest["outputs"].items():
+        if not (folder / name).is_file():
+            damaged[name] = "is missing"
+        elif _digest(folder / name) != digest:
+            damaged[name] = "was changed"
+    return damaged
+
+
+def _aside(stage: Stage, folder: Path) -> Path:
+    return folder / f".{stage.name}.before"
+
+
+def _move(stage: Stage, source: Path, target: Path) -> None:
+    """Move a stage's outputs and, last, its manifest."""
+    target.mkdir(exist_ok=True)
+    for name in (*stage.outputs, f"{stage.name}.manifest.json"):
+        if (source / name).exists():
+            store.remove(target / name)
+            (source / name).replace(target / name)
+
+
+def _bring_back(stage: Stage, folder: Path, basis: dict[str, Any]) -> None:
+    """Where outputs were set aside for a recipe that came to nothing, and theirs is back: use them."""
+    aside = _aside(stage, folder)
+    manifest = store.read_json(aside / f"{stage.name}.manifest.json")
+    if manifest and _basis(manifest) == basis and not (folder / f"{stage.name}.manifest.json").exists():
+        _move(stage, aside, folder)
+        store.remove(aside)
 
 
 def manifest_of(run: Run, t: int, stage: str) -> dict[str, Any] | None:
@@ -143,7 +203,11 @@ def differences(before: Any, after: Any, key: str = "") -> list[str]:
 def _digests(folder: Path, output: str) -> list[tuple[str, str]]:
     path = folder / output
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [(str(file.relative_to(folder)), store.file_digest(file)) for file in files]
+    return [(str(file.relative_to(folder)), _digest(file)) for file in files]
+
+
+def _digest(file: Path) -> str:
+    return store.quick_digest(file) if file.suffix == ".safetensors" else store.file_digest(file)
 
 
 def _dropped(dropped: dict[str, int]) -> str:

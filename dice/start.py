@@ -3,23 +3,20 @@
 import contextlib
 import difflib
 import importlib.util
-import logging
-import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 
-from dice import chat, evaluate, launch, sources, store, trainer, upstream
+from dice import chat, evaluate, launch, registry, replay, sources, store, trainer, upstream
+from dice.checkpoints import check_model
 from dice.console import say
 from dice.engines import resolve_engine
 from dice.errors import BadInput, StageFailed
 from dice.recipe import ROOT, Recipe, resolve
-from dice.recipe_io import load_recipe, load_resolved
+from dice.recipe_io import load_recipe, load_resolved, origin
 from dice.stage import differences
-
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def start(name: str, overrides: Sequence[str]) -> store.Run:
@@ -30,11 +27,11 @@ def start(name: str, overrides: Sequence[str]) -> store.Run:
     recipe = load_recipe(name, overrides)
     recipe = replace(recipe, generate=replace(recipe.generate, engine=resolve_engine(recipe.generate.engine)))
     real = recipe.generate.engine != "fake"
+    check_batch(recipe)
     if real:
         check_engine(recipe.generate.engine)
         check_template(recipe.template)
-        check_batch(recipe)
-        check_train_args(recipe)
+        check_train_args(recipe, lambda argument: origin(name, overrides, argument))
     check_names(recipe)
     if recipe.prepare:
         prepare(recipe.prepare)
@@ -62,12 +59,16 @@ def _previous(recipe: Recipe) -> Recipe | None:
 def prepare(command: str) -> None:
     """Run the recipe's own preparation; it is expected to return at once when there is nothing to do.
 
-    A command that begins with `python` is run by this Python.
+    One program with arguments, no shell; `python` is this Python. Raises BadInput where it can't be
+    run, StageFailed where it fails.
     """
-    words = shlex.split(command)
-    if words[0] == "python":
-        words[0] = sys.executable
-    status = subprocess.run(words, cwd=ROOT, env=launch.environment()).returncode
+    try:
+        words = shlex.split(command)
+        if words[0] == "python":
+            words[0] = sys.executable
+        status = subprocess.run(words, cwd=ROOT, env=launch.environment()).returncode
+    except (ValueError, IndexError, OSError) as error:
+        raise BadInput(f"prepare: {command!r} is no command that can be run ({error})") from None
     if status == BadInput.status:
         raise BadInput(f"prepare: {command} could not be run (see above)")
     if status:
@@ -94,23 +95,29 @@ def check_engine(engine: str) -> None:
         )
 
 
-def check_train_args(recipe: Recipe) -> None:
-    """Raises BadInput for arguments that LLaMA-Factory does not know, and for a missing DeepSpeed file.
+def check_train_args(recipe: Recipe, where: Callable[[str], str]) -> None:
+    """Raises BadInput for arguments that LLaMA-Factory does not know or whose values it can't take.
 
-    Asking LLaMA-Factory takes seconds, so arguments that this run was started with before are trusted.
+    `where` says which file and line an argument comes from. Asking LLaMA-Factory takes seconds, so
+    arguments that this run was started with before are trusted.
     """
     args = recipe.train.args
     deepspeed = args.get("deepspeed")
-    if deepspeed and not resolve(deepspeed).is_file():
-        raise BadInput(f"train.deepspeed: {resolve(deepspeed)} does not exist")
+    if isinstance(deepspeed, str) and not resolve(deepspeed).is_file():
+        raise BadInput(f"{where('deepspeed')}: train.deepspeed: {resolve(deepspeed)} does not exist")
     before = _previous(recipe)
-    if before and before.train.args.keys() >= args.keys():
+    if before and before.train.args == args:
         return
-    known = upstream.argument_names()
-    for name in sorted(args.keys() - known):
-        close = difflib.get_close_matches(name, known, n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise BadInput(f"unknown key 'train.{name}': neither DICE nor LLaMA-Factory has it{hint}")
+    known = upstream.arguments()
+    for name, value in args.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            raise BadInput(
+                f"{where(name)}: unknown key 'train.{name}': neither DICE nor LLaMA-Factory has it{hint}"
+            )
+        if wanted := upstream.misfit(value, known[name]):
+            raise BadInput(f"{where(name)}: train.{name} is {value!r}; LLaMA-Factory takes {wanted}")
 
 
 def data_sets(recipe: Recipe) -> dict[str, tuple[Callable, str]]:
@@ -127,7 +134,7 @@ def check_names(recipe: Recipe) -> None:
     """Raises BadInput for data sets that are not registered and a judge that does not exist."""
     for key, (_, name) in data_sets(recipe).items():
         with naming(key):
-            sources.find_entry(recipe.dataset_dir, name)
+            registry.find_entry(recipe.dataset_dir, name)
     if recipe.evaluate.judge:
         evaluate.load_judge(recipe.evaluate.judge)
 
@@ -142,35 +149,12 @@ def naming(key: str) -> Iterator[None]:
 
 
 def check_data(recipe: Recipe) -> None:
-    """Read every data set of the recipe to its end. Raises BadInput, naming key, file and line."""
+    """Read every data set of the recipe to its end. Raises BadInput, naming key, file and line.
+
+    Also where the offline pairs are so few that gamma leaves no room for a generated one.
+    """
     for key, (read, name) in data_sets(recipe).items():
         with naming(key):
-            read(recipe.dataset_dir, name)
-
-
-def check_model(role: str, name: str) -> None:
-    """Raises BadInput where a model is neither a folder with a config.json nor to be had from the Hub."""
-    folder = resolve(name)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise BadInput(f"{role}: {folder} has no config.json; it is not a Hugging Face model folder")
-        return
-    reason = "no such folder"
-    if HUB_ID.fullmatch(name) and not resolve(name.partition("/")[0]).exists():
-        reason = _why_not_from_hub(name)
-        if reason is None:
-            return
-    raise BadInput(f"{role}: {name!r} is neither a folder here nor a model of the Hub ({reason})")
-
-
-def _why_not_from_hub(name: str) -> str | None:
-    """Why a model's config.json can't be had from the Hub (or its local cache); None where it can."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
-    try:
-        hf_hub_download(name, "config.json")
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        return str(error).strip().splitlines()[0]
-    return None
+            rows, _ = read(recipe.dataset_dir, name)
+            if key == "replay.dataset":
+                replay.check_size(len({row.prompt_id for row in rows}), recipe.replay.gamma)

@@ -22,7 +22,8 @@ def show_run(run: Run) -> None:
         for index, stage in enumerate(STAGES):
             heading = f"round {t}" if index == 0 else ""
             table.add_row(heading, stage, *_state(run.round_dir(t), stage))
-    table.add_row("evaluation", "evaluate", *_state(run.path / "evaluate", "evaluate"))
+    if run.recipe.evaluate.judge:
+        table.add_row("evaluation", "evaluate", *_state(run.path / "evaluate", "evaluate"))
     console.print(table)
 
 

@@ -6,10 +6,13 @@ renamed. A shard that exists is therefore finished. A stage's manifest is writte
 goes on with its own shards and never with another recipe's.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +56,41 @@ def _model_path(name: str) -> str:
 
 
 def create_run(recipe: Recipe) -> Run:
-    """Write the resolved recipe; the run's folder exists from here on."""
+    """Write the resolved recipe; the run's folder exists from here on.
+
+    Raises BadInput where it can't be made, or where another process works on the run.
+    """
     run = Run(recipe.run_dir, recipe)
-    write_text(run.path / "recipe.yaml", resolved_yaml(recipe))
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        with locked(run):
+            write_text(run.path / "recipe.yaml", resolved_yaml(recipe))
+    except OSError as error:
+        raise BadInput(f"results_dir: {run.path} can't be written to ({error.strerror})") from None
     return run
+
+
+@contextlib.contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Hold a run for this process. Raises BadInput, naming the other one, where it is held already.
+
+    The lock goes with the process, however it ends. Where the file system knows no locks there is none.
+    """
+    with (run.path / ".lock").open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BadInput(f"{run.path}: {file.read() or 'another process'} is at work on this run") from None
+        except OSError:
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def open_run(path: str | Path) -> Run:
@@ -168,6 +202,23 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def quick_digest(path: Path) -> str:
+    """sha256 of a file's size and, above 1 MiB, of 16 blocks of 64 KiB spread evenly over it.
+
+    For weights: a 16 GB model takes milliseconds.
+    """
+    size = path.stat().st_size
+    digest = hashlib.sha256(f"{size}\0".encode())
+    with path.open("rb") as file:
+        if size <= 1 << 20:
+            digest.update(file.read())
+        else:
+            for block in range(16):
+                file.seek(block * (size - (1 << 16)) // 15)
+                digest.update(file.read(1 << 16))
+    return digest.hexdigest()
+
+
 def folder_digest(folder: Path) -> str:
     """sha256 of the names and contents of a folder's shards."""
     digest = hashlib.sha256()
@@ -177,23 +228,11 @@ def folder_digest(folder: Path) -> str:
 
 
 def model_digest(model: str) -> str:
-    """What identifies a model: the digest of its folder's files, or the Hub id itself.
-
-    Weights are read in samples (16 blocks of 64 KiB, spread evenly), everything else whole, so
-    that a 16 GB model takes milliseconds.
-    """
+    """What identifies a model: the quick digests of its folder's files, or the Hub id itself."""
     folder = Path(model)
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        size = path.stat().st_size
-        digest.update(f"{path.name}\0{size}\0".encode())
-        with path.open("rb") as file:
-            if size <= 1 << 20:
-                digest.update(file.read())
-                continue
-            for block in range(16):
-                file.seek(block * (size - (1 << 16)) // 15)
-                digest.update(file.read(1 << 16))
+        digest.update(f"{path.name}\0{quick_digest(path)}\n".encode())
     return digest.hexdigest()

@@ -64,12 +64,14 @@ def _run(run: Run, t: int) -> Outcome:
     trainer.collect(folder / "train", folder / "model")
 
     used = trained.train_rows + trained.eval_rows
-    last = trained.curves[-1] if trained.curves else {}
-    loss, accuracy = last.get("loss", float("nan")), last.get("rewards/accuracies", float("nan"))
+    how = ""
+    if trained.curves:  # empty where there were fewer steps than logging_steps
+        last = trained.curves[-1]
+        how = f", loss {last['loss']:.3f}, accuracy {last['rewards/accuracies']:.0%} at the end"
     return Outcome(
         rows_in=rows,
         rows_out=used,
-        summary=f"{trained.train_rows:,} pairs, loss {loss:.3f}, accuracy {accuracy:.0%} at the end",
+        summary=f"{trained.train_rows:,} pairs{how}",
         dropped={f"pairs over {run.recipe.score.cutoff_len:,} tokens": rows - used},
         figures={"train_rows": trained.train_rows, "eval_rows": trained.eval_rows},
     )

@@ -6,10 +6,15 @@ one can't be imported, an empty module takes its place. A torchaudio that works 
 """
 
 import dataclasses
+import enum
 import importlib
 import importlib.machinery
 import sys
 import types
+import typing
+from typing import Any
+
+import pydantic
 
 
 def llamafactory(module: str) -> types.ModuleType:
@@ -21,11 +26,32 @@ def llamafactory(module: str) -> types.ModuleType:
     return importlib.import_module(f"llamafactory.{module}")
 
 
-def argument_names() -> set[str]:
-    """Every argument that a LLaMA-Factory training file may have."""
+def arguments() -> dict[str, Any]:
+    """Every argument that a LLaMA-Factory training file may have, with its type."""
     hparams = llamafactory("hparams")
-    kinds = ("Model", "Data", "Training", "Finetuning", "Generating")
-    return {spec.name for kind in kinds for spec in dataclasses.fields(getattr(hparams, f"{kind}Arguments"))}
+    found: dict[str, Any] = {}
+    for kind in ("Model", "Data", "Training", "Finetuning", "Generating"):
+        arguments_of_kind = getattr(hparams, f"{kind}Arguments")
+        hints = typing.get_type_hints(arguments_of_kind)
+        found |= {spec.name: hints[spec.name] for spec in dataclasses.fields(arguments_of_kind)}
+    return found
+
+
+def misfit(value: Any, wanted: Any) -> str | None:
+    """What an argument of type `wanted` takes, in words, where `value` is not that; else None."""
+    if value is None:  # as if it were not given
+        return None
+    choices = [kind for kind in (*typing.get_args(wanted), wanted) if isinstance(kind, enum.EnumMeta)]
+    if choices and isinstance(value, str):  # declared as "Enum | str", which would take any text
+        names = [member.value for member in choices[0]]
+        return None if value in names else f"one of {', '.join(map(str, names))}"
+    try:
+        pydantic.TypeAdapter(wanted, config={"arbitrary_types_allowed": True}).validate_python(value)
+    except pydantic.ValidationError:
+        return wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
+    except pydantic.errors.PydanticUserError:  # a type of its own, which nothing can be said about
+        return None
+    return None
 
 
 def _stand_in_for_torchaudio() -> None:

@@ -2,9 +2,9 @@
 # needed, and defines `dice`, the command line of package dice.
 #
 # DICE_PYTHON=/path/to/python uses an environment of your own instead of .venv.
-case ${DICE_PYTHON:-} in
-  */*) export DICE_PYTHON="$(cd "$(dirname "$DICE_PYTHON")" && pwd)/$(basename "$DICE_PYTHON")" ;;
-esac
+if [[ ${DICE_PYTHON:-} == */* && -f $DICE_PYTHON ]]; then
+  export DICE_PYTHON="$(cd "$(dirname "$DICE_PYTHON")" && pwd)/$(basename "$DICE_PYTHON")"
+fi
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
 PYTHON=${DICE_PYTHON:-$PWD/.venv/bin/python}

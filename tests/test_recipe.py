@@ -116,7 +116,9 @@ def _copy_of_tiny(folder, line):
         ("rounds=two", "on the command line: rounds: "),
         ("run=../elsewhere", "run is '../elsewhere'; a run's name has letters, digits, . _ -"),
         ("train.output_dir=x", "on the command line: train.output_dir follows from the rest of the recipe"),
-        ("train.config=nope.yaml", "nope.yaml, which does not exist"),
+        ("train.config=nope.yaml", "on the command line: train.config names "),
+        ("prompts=", "on the command line: prompts: empty; it must have a value"),
+        ("reference=null", "on the command line: reference: empty; it must have a value"),
         ("train.config=5", "on the command line: train.config is 5; it must be a file name"),
         ("train.args=5", "on the command line: train.args is 5; it must be a mapping of arguments"),
         ("train=5", "on the command line: train is a group of keys: train.config, "),
@@ -162,7 +164,7 @@ def test_an_unknown_recipe_is_told_what_there_is():
 def test_a_missing_key_is_named(tmp_path):
     (tmp_path / "dice.yaml").write_text("reference: a\ntemplate: b\nprompts: c\nreplay: {gamma: 0}\n")
     (tmp_path / "dpo.yaml").write_text("stage: dpo\n")
-    with pytest.raises(BadInput, match="policy"):
+    with pytest.raises(BadInput, match="policy: missing; a recipe needs policy, reference, template"):
         load_recipe(str(tmp_path))
 
 

@@ -120,13 +120,14 @@ def test_half_characters_are_dropped(tmp_path):
     assert dropped == Counter({"rows with half a character (an unpaired surrogate)": 1})
 
 
-def test_identical_answers_are_dropped(tmp_path):
+def test_identical_and_empty_answers_are_dropped(tmp_path):
     rows = [
         {"instruction": "a", "chosen": "x", "rejected": "x"},
         {"instruction": "b", "chosen": "x", "rejected": "y"},
+        {"instruction": "c", "chosen": "x", "rejected": " \n"},
     ]
     pairs, dropped = read_preferences(write(tmp_path, rows, {"ranking": True, "columns": PAIR_COLUMNS}), "it")
-    assert len(pairs) == 1 and dropped == Counter({"identical answers": 1})
+    assert len(pairs) == 1 and dropped == Counter({"identical answers": 1, "empty answers": 1})
 
 
 @pytest.mark.skipif(not DEMO.exists(), reason=f"{DEMO} is not here")
@@ -158,8 +159,8 @@ BAD_FILES = {
         "rows.json:3: no column 'instruction', which",
     ),
     "number for text": ('[{"instruction": 5}]', "rows.json:1: the prompt is 5; it must be text"),
-    "empty array": ("[]", "data set 'it' has no usable prompt"),
-    "empty file": ("", "data set 'it' has no usable prompt"),
+    "empty array": ("[]", "data set 'it' has no usable prompt (the file has no rows)"),
+    "empty file": ("", "data set 'it' has no usable prompt (the file has no rows)"),
     "only empty prompts": ('[{"instruction": " "}]', "has no usable prompt (1 empty prompts)"),
 }
 
@@ -199,6 +200,9 @@ BAD_ENTRIES = {
         "it: columns.messages is missing",
     ),
     "a sample of the rows": ({"num_samples": 5}, "it: num_samples is not supported"),
+    "a part of the file": ({"split": "test"}, "it: split is 'test'; a local file has only the split train"),
+    "ranking as text": ({"ranking": "true"}, "it: ranking is 'true'; it must be true or false"),
+    "pictures": ({"columns": {"prompt": "a", "images": "b"}}, "it: columns.images is not supported"),
     "no file": ({"file_name": None}, "file_name is missing; only local files can be read"),
 }
 

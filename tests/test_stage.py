@@ -1,7 +1,11 @@
 """Manifests: skipping, running again, going on."""
 
+import os
+
 import pytest
 
+from dice import store
+from dice.errors import BadInput
 from dice.stage import Outcome, Stage, differences, execute
 
 
@@ -67,6 +71,40 @@ def test_a_missing_output_runs_it_again(stage, fake_run):
     (folder / "out").rmdir()
     execute(made, fake_run, 1)
     assert len(calls) == 2
+
+
+def test_a_changed_output_runs_it_again(stage, fake_run, capsys):
+    made, calls, _, folder = stage
+    execute(made, fake_run, 1)
+    (folder / "out" / "shard-1").write_text("y")
+    execute(made, fake_run, 1)
+    assert "runs again: out/shard-1 was changed" in capsys.readouterr().out
+    assert len(calls) == 2 and not (folder / "out" / "shard-1").exists()
+
+
+def test_a_recipe_that_comes_to_nothing_costs_nothing(stage, fake_run, capsys):
+    """Outputs are set aside for another recipe, not deleted, and come back with their own."""
+    made, calls, basis, folder = stage
+    first = execute(made, fake_run, 1)
+    basis["settings"]["alpha"], basis["fails"] = "nonsense", True
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            execute(made, fake_run, 1)
+    basis["settings"]["alpha"] = 1
+    assert execute(made, fake_run, 1) == first and len(calls) == 3
+    assert [path.name for path in folder.rglob("shard-*")] == ["shard-1"]
+    basis["settings"]["alpha"], basis["fails"] = 2, False
+    execute(made, fake_run, 1)
+    assert [path.name for path in folder.rglob("shard-*")] == ["shard-4"], "superseded outputs go at last"
+
+
+def test_a_run_belongs_to_one_process(stage, fake_run):
+    made, calls, _, _ = stage
+    with store.locked(fake_run), pytest.raises(BadInput, match=f"process {os.getpid()} on .* is at work"):
+        execute(made, fake_run, 1)
+    assert not calls
+    execute(made, fake_run, 1)
+    assert (fake_run.path / ".lock").read_text() == ""
 
 
 def test_differences_in_words():

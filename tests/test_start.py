@@ -1,6 +1,8 @@
 """Bad input at the start: one clear line, status 2, nothing written."""
 
 import json
+import shutil
+import sys
 
 import pytest
 from conftest import run_script
@@ -102,6 +104,32 @@ def test_models_that_are_not_there(name, message):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_models_that_are_incomplete(random_model, tmp_path):
+    def refusal(role="policy"):
+        with pytest.raises(BadInput) as caught:
+            start.check_model(role, str(folder))
+        return str(caught.value)
+
+    folder = shutil.copytree(random_model, tmp_path / "model")
+    start.check_model("policy", str(folder))
+    weights = folder / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    assert "has a broken model.safetensors" in refusal("reference")
+    weights.unlink()
+    assert "has no weights" in refusal()
+    weights.write_bytes(content)
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    assert "has no tokenizer" in refusal()
+    start.check_model("reference", str(folder))
+    index = {"weight_map": {"a": "part-1.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "lacks part-1.safetensors, which its index names" in refusal("reference")
+    (folder / "config.json").write_text("{")
+    assert "has a config.json that is not a model's" in refusal("reference")
+
+
 def test_an_unknown_template():
     with pytest.raises(BadInput, match="template: unknown template 'llama-3'; there are: .*llama3-custom"):
         start.check_template("llama-3")
@@ -121,21 +149,102 @@ def test_vllm_where_it_is_not_installed(monkeypatch):
         start.check_engine("vllm")
 
 
+def check_train_args(*overrides, recipe="tiny"):
+    overrides = [*overrides, "run=never-started"]
+    loaded = recipe_io.load_recipe(recipe, overrides)
+    start.check_train_args(loaded, lambda argument: recipe_io.origin(recipe, overrides, argument))
+
+
 def test_an_argument_that_llama_factory_does_not_have():
     with pytest.raises(BadInput, match="unknown key 'train.learning_rat': .*did you mean learning_rate"):
-        start.check_train_args(recipe_io.load_recipe("tiny", ["train.learning_rat=1", "run=never-started"]))
-    with pytest.raises(BadInput, match="train.deepspeed: .*gone.json does not exist"):
-        start.check_train_args(recipe_io.load_recipe("tiny", ["train.deepspeed=gone.json"]))
+        check_train_args("train.learning_rat=1")
+    with pytest.raises(BadInput, match="on the command line: train.deepspeed: .*gone.json does not exist"):
+        check_train_args("train.deepspeed=gone.json")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "train.learning_rate=abc",
+            "on the command line: train.learning_rate is 'abc'; LLaMA-Factory takes float",
+        ),
+        ("train.pref_loss=best", "pref_loss is 'best'; LLaMA-Factory takes Literal['sigmoid'"),
+        ("train.lr_scheduler_type=flat", "LLaMA-Factory takes one of linear, cosine"),
+        ("train.max_steps=2.5", "max_steps is 2.5; LLaMA-Factory takes int"),
+    ],
+)
+def test_an_argument_of_the_wrong_kind(override, message):
+    with pytest.raises(BadInput) as caught:
+        check_train_args(override)
+    assert message in str(caught.value)
+
+
+def test_a_wrong_argument_is_found_in_its_file(tmp_path):
+    for name in ("dice.yaml", "dpo.yaml"):
+        (tmp_path / name).write_text((RECIPES / "tiny" / name).read_text())
+    with (tmp_path / "dpo.yaml").open("a") as file:
+        file.write("warmup_stepz: 5\n")
+    line = len((tmp_path / "dpo.yaml").read_text().splitlines())
+    with pytest.raises(BadInput, match=f"dpo.yaml:{line}: unknown key 'train.warmup_stepz'"):
+        check_train_args(recipe=str(tmp_path))
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipes_training_file_is_known_to_llama_factory(name):
-    start.check_train_args(recipe_io.load_recipe(name, ["run=never-started"]))
+    check_train_args(recipe=name)
 
 
 def test_preparation_that_fails(tmp_path):
     with pytest.raises(Exception, match="failed with status 3"):
         start.prepare("python -c 'raise SystemExit(3)'")
+
+
+def test_preparation_that_is_no_command():
+    for command in ("no-such-command", "python 'unbalanced", ""):
+        with pytest.raises(BadInput, match="is no command that can be run"):
+            start.prepare(command)
+
+
+def test_too_few_offline_pairs_for_gamma(fake_settings):
+    """20 offline prompts and gamma 0.99: int(20 * 0.01) is 0."""
+    with pytest.raises(BadInput, match="replay.dataset: 20 offline prompts are too few for"):
+        start.start("tiny", [*fake_settings, "replay.gamma=0.99"])
+
+
+def test_results_that_can_not_be_written(fake_settings, tmp_path):
+    (tmp_path / "results").write_text("a file")
+    with pytest.raises(BadInput, match="results_dir: .*tiny can't be written to"):
+        start.start("tiny", fake_settings)
+
+
+def test_workers_that_make_no_sense_are_found_before_round_1(fake_settings, tmp_path):
+    line = refused(tmp_path, "tiny", *fake_settings, NPROC_PER_NODE="none")
+    assert line == "error: environment: NPROC_PER_NODE is 'none'; it must be a number of at least 1"
+
+
+def test_a_python_that_is_none():
+    for path in ("/nowhere/python", "/tmp"):
+        result = run_script("bash", ITER, "tiny", DICE_PYTHON=path)
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"setup: DICE_PYTHON is '{path}', which is no program")
+
+
+def test_iter_through_a_link(tmp_path):
+    (tmp_path / "iter").symlink_to(ROOT / ITER)
+    result = run_script("bash", str(tmp_path / "iter"), "tyni")
+    assert result.returncode == 2 and "there are: llama3, tiny, zephyr" in result.stderr
+
+
+def test_an_argument_too_many_is_refused_before_anything_is_done(fake_run):
+    result = run_script(sys.executable, "-m", "dice", "generate", str(fake_run.path), "1", "seed=3")
+    assert result.returncode == 2 and "Could not consume arg: seed=3" in result.stderr
+    assert not fake_run.round_dir(1).exists()
+
+
+def test_pipeline_by_hand_without_arguments():
+    result = run_script("bash", "scripts/run_dice/pipeline.sh")
+    assert result.returncode == 2 and result.stderr.startswith("error: give a run's folder")
 
 
 def test_starting_again_with_another_recipe_says_what_changed(fake_settings, tmp_path, capsys):
@@ -157,7 +266,7 @@ def test_a_stage_whose_input_is_missing_says_which_comes_first(fake_run):
 
 def test_status_of_a_run_and_of_all(fake_run):
     result = run_script("bash", "-c", f"exec $DICE_PYTHON -m dice status {fake_run.path}")
-    assert result.returncode == 0 and result.stdout.count("to do") == 8
+    assert result.returncode == 0 and result.stdout.count("to do") == 9  # 2 rounds of 4, evaluation
     result = run_script("bash", "-c", "exec $DICE_PYTHON -m dice status /nowhere")
     assert result.returncode == 2 and "no run here" in result.stderr
 

@@ -7,7 +7,7 @@
 #
 # Any key of the recipe can be overridden. What is done is skipped; a killed run goes on where it stopped.
 set -euo pipefail
-here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 case ${1:-} in
   '' | -*)
     sed -n '2,8s/^# \{0,1\}//p' "$here/iter.sh"
@@ -23,6 +23,7 @@ for override in "$@"; do
     exit 2
   fi
 done
+recipe=${recipe%/dice.yaml}
 if [[ -e $recipe/dice.yaml ]]; then recipe=$(cd "$recipe" && pwd); fi # a folder of one's own
 source "$here/pipeline.sh"
 export DICE_IN_LOOP=1

@@ -19,8 +19,12 @@ pipeline() {
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
-  run=$(cd "${1:?which run? results/RUN}" && pwd)
-  round=${2:?which round? 1, 2, ...}
+  if [[ $# != 2 || ! -e $1/recipe.yaml ]]; then
+    echo "error: give a run's folder, as iter.sh makes it, and a round: pipeline.sh results/RUN ROUND" >&2
+    exit 2
+  fi
+  run=$(cd "$1" && pwd)
+  round=$2
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then pipeline; fi

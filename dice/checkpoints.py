@@ -1,0 +1,77 @@
+"""Whether a name is a model that can be loaded: a complete checkpoint folder, or one of the Hub.
+
+Found out from headers and file names, in milliseconds, so that a broken reference is not noticed
+after hours of sampling.
+"""
+
+import logging
+import re
+from pathlib import Path
+
+from dice import store
+from dice.errors import BadInput
+from dice.recipe import resolve
+
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
+
+
+def check_model(role: str, name: str) -> None:
+    """Raises BadInput where a model is neither a complete folder nor to be had from the Hub."""
+    folder = resolve(name)
+    if folder.is_dir():
+        if lack := _lack(folder, needs_tokenizer=role == "policy"):
+            raise BadInput(f"{role}: {folder} {lack}; it is not a Hugging Face model folder")
+        return
+    reason = "no such folder"
+    if HUB_ID.fullmatch(name) and not resolve(name.partition("/")[0]).exists():
+        reason = _why_not_from_hub(name)
+        if reason is None:
+            return
+    raise BadInput(f"{role}: {name!r} is neither a folder here nor a model of the Hub ({reason})")
+
+
+def _lack(folder: Path, needs_tokenizer: bool) -> str | None:
+    """What a checkpoint folder lacks, in words that follow its name; None where it is complete."""
+    if not (folder / "config.json").is_file():
+        return "has no config.json"
+    if "model_type" not in (store.read_json(folder / "config.json") or {}):
+        return "has a config.json that is not a model's"
+    if needs_tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        return f"has no tokenizer ({', '.join(TOKENIZER_FILES)})"
+    index = store.read_json(folder / "model.safetensors.index.json") or {}
+    weights = set(index.get("weight_map", {}).values()) or {
+        path.name for path in folder.glob("*.safetensors")
+    }
+    for name in sorted(weights):
+        if not (folder / name).is_file():
+            return f"lacks {name}, which its index names"
+        if reason := _unreadable(folder / name):
+            return f"has a broken {name} ({reason})"
+    if not weights and not any(folder.glob("pytorch_model*.bin")):
+        return "has no weights (*.safetensors)"
+    return None
+
+
+def _unreadable(weights: Path) -> str | None:
+    """Why a safetensors file can't be opened, from its header and its size; None where it can."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(weights, "np"):
+            return None
+    except (SafetensorError, OSError) as error:
+        return str(error).strip().splitlines()[0]
+
+
+def _why_not_from_hub(name: str) -> str | None:
+    """Why a model's config.json can't be had from the Hub (or its local cache); None where it can."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
+    try:
+        hf_hub_download(name, "config.json")
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        return str(error).strip().splitlines()[0]
+    return None
