@@ -52,17 +52,20 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     return merged
 
 
-def origin(name: str, overrides: Sequence[str], argument: str) -> str:
-    """Where a LLaMA-Factory argument of a recipe is set: the command line, or file:line."""
+def origin(name: str, overrides: Sequence[str], key: str) -> str:
+    """Where a key of a recipe is set: the command line, or file:line."""
     path, given = _find(name), _parse_overrides(overrides)
-    keys = (f"train.{argument}", f"train.args.{argument}")
+    argument = key.removeprefix("train.")
+    keys = (key, f"train.args.{argument}")
     if any(_has(given, key) for key in keys):
         return COMMAND_LINE
     source = _read_yaml(path)
-    for key in keys:
-        if _has(source, key):
-            return _place(path, key)
-    return _place(path.parent / _train_config(given, source), argument)
+    for known in keys:
+        if _has(source, known):
+            return _place(path, known)
+    if key.startswith("train."):
+        return _place(path.parent / _train_config(given, source), argument)
+    return _place(path, key)
 
 
 def load_resolved(path: Path) -> Recipe:

@@ -28,16 +28,23 @@ def start(name: str, overrides: Sequence[str]) -> store.Run:
     recipe = replace(recipe, generate=replace(recipe.generate, engine=resolve_engine(recipe.generate.engine)))
     real = recipe.generate.engine != "fake"
     check_batch(recipe)
+
+    def place(key: str) -> str:
+        return origin(name, overrides, key)
+
     if real:
-        check_engine(recipe.generate.engine)
-        check_template(recipe.template)
-        check_train_args(recipe, lambda argument: origin(name, overrides, argument))
+        with naming(place("generate.engine")):
+            check_engine(recipe.generate.engine)
+        with naming(place("template")):
+            check_template(recipe.template)
+        check_train_args(recipe, place)
     check_names(recipe)
     if recipe.prepare:
         prepare(recipe.prepare)
     check_data(recipe)
     for role in ("policy", "reference") if real else ():
-        check_model(role, getattr(recipe, role))
+        with naming(place(role)):
+            check_model(role, getattr(recipe, role))
     return _write(recipe)
 
 
@@ -95,29 +102,28 @@ def check_engine(engine: str) -> None:
         )
 
 
-def check_train_args(recipe: Recipe, where: Callable[[str], str]) -> None:
+def check_train_args(recipe: Recipe, place: Callable[[str], str]) -> None:
     """Raises BadInput for arguments that LLaMA-Factory does not know or whose values it can't take.
 
-    `where` says which file and line an argument comes from. Asking LLaMA-Factory takes seconds, so
+    `place` says which file and line a key comes from. Asking LLaMA-Factory takes seconds, so
     arguments that this run was started with before are trusted.
     """
     args = recipe.train.args
     deepspeed = args.get("deepspeed")
     if isinstance(deepspeed, str) and not resolve(deepspeed).is_file():
-        raise BadInput(f"{where('deepspeed')}: train.deepspeed: {resolve(deepspeed)} does not exist")
+        raise BadInput(f"{place('train.deepspeed')}: train.deepspeed: {resolve(deepspeed)} does not exist")
     before = _previous(recipe)
     if before and before.train.args == args:
         return
     known = upstream.arguments()
     for name, value in args.items():
+        key = f"train.{name}"
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3)
             hint = f"; did you mean {' or '.join(close)}?" if close else ""
-            raise BadInput(
-                f"{where(name)}: unknown key 'train.{name}': neither DICE nor LLaMA-Factory has it{hint}"
-            )
+            raise BadInput(f"{place(key)}: unknown key {key!r}: neither DICE nor LLaMA-Factory has it{hint}")
         if wanted := upstream.misfit(value, known[name]):
-            raise BadInput(f"{where(name)}: train.{name} is {value!r}; LLaMA-Factory takes {wanted}")
+            raise BadInput(f"{place(key)}: {key} is {value!r}; LLaMA-Factory takes {wanted}")
 
 
 def data_sets(recipe: Recipe) -> dict[str, tuple[Callable, str]]:
@@ -140,12 +146,12 @@ def check_names(recipe: Recipe) -> None:
 
 
 @contextlib.contextmanager
-def naming(key: str) -> Iterator[None]:
-    """Puts the recipe's key before the message of a BadInput."""
+def naming(what: str) -> Iterator[None]:
+    """Puts the recipe's key, or where it is set, before the message of a BadInput."""
     try:
         yield
     except BadInput as error:
-        raise BadInput(f"{key}: {error}") from error
+        raise BadInput(f"{what}: {error}") from error
 
 
 def check_data(recipe: Recipe) -> None:

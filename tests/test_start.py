@@ -137,6 +137,20 @@ def test_an_unknown_template():
     start.check_template("qwen")
 
 
+def test_where_a_wrong_template_or_model_comes_from(fake_settings, tmp_path):
+    """With a real engine, so that templates and models are looked at."""
+    for name in ("dice.yaml", "dpo.yaml"):
+        (tmp_path / name).write_text((RECIPES / "tiny" / name).read_text().replace("tiny/dpo", "nope"))
+    before, _, _ = (tmp_path / "dice.yaml").read_text().partition("policy:")
+    settings = [*fake_settings[1:], "generate.engine=hf"]
+    with pytest.raises(BadInput, match="^on the command line: template: unknown template 'x'; there are: "):
+        start.start(str(tmp_path), [*settings, "template=x"])
+    with pytest.raises(
+        BadInput, match=rf"dice.yaml:{before.count(chr(10)) + 1}: policy: 'data/nope' is neither"
+    ):
+        start.start(str(tmp_path), settings)
+
+
 def test_a_batch_that_can_not_be_split(monkeypatch):
     monkeypatch.setenv("NPROC_PER_NODE", "3")
     with pytest.raises(BadInput, match="is 32, which 3 processes can't share evenly"):
@@ -152,7 +166,7 @@ def test_vllm_where_it_is_not_installed(monkeypatch):
 def check_train_args(*overrides, recipe="tiny"):
     overrides = [*overrides, "run=never-started"]
     loaded = recipe_io.load_recipe(recipe, overrides)
-    start.check_train_args(loaded, lambda argument: recipe_io.origin(recipe, overrides, argument))
+    start.check_train_args(loaded, lambda key: recipe_io.origin(recipe, overrides, key))
 
 
 def test_an_argument_that_llama_factory_does_not_have():
