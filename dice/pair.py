@@ -16,7 +16,7 @@ from dice.errors import BadInput
 from dice.generate import UNANSWERED, seed_of
 from dice.recipe import Pair as Settings
 from dice.schema import Pair, Preference, Prompt, Response, Score
-from dice.stage import Outcome, Stage, manifest_of
+from dice.stage import Outcome, Stage, manifest_of, require
 from dice.store import Run
 
 
@@ -82,8 +82,7 @@ def _mean_difference(values: np.ndarray, best: np.ndarray, worst: np.ndarray) ->
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
     folder, recipe = run.round_dir(t), run.recipe
-    if not manifest_of(run, t, "score"):
-        raise BadInput(f"{folder}: no scores yet; run `python -m dice score {run.path} {t}` first")
+    require(run, t, "generate", "score")
     digests = {
         "prompts": store.file_digest(folder / "prompts.jsonl"),
         "responses": store.folder_digest(folder / "responses"),

@@ -55,8 +55,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 def origin(name: str, overrides: Sequence[str], key: str) -> str:
     """Where a key of a recipe is set: the command line, or file:line."""
     path, given = _find(name), _parse_overrides(overrides)
-    argument = key.removeprefix("train.")
-    keys = (key, f"train.args.{argument}")
+    keys = (key, key.replace("train.", "train.args.", 1))
     if any(_has(given, key) for key in keys):
         return COMMAND_LINE
     source = _read_yaml(path)
@@ -64,12 +63,12 @@ def origin(name: str, overrides: Sequence[str], key: str) -> str:
         if _has(source, known):
             return _place(path, known)
     if key.startswith("train."):
-        return _place(path.parent / _train_config(given, source), argument)
+        return _place(path.parent / _train_config(given, source), key.removeprefix("train."))
     return _place(path, key)
 
 
 def load_resolved(path: Path) -> Recipe:
-    """A recipe as `save_resolved` wrote it."""
+    """A recipe from what `resolved_yaml` made of it."""
     return _merge(path, {}, _read_yaml(path))
 
 

@@ -14,7 +14,7 @@ from dice.engines import load_chat, load_scorer
 from dice.errors import BadInput
 from dice.recipe import Recipe
 from dice.schema import Prompt, Response, Score
-from dice.stage import Outcome, Stage, manifest_of
+from dice.stage import Outcome, Stage, require
 from dice.store import Run, open_run
 from dice.worker import Worker
 
@@ -95,8 +95,7 @@ def work(worker: Worker, run_dir: str, t: str) -> None:
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
     folder = run.round_dir(t)
-    if not manifest_of(run, t, "generate"):
-        raise BadInput(f"{folder}: no responses yet; run `python -m dice generate {run.path} {t}` first")
+    require(run, t, "generate")
     return {
         "responses": store.folder_digest(folder / "responses"),
         "policy": store.model_digest(run.policy(t)),

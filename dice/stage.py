@@ -18,6 +18,7 @@ from typing import Any
 
 from dice import store
 from dice.console import say
+from dice.errors import BadInput
 from dice.recipe import ROOT
 from dice.store import Run
 
@@ -135,7 +136,7 @@ def _damaged(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
     for name, digest in manifest["outputs"].items():
         if not (folder / name).is_file():
             damaged[name] = "is missing"
-        elif _digest(folder / name) != digest:
+        elif store.file_digest(folder / name) != digest:
             damaged[name] = "was changed"
     return damaged
 
@@ -165,6 +166,14 @@ def _bring_back(stage: Stage, folder: Path, basis: dict[str, Any]) -> None:
 def manifest_of(run: Run, t: int, stage: str) -> dict[str, Any] | None:
     """A stage's manifest, or None where the stage is not done."""
     return store.read_json(run.round_dir(t) / f"{stage}.manifest.json")
+
+
+def require(run: Run, t: int, *stages: str) -> None:
+    """Raises BadInput, saying what to run first, where one of these stages of round t is not done."""
+    for stage in stages:
+        if not manifest_of(run, t, stage):
+            command = f"python -m dice {stage} {run.path} {t}"
+            raise BadInput(f"{run.round_dir(t)}: {stage} is not done; run `{command}` first")
 
 
 def versions() -> dict[str, str]:
@@ -203,11 +212,7 @@ def differences(before: Any, after: Any, key: str = "") -> list[str]:
 def _digests(folder: Path, output: str) -> list[tuple[str, str]]:
     path = folder / output
     files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [(str(file.relative_to(folder)), _digest(file)) for file in files]
-
-
-def _digest(file: Path) -> str:
-    return store.quick_digest(file) if file.suffix == ".safetensors" else store.file_digest(file)
+    return [(str(file.relative_to(folder)), store.file_digest(file)) for file in files]
 
 
 def _dropped(dropped: dict[str, int]) -> str:

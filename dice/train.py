@@ -11,9 +11,8 @@ from dataclasses import asdict
 from typing import Any
 
 from dice import launch, store, trainer
-from dice.errors import BadInput
 from dice.generate import seed_of
-from dice.stage import Outcome, Stage, manifest_of
+from dice.stage import Outcome, Stage, manifest_of, require
 from dice.store import Run
 
 
@@ -39,8 +38,7 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
     folder = run.round_dir(t)
-    if not manifest_of(run, t, "pair"):
-        raise BadInput(f"{folder}: no pairs yet; run `python -m dice pair {run.path} {t}` first")
+    require(run, t, "pair")
     return {
         "mixed.json": store.file_digest(folder / "dataset" / "mixed.json"),
         "policy": store.model_digest(run.policy(t)),

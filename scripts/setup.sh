@@ -94,8 +94,8 @@ install_stack() {
   say "installing LLaMA-Factory, DeepSpeed and ${vllm/==/ }"
   if ! pip_install -r requirements.txt "$vllm"; then
     say "$vllm can't be had here; going on without it, the hf engine samples instead"
-    [[ $1 == cpu ]] && say "to have it, add PyTorch's CPU wheel index to PIP_EXTRA_INDEX_URL,"
-    say "and run: rm $VENV/stamp; bash scripts/setup.sh"
+    if [[ $1 == cpu ]]; then say "it may need PyTorch's CPU wheel index in PIP_EXTRA_INDEX_URL"; fi
+    say "to try again: rm $VENV/stamp; bash scripts/setup.sh"
     pip_install -r requirements.txt || fail "the stack can't be installed"
   fi
   pip_install --no-deps -e . || fail "package dice can't be installed"

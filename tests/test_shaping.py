@@ -52,7 +52,7 @@ def test_an_interval_without_an_end():
     """Rewards 3 and 1, lengths 10 and 6: +4 below 0.5 and -4 above, equally far from zero."""
     found = balance(np.array([[3.0, 1.0]]), np.array([[10, 6]]), np.ones((1, 2), bool))
     assert found.best() == (0.0, 4.0)  # alpha 0 lies in the first interval
-    # Rewards 7 and 1: equal at 1.5. A second prompt only ever gives -1 or +1, flipping at -2.
+    # Rewards 1 and 7 are equal at alpha -1.5, so alpha 0 lies in the last interval.
     rewards, lengths = np.array([[1.0, 7.0]]), np.array([[10, 6]])
     assert balance(rewards, lengths, np.ones((1, 2), bool)).best() == (0.0, -4.0)
 
