@@ -56,6 +56,25 @@ class Chat:
             response_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
 
+    def pieces(self, ids: list[int]) -> list[str]:
+        """The text of each token, special tokens included; joined they are the text of all.
+
+        A character of several tokens belongs to the last of them.
+        """
+
+        def text(start: int, end: int) -> str:
+            return self.tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False)
+
+        pieces, before, start = [], 0, 0  # tokens decode differently at the start of a text
+        for end in range(1, len(ids) + 1):
+            longer = text(before, end)
+            if longer.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids):
+                pieces.append("")
+                continue
+            pieces.append(longer.removeprefix(text(before, start)))
+            before, start = start, end
+        return pieces
+
     @property
     def stop_ids(self) -> list[int]:
         """Token ids that end a response, according to the template; sorted."""

@@ -31,6 +31,24 @@ def check_model(role: str, name: str) -> None:
     raise BadInput(f"{role}: {name!r} is neither a folder here nor a model of the Hub ({reason})")
 
 
+def base_of(name: str) -> str | None:
+    """The base model of an adapter (a folder or a Hub id); None for a whole model.
+
+    Raises BadInput for an adapter that doesn't name its base.
+    """
+    from transformers.utils import find_adapter_config_file
+
+    folder = resolve(name)
+    path = folder / "adapter_config.json" if folder.is_dir() else find_adapter_config_file(name)
+    config = store.read_json(Path(path)) if path else None
+    if config is None:
+        return None
+    base = config.get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise BadInput(f"{path}: base_model_name_or_path is missing; an adapter must name its base")
+    return str(resolve(base).resolve()) if resolve(base).is_dir() else base
+
+
 def _lack(folder: Path, needs_tokenizer: bool) -> str | None:
     """What a checkpoint folder lacks, in words that follow its name; None where it is complete."""
     if not (folder / "config.json").is_file():

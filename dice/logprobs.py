@@ -1,80 +1,88 @@
-"""Log-probs of responses under a model, in nats.
+"""Log-probs of responses under models, in nats: exact, and close to the speed limit.
 
-Rows are sorted by length into batches under a token budget, so that little is padding, and only
-response tokens go through the softmax, in float32, a bounded number at a time.
+A scorer holds one model at a time. It finds out how the model can be read (`dice.probe`), how many
+tokens fit into the memory (an out-of-memory error halves them), and computes log-probs of response
+tokens alone (`dice.forward`), prompts once for all of their responses (`dice.packs`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 
-from dice.models import load_model
+from dice.errors import BadInput
+from dice.forward import Budget, Reader, SeparateRows
+from dice.models import Models, device
+from dice.packs import Rows
+from dice.probe import alike_up_to, best_reader
 
-Rows = Sequence[tuple[list[int], list[int]]]  # (prompt ids, response ids)
+# Tokens of a forward pass where the recipe leaves them to us. More would not be faster.
+TOKENS_ON_CPU, TOKENS = 640, 65536
 
-SOFTMAX_ROWS = 4096  # response tokens whose (tokens, vocabulary) float32 logits exist at once
+
+@dataclass(frozen=True)
+class Options:
+    """How models are loaded and read; the recipe's keys of the same names."""
+
+    dtype: str = "auto"
+    attn_implementation: str = "auto"
+    quantization_bit: int | None = None
+    batch_tokens: int | str = "auto"
 
 
 class Scorer:
-    """One model, loaded once, giving log pi(response | prompt)."""
+    """Gives log pi(response | prompt), token by token, of the model in use."""
 
-    def __init__(self, model: str, dtype: str, batch_tokens: int) -> None:
-        self.model = load_model(model, dtype)
-        self.batch_tokens = batch_tokens
+    def __init__(self, options: Options) -> None:
+        tokens = TOKENS_ON_CPU if device().type == "cpu" else TOKENS
+        self.budget = Budget(tokens if options.batch_tokens == "auto" else int(options.batch_tokens))
+        self.models = Models(options.dtype, options.attn_implementation, options.quantization_bit)
+        self.name = ""
+        self._reader: Reader | None = None
 
-    def logps(self, rows: Rows, on_done: Callable[[int], None] = lambda count: None) -> np.ndarray:
-        """Summed response log-probs (N,), float64, of N (prompt ids, response ids) pairs.
+    def use(self, model: str) -> None:
+        """Make `model`, a folder or a Hub id, the one in use; the one before is given up.
 
-        `on_done` is told the number of rows after each batch.
+        Raises BadInput where it can't be loaded or read.
         """
-        sums = np.empty(len(rows))
-        for batch in batches([len(prompt) + len(response) for prompt, response in rows], self.batch_tokens):
-            sums[batch] = self._batch_sums([rows[index] for index in batch])
-            on_done(len(batch))
-        return sums
+        if not self.models.holds(model):
+            self._reader = None  # or it would keep the model before in memory
+        loaded = self.models.use(model)
+        self._reader = self._reader or best_reader(loaded)
+        self.name = model
 
-    @torch.inference_mode()
-    def _batch_sums(self, rows: Rows) -> np.ndarray:
-        """The sums of one batch, right-padded: row b's response is predicted by logits (b, t - 1)."""
-        width = max(len(prompt) + len(response) for prompt, response in rows)
-        ids = torch.zeros((len(rows), width), dtype=torch.long)
-        is_real = torch.zeros((len(rows), width), dtype=torch.long)
-        is_response = torch.zeros((len(rows), width), dtype=torch.bool)
-        for row, (prompt, response) in enumerate(rows):
-            end = len(prompt) + len(response)
-            ids[row, :end] = torch.tensor(prompt + response)
-            is_real[row, :end] = 1
-            is_response[row, len(prompt) : end] = True
+    def token_logps(
+        self, rows: Rows, on_done: Callable[[int], None] = lambda count: None
+    ) -> list[np.ndarray]:
+        """Float32 log-probs of every response's tokens, of N (prompt ids, response ids) pairs.
 
-        where = self.model.device
-        logits = self.model(input_ids=ids.to(where), attention_mask=is_real.to(where), use_cache=False).logits
-        row_of, position = is_response.nonzero(as_tuple=True)
-        targets = ids[row_of, position].to(where)
-        logps = torch.cat(
-            [
-                token_logps(logits[row_of[part], position[part] - 1], targets[part])
-                for part in torch.arange(len(row_of)).split(SOFTMAX_ROWS)
-            ]
-        ).cpu()
-        return torch.zeros(len(rows), dtype=torch.float64).index_add(0, row_of, logps.double()).numpy()
+        `on_done` is told the number of rows that are done, as they get done.
+        Raises BadInput for a token that the model has no embedding of, and for an empty prompt.
+        """
+        self._check(rows)
+        model = self._reader.head.model
+        limit = alike_up_to(model)
+        lengths = [len(prompt) + len(response) for prompt, response in rows]
+        together = [row for row, length in enumerate(lengths) if length <= limit]
+        alone = sorted((row for row, length in enumerate(lengths) if length > limit), key=lengths.__getitem__)
+        parts = [(self._reader, together, self.budget)]
+        if alone:
+            by_itself = SeparateRows(model, self._reader.head.body, self._reader.attention)
+            parts.append((by_itself, alone, Budget(1)))
+        found: dict[int, np.ndarray] = {}
+        for reader, indices, budget in parts:
+            for row, logps in reader.read(rows, indices, budget):
+                found[row] = logps
+                on_done(1)
+        return [found[row] for row in range(len(rows))]
 
-
-def token_logps(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """log softmax(logits)[target], float32 (N,), of logits (N, V) and token ids (N,)."""
-    logits = logits.float()
-    picked = logits.gather(1, targets[:, None]).squeeze(1)
-    return picked - logits.logsumexp(1)
-
-
-def batches(lengths: list[int], budget: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length: longest first, rows times longest at most `budget`.
-
-    A row longer than the budget is a batch by itself.
-    """
-    order = sorted(range(len(lengths)), key=lambda index: (-lengths[index], index))
-    start = 0
-    while start < len(order):
-        size = max(1, budget // lengths[order[start]])
-        yield order[start : start + size]
-        start += size
+    def _check(self, rows: Rows) -> None:
+        known = self._reader.head.model.get_input_embeddings().weight.shape[0]
+        for prompt, response in rows:
+            if not prompt:
+                raise BadInput("a prompt without tokens: a response's first token needs one before it")
+            if (highest := max(max(prompt), max(response, default=0))) >= known:
+                raise BadInput(
+                    f"model {self.name!r} has embeddings for token ids below {known:,}; the tokenizer "
+                    f"gave id {highest:,}: it is not this model's"
+                )

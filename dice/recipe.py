@@ -17,6 +17,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "scripts" / "run_dice" / "recipes"
 
+ATTENTION = ("auto", "sdpa", "flash_attention_2", "flash_attention_3", "eager")
+
 # LLaMA-Factory arguments that follow from the rest of the recipe, so nobody sets them by hand.
 MANAGED_TRAIN_ARGS = {
     "do_train", "model_name_or_path", "ref_model", "template", "cutoff_len", "dataset", "dataset_dir",
@@ -52,7 +54,9 @@ class Score:
     """Implicit rewards."""
 
     cutoff_len: int = 4096  # tokens of prompt plus response; longer ones are dropped, never cut
-    batch_tokens: int = 16384  # tokens, padding included, in one forward pass
+    batch_tokens: Any = "auto"  # tokens in one forward pass; auto finds how many the device can hold
+    attn_implementation: str = "auto"  # auto: flash attention where it is installed, else sdpa
+    quantization_bit: int | None = None  # 4 or 8: load the models with bitsandbytes
 
 
 @dataclass
@@ -176,7 +180,13 @@ RULES = (
     _at_least("generate.shard_size", 1),
     _at_least("generate.batch_tokens", 1),
     _at_least("score.cutoff_len", 2),
-    _at_least("score.batch_tokens", 1),
+    Rule(
+        "score.batch_tokens",
+        lambda v, _: v == "auto" or _is_count(v),
+        "it must be auto or a whole number of at least 1",
+    ),
+    _one_of("score.attn_implementation", *ATTENTION),
+    Rule("score.quantization_bit", lambda v, _: v in (None, 4, 8), "it must be null, 4 or 8"),
     Rule(
         "pair.min_samples",
         lambda v, r: 2 <= v <= r.generate.samples,

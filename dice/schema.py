@@ -56,6 +56,27 @@ class Score:
 
 
 @dataclass(slots=True)
+class Logps:
+    """Log-probs of a response under one model: summed, and token by token where that is asked for."""
+
+    prompt_id: str
+    sample: int
+    n_tokens: int
+    logp: float
+    token_logps: list[float]
+
+
+@dataclass(slots=True)
+class TokenRewards:
+    """The implicit reward of each token of a response, with the token's text; they add up to the sum."""
+
+    prompt_id: str
+    sample: int
+    tokens: list[str]
+    token_rewards: list[float]
+
+
+@dataclass(slots=True)
 class Pair:
     """The best and the worst response of a prompt, by length-regularised reward (`*_shaped`)."""
 
@@ -90,7 +111,7 @@ class Judged:
     quality: float
 
 
-Row = TypeVar("Row", Prompt, Response, Score, Pair, Preference, Judged)
+Row = TypeVar("Row", Prompt, Response, Score, Logps, TokenRewards, Pair, Preference, Judged)
 
 
 def prompt_id(messages: list[Message]) -> str:

@@ -56,9 +56,13 @@ def load_sampler(engine: str) -> type[Sampler]:
     return importlib.import_module(f"dice.engines.{resolve_engine(engine)}").Sampler
 
 
-def load_scorer(engine: str) -> type:
-    """The scorer class that goes with an engine: log-probs by transformers, unless it is `fake`."""
-    return importlib.import_module("dice.engines.fake" if engine == "fake" else "dice.logprobs").Scorer
+def load_scorer(engine: str, **options: Any) -> Any:
+    """The scorer that goes with an engine: log-probs by transformers, unless it is `fake`.
+
+    `options` are those of `dice.logprobs.Options`.
+    """
+    module = importlib.import_module("dice.engines.fake" if engine == "fake" else "dice.logprobs")
+    return module.Scorer(module.Options(**options))
 
 
 def load_chat(engine: str, model: str, template: str) -> Any:

@@ -10,6 +10,7 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,6 +36,9 @@ class Chat:
 
     def decode(self, response_ids: list[int]) -> str:
         return bytes(i for i in response_ids if i != STOP).decode(errors="replace")
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        return [chr(i) for i in ids]
 
 
 def load_chat(model: str, template: str) -> Chat:
@@ -68,17 +72,25 @@ class Sampler:
 class Scorer:
     """Log-probs from hashes: about one nat per byte, a little different for every model."""
 
-    def __init__(self, model: str, dtype: str, batch_tokens: int) -> None:
-        self.identity = identity(model)
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.name = ""
 
-    def logps(self, rows: list, on_done: Callable[[int], None] = lambda count: None) -> np.ndarray:
+    def use(self, model: str) -> None:
+        self.name = model
+
+    def token_logps(
+        self, rows: list, on_done: Callable[[int], None] = lambda count: None
+    ) -> list[np.ndarray]:
         on_done(len(rows))
-        return np.array([self._logp(prompt, response) for prompt, response in rows], dtype=float)
+        return [self._logps(prompt, response) for prompt, response in rows]
 
-    def _logp(self, prompt: list[int], response: list[int]) -> float:
-        text = f"{self.identity} {prompt} {response}".encode()
+    def _logps(self, prompt: list[int], response: list[int]) -> np.ndarray:
+        text = f"{identity(self.name)} {prompt} {response}".encode()
         noise = int.from_bytes(hashlib.sha256(text).digest()[:4], "big") / 2**32
-        return -len(response) * (1 + 0.1 * noise)
+        return np.full(len(response), -(1 + 0.1 * noise))
+
+
+Options = dict
 
 
 def train(dataset: str, policy: str, output: str) -> None:

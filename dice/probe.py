@@ -1,0 +1,102 @@
+"""Which reader gives a model's own log-probs: found out on a few short rows when it is loaded."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from dice.errors import BadInput
+from dice.forward import Budget, Reader, SeparateRows, SharedPrompts, set_attention
+from dice.packs import Rows
+
+BUDGET = 16  # tokens: small enough that the probe's prompts are carried from pack to pack
+FULL_AND_SLIDING = {"full_attention", "sliding_attention"}
+
+
+def best_reader(model: torch.nn.Module) -> Reader:
+    """A reader that agrees with the model itself; one that shares prompts where there is one.
+
+    Raises BadInput for a model that none can read.
+    """
+    attention = exact_attention(model)
+    rows = _rows(model.config.get_text_config().vocab_size)
+    expected = _model_itself(model, attention, rows)
+    for reader in _readers(model, attention):
+        if _agrees(reader, rows, expected) and _windows_met(reader, model):
+            if not isinstance(reader, SharedPrompts):
+                print(f"{type(model).__name__} can't share prompts: rows are read one by one", flush=True)
+            return reader
+    raise BadInput(f"{type(model).__name__} ({model.config.model_type}) is no model that can be scored")
+
+
+def exact_attention(model: torch.nn.Module) -> str:
+    """The attention that the model was loaded with, unless that would leave out a cap on its scores."""
+    loaded = model.config._attn_implementation
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if capped and loaded == "sdpa" else loaded
+
+
+def alike_up_to(model: torch.nn.Module) -> float:
+    """Tokens of a row up to which its positions are encoded the same whatever the rows beside it.
+
+    Families with "longrope" or "dynamic" position encodings encode a forward pass that holds a
+    longer row differently, from its first token on.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits = [float("inf")]
+    for part in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if part.get("rope_type") in ("dynamic", "longrope"):
+            limits.append(part.get("original_max_position_embeddings") or config.max_position_embeddings)
+    return min(limits)
+
+
+def _readers(model: torch.nn.Module, attention: str) -> Iterator[Reader]:
+    bodies = list(dict.fromkeys((model.get_decoder(), model.base_model)))
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    if model._supports_attention_backend and FULL_AND_SLIDING.issuperset(kinds):
+        yield from (SharedPrompts(model, body, attention) for body in bodies)
+    yield from (SeparateRows(model, body, attention) for body in bodies)
+
+
+def _rows(vocabulary: int) -> Rows:
+    ids = [int(i) for i in np.random.default_rng(0).integers(0, vocabulary, 64)]
+    first, second = ids[:9], ids[9:14]
+    return [(first, ids[14:21]), (first, ids[21:22]), (first, ids[22:36]), (second, ids[36:60])]
+
+
+@torch.inference_mode()
+def _model_itself(model: torch.nn.Module, attention: str, rows: Rows) -> list[float]:
+    set_attention(model, attention)
+    sums = []
+    for prompt, response in rows:
+        logits = model(
+            input_ids=torch.tensor([prompt + response], device=model.device), use_cache=False
+        ).logits
+        logps = logits[0, len(prompt) - 1 : -1].double().log_softmax(-1)
+        sums.append(float(logps.gather(1, torch.tensor(response, device=model.device)[:, None]).sum()))
+    return sums
+
+
+def _agrees(reader: Reader, rows: Rows, expected: list[float]) -> bool:
+    try:
+        found = {
+            row: float(logps.sum()) for row, logps in reader.read(rows, range(len(rows)), Budget(BUDGET))
+        }
+    except Exception as error:  # whatever a family that works otherwise may raise
+        print(f"{type(reader).__name__}: {type(error).__name__}: {error}", flush=True)
+        return False
+    precise = reader.head.model.dtype in (torch.float32, torch.float64)
+    found_sums = [found[row] for row in range(len(rows))]
+    return np.allclose(found_sums, expected, rtol=1e-3 if precise else 3e-2, atol=0, equal_nan=True)
+
+
+def _windows_met(reader: Reader, model: torch.nn.Module) -> bool:
+    """Whether the model told our attention of its sliding window, which is longer than the probe."""
+    if not isinstance(reader, SharedPrompts):
+        return True
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None)
+    slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
+    return not (window and slides) or window in reader.windows
