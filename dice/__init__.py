@@ -3,8 +3,8 @@
 Modules import only what comes later in this order (a test holds it):
 
 __main__ > start > generate, score, pair, train, evaluate, status > stage, trainer > engines >
-logprobs, models, chat, sources, export, worker > launch, shaping, replay, upstream, rows,
-checkpoints > registry > console, store > recipe_io > recipe > schema > errors
+logprobs, models, chat, sources, export, worker, choice > launch, replay, upstream, rows, table,
+health, checkpoints > shaping, registry > console, store > recipe_io > recipe > schema > errors
 """
 
 __version__ = "0.1.0"
