@@ -36,7 +36,7 @@ def quantiles(margins: np.ndarray) -> dict[str, float]:
 def line(figures: dict[str, Any]) -> str:
     """The figures of a round as one line."""
     before, after = (
-        "none" if value is None else f"{value:+.2f}"
+        "none" if value is None else f"{value:+z.2f}"
         for value in (figures["correlation_without_shaping"], figures["correlation"])
     )
     parts = [

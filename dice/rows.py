@@ -18,6 +18,7 @@ from typing import Any
 from dice.errors import BadInput
 from dice.registry import FILE_TYPES, Source
 
+SPACE = re.compile(r"[ \t\r\n]*")
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
@@ -167,7 +168,7 @@ def _array(path: Path, text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _skip_space(text: str, position: int) -> int:
-    return re.compile(r"[ \t\r\n]*").match(text, position).end()
+    return SPACE.match(text, position).end()
 
 
 READERS = {"json": _json, "parquet": _parquet, "csv": _csv}

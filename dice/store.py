@@ -26,6 +26,7 @@ from dice.recipe_io import load_resolved, resolved_yaml
 from dice.schema import Row, decoder, from_line, to_line
 
 TEMPORARY = ".tmp"  # suffix of files that are being written
+BUFFER = 1 << 20  # bytes that are read or written at once: rows are small, system calls are not free
 WEIGHTS = (".safetensors", ".bin")
 
 
@@ -109,7 +110,7 @@ def write_text(path: Path, text: str | Iterable[str | bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("wb", BUFFER) as file:
             parts = [text] if isinstance(text, str) else text
             file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
             file.flush()
@@ -160,7 +161,7 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Rows of a JSON Lines file. Raises BadInput, naming file and line, for what is not a row."""
     decode = decoder(kind).decode
-    with path.open("rb") as file:
+    with path.open("rb", BUFFER) as file:
         for number, line in enumerate(file, 1):
             try:
                 row = decode(line)
