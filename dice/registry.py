@@ -62,9 +62,7 @@ class Source:
             if path.suffix not in FILE_TYPES or not path.is_file():
                 raise BadInput(f"{self.place}: {path} is no data; it must be a {', '.join(FILE_TYPES)} file")
         if len({FILE_TYPES[path.suffix] for path in listed}) != 1:
-            raise BadInput(
-                f"{self.place}: the files in {self.file} must be of one type, at least one of them"
-            )
+            raise BadInput(f"{self.place}: {self.file} must hold files of one type, at least one")
         return listed
 
     @property

@@ -119,13 +119,13 @@ def test_a_folder_is_read_file_by_file(tmp_path):
     pairs, _ = read_preferences(register(tmp_path, {"file_name": "rows"}), "it")
     assert questions(pairs) == PROMPTS
     write_rows(tmp_path / "rows" / "c.csv", ROWS)
-    with pytest.raises(BadInput, match="rows must be of one type"):
+    with pytest.raises(BadInput, match="rows must hold files of one type"):
         read_preferences(register(tmp_path, {"file_name": "rows"}), "it")
 
 
 def test_an_empty_folder(tmp_path):
     (tmp_path / "rows").mkdir()
-    with pytest.raises(BadInput, match="rows must be of one type, at least one of them"):
+    with pytest.raises(BadInput, match="rows must hold files of one type, at least one"):
         read_preferences(register(tmp_path, {"file_name": "rows"}), "it")
 
 
