@@ -68,6 +68,13 @@ class Commands:
         _stage("pair", run, round)
 
     @promised
+    def register(self, round_dir: str, name: str, mixed: bool = False) -> None:
+        """Add a round's pairs to data/dataset_info.json (with --mixed: what the round trained on)."""
+        from dice import export
+
+        export.register(str(round_dir), str(name), bool(mixed))
+
+    @promised
     def train(self, run: str, round: int) -> None:
         """Train the round's model by DPO, with LLaMA-Factory."""
         _stage("train", run, round)

@@ -18,11 +18,11 @@ from rich.progress import BarColumn, Progress, TextColumn
 from dice.errors import BadInput, StageFailed
 
 console = Console(highlight=False, soft_wrap=True)
-MARKS = {"+": "[green]✓[/]", "=": "[dim]·[/]", "!": "[yellow]![/]"}
+MARKS = {"+": "[green]✓[/]", "=": "[dim]·[/]", "!": "[yellow]![/]", " ": " "}
 
 
 def say(text: str, mark: str = "=") -> None:
-    """One line of a run's story. Marks: + done, = nothing to do, ! worth a look."""
+    """One line of a run's story. Marks: + done, = nothing to do, ! worth a look, or none."""
     console.print(f"  {MARKS[mark]}", end=" ")
     console.print(text, markup=False)
 

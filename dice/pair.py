@@ -1,83 +1,25 @@
-"""Stage 1.3: scores -> length balance -> best/worst pairs -> mixture with offline pairs.
+"""Stage 1.3: scores -> length balance -> pairs -> mixture with offline pairs -> data sets.
 
-Scores are held as numbers, (P, K) arrays with a row per prompt and a column per sample; texts are
-read only for the responses that were chosen.
+Scores are held as numbers, (P, K) arrays with a row per prompt and a column per sample; texts pass by
+shard by shard, from the responses into pairs.jsonl and from there into the data sets.
 """
 
 from collections import Counter
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from dice import export, registry, replay, shaping, sources, store
+from dice import export, health, registry, replay, shaping, sources, store
+from dice.choice import Choice, Picks, choose
 from dice.errors import BadInput
 from dice.generate import UNANSWERED, seed_of
-from dice.recipe import Pair as Settings
-from dice.schema import Pair, Preference, Prompt, Response, Score
+from dice.schema import Pair, Preference, Step
 from dice.stage import Outcome, Stage, manifest_of, require
 from dice.store import Run
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of a round: arrays (P, K) with a row per prompt, in the order of `prompt_ids`."""
-
-    prompt_ids: list[str]
-    rewards: np.ndarray  # nats; 0 where absent
-    n_chars: np.ndarray
-    n_tokens: np.ndarray
-    present: np.ndarray  # whether the sample was scored
-
-    def rows(self, keep: np.ndarray) -> "Scores":
-        """The prompts of a boolean mask (P,)."""
-        ids = [prompt for prompt, kept in zip(self.prompt_ids, keep, strict=True) if kept]
-        return Scores(ids, *(a[keep] for a in (self.rewards, self.n_chars, self.n_tokens, self.present)))
-
-
-def read_scores(folder: Path, prompt_ids: list[str], samples: int) -> Scores:
-    """All scores of a round. Raises BadInput for one that is not finite, given twice, or of no prompt."""
-    row_of = {prompt: row for row, prompt in enumerate(prompt_ids)}
-    shape = (len(prompt_ids), samples)
-    scores = Scores(
-        prompt_ids, np.zeros(shape), np.zeros(shape, int), np.zeros(shape, int), np.zeros(shape, bool)
-    )
-    for path in store.shards(folder):
-        for number, score in enumerate(store.read_rows(path, Score), 1):
-            place = (row_of.get(score.prompt_id, -1), score.sample)
-            if place[0] < 0 or not 0 <= score.sample < samples:
-                raise BadInput(f"{path}:{number}: scores a response that was not sampled")
-            if scores.present[place]:
-                raise BadInput(f"{path}:{number}: sample {score.sample} of its prompt is scored twice")
-            if not np.isfinite(score.reward):
-                raise BadInput(f"{path}:{number}: reward is {score.reward}; it must be a finite number")
-            scores.rewards[place], scores.present[place] = score.reward, True
-            scores.n_chars[place], scores.n_tokens[place] = score.n_chars, score.n_tokens
-    return scores
-
-
-def choose(scores: Scores, settings: Settings) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict]:
-    """Best and worst sample of each prompt (P,), shaped rewards (P, K), and the balance's figures."""
-    lengths = scores.n_chars if settings.length == "chars" else scores.n_tokens
-    alpha = settings.alpha
-    if alpha == "auto":
-        alpha, _ = shaping.balance(scores.rewards, lengths, scores.present).best()
-    shaped = shaping.shaped_rewards(scores.rewards, lengths, alpha)
-    best, worst = shaping.best_and_worst(shaped, scores.present)
-    figures = {
-        "alpha": alpha,
-        "length_difference": _mean_difference(lengths, best, worst),
-        "length_difference_without_shaping": _mean_difference(
-            lengths, *shaping.best_and_worst(scores.rewards, scores.present)
-        ),
-    }
-    return best, worst, shaped, figures
-
-
-def _mean_difference(values: np.ndarray, best: np.ndarray, worst: np.ndarray) -> float:
-    rows = np.arange(len(values))
-    return float((values[rows, best] - values[rows, worst]).mean())
+from dice.table import Sampled, Table, read_prompts, read_scores, read_texts
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
@@ -100,114 +42,146 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
 
 def _run(run: Run, t: int) -> Outcome:
     folder, recipe = run.round_dir(t), run.recipe
-    prompts = {prompt.prompt_id: prompt for prompt in store.read_rows(folder / "prompts.jsonl", Prompt)}
-    scores = read_scores(folder / "scores", list(prompts), recipe.generate.samples)
-    scored = int(scores.present.sum())
-    enough = scores.present.sum(1) >= recipe.pair.min_samples
-    too_few = f"prompts with under {recipe.pair.min_samples} scored responses"
-    unanswered = manifest_of(run, t, "generate")["dropped"][UNANSWERED]  # counted there already
-    dropped = Counter({too_few: int((~enough).sum()) - unanswered})
-    if not enough.any():
-        raise BadInput(
-            f"{folder / 'scores'}: no prompt has {recipe.pair.min_samples} scored responses "
-            f"(pair.min_samples); {scored} responses of {len(prompts)} prompts were scored"
-        )
-    scores = scores.rows(enough)
-    best, worst, shaped, figures = choose(scores, recipe.pair)
-    pairs, identical = _pairs(folder, prompts, scores, best, worst, shaped)
-    dropped.update(identical)
-    mixed, replayed = _mix(run, t, pairs)
-    dropped.update(replayed)
-    if not mixed:
-        reasons = [f"{count:,} {reason}" for reason, count in dropped.items() if count]
-        raise BadInput(
-            f"{folder}: nothing to train on: {len(pairs):,} generated pairs and replay.gamma "
-            f"{recipe.replay.gamma} leave none ({', '.join(reasons) or 'nothing was dropped'})"
-        )
+    ids = [prompt.prompt_id for prompt in read_prompts(folder / "prompts.jsonl")]
+    table = read_scores(folder / "scores", ids, recipe.generate.samples)
+    dropped, kept = _enough(run, t, table)
+    choice = choose(table, kept, recipe.pair, seed_of(recipe.seed, t, "pair"))
+    dropped.update(choice.dropped)
+    curve = (side.tolist() for side in choice.balance.curve())
+    store.write_rows(folder / "alpha.jsonl", map(Step, *curve))
 
-    store.write_rows(folder / "pairs.jsonl", pairs)
-    export.export(folder / "dataset", pairs, mixed)
-    n_generated = sum(isinstance(pair, Pair) for pair in mixed)
-    summary = (
-        f"{len(pairs):,} pairs (alpha {figures['alpha']:.4g}: length difference "
-        f"{figures['length_difference_without_shaping']:+z.1f} -> {figures['length_difference']:+z.1f} "
-        f"{recipe.pair.length}), {n_generated:,} of them mixed with {len(mixed) - n_generated:,} offline"
-    )
+    sampled, paired, margins = Sampled(), [], []  # filled as the texts pass by
+    pairs = _pairs(run, t, table, choice, sampled, dropped)
+    store.write_rows(folder / "pairs.jsonl", _noting(pairs, paired, margins))
+    generated, offline = _mix(run, t, paired, dropped)
+    _export(run, t, generated, offline)
+
+    figures = choice.figures | {
+        "margins": health.quantiles(np.array(margins)),
+        "duplicate_share": sampled.duplicates / sampled.responses,
+        "cut_off_share": sampled.cut_off / sampled.responses,
+        "pairs": len(paired),
+        "generated": len(generated),
+        "offline": len(offline),
+    }
+    warnings = health.warnings(figures, len(kept), len(set(paired)))
+    if recipe.pair.alpha == "auto" and (note := health.unbalanced(choice.balance, recipe.pair.length)):
+        warnings.insert(0, note)
     return Outcome(
-        rows_in=scored,
-        rows_out=len(mixed),
-        summary=summary,
+        rows_in=int(table.present.sum()),
+        rows_out=len(generated) + len(offline),
+        summary=_summary(figures, recipe.pair.length),
         dropped=dict(dropped),
-        figures=figures
-        | {"pairs": len(pairs), "generated": n_generated, "offline": len(mixed) - n_generated},
+        figures=figures,
+        notes=[health.line(figures)],
+        warnings=warnings,
     )
+
+
+def _enough(run: Run, t: int, table: Table) -> tuple[Counter[str], np.ndarray]:
+    """The rows of the prompts that have enough scored responses, and the others counted."""
+    least = run.recipe.pair.min_samples
+    kept = np.flatnonzero(table.present.sum(1) >= least)
+    if not len(kept):
+        raise BadInput(
+            f"{run.round_dir(t) / 'scores'}: no prompt has {least} scored responses (pair.min_samples); "
+            f"{int(table.present.sum())} responses of {len(table.prompt_ids)} prompts were scored"
+        )
+    unanswered = manifest_of(run, t, "generate")["dropped"][UNANSWERED]  # counted there already
+    missing = len(table.prompt_ids) - len(kept) - unanswered
+    return Counter({f"prompts with under {least} scored responses": missing}), kept
 
 
 def _pairs(
-    folder: Path,
-    prompts: dict[str, Prompt],
-    scores: Scores,
-    best: np.ndarray,
-    worst: np.ndarray,
-    shaped: np.ndarray,
-) -> tuple[list[Pair], Counter[str]]:
-    """The pairs with their texts; identical texts and zero margins are dropped."""
-    chosen = dict(zip(scores.prompt_ids, zip(best.tolist(), worst.tolist(), strict=True), strict=True))
-    texts = _texts(folder / "responses", chosen)
-    pairs: list[Pair] = []
-    dropped: Counter[str] = Counter()
-    for row, (prompt, (high, low)) in enumerate(chosen.items()):
-        if shaped[row, high] <= shaped[row, low]:
-            dropped["prompts with a zero margin"] += 1
-        elif texts[prompt, high] == texts[prompt, low]:
-            dropped["prompts with identical texts"] += 1
+    run: Run, t: int, table: Table, choice: Choice, sampled: Sampled, dropped: Counter[str]
+) -> Iterator[Pair]:
+    """The pairs with their texts; what can't be told apart or can't be written is dropped."""
+    folder, lengths = run.round_dir(t), table.lengths(run.recipe.pair.length)
+    prompts = enumerate(read_prompts(folder / "prompts.jsonl"))
+    at, prompt = next(prompts)
+    for row, high, low, chosen, rejected in _texts(run, t, table, choice.picks, sampled):
+        while at < row:
+            at, prompt = next(prompts)
+        if chosen == rejected:
+            dropped["pairs with identical texts"] += 1
+        elif not (_is_text(chosen) and _is_text(rejected)):
+            dropped["pairs with half a character (an unpaired surrogate)"] += 1
         else:
-            pairs.append(
-                Pair(
-                    prompt_id=prompt,
-                    messages=prompts[prompt].messages,
-                    chosen=texts[prompt, high],
-                    rejected=texts[prompt, low],
-                    chosen_sample=high,
-                    rejected_sample=low,
-                    chosen_reward=float(scores.rewards[row, high]),
-                    rejected_reward=float(scores.rewards[row, low]),
-                    chosen_shaped=float(shaped[row, high]),
-                    rejected_shaped=float(shaped[row, low]),
-                )
-            )
-    return pairs, dropped
+            rewards, sizes = table.rewards[row, [high, low]], lengths[row, [high, low]]
+            shaped = shaping.shaped_rewards(rewards, sizes, choice.alpha).tolist()
+            samples = (prompt.prompt_id, prompt.messages, chosen, rejected, high, low)
+            yield Pair(*samples, *rewards.tolist(), *shaped)
 
 
-def _texts(folder: Path, wanted: dict[str, tuple[int, int]]) -> dict[tuple[str, int], str]:
-    """The texts of the wanted samples, by (prompt_id, sample)."""
-    texts = {}
-    for path in store.shards(folder):
-        for response in store.read_rows(path, Response):
-            if response.sample in wanted.get(response.prompt_id, ()):
-                texts[response.prompt_id, response.sample] = response.response
-    for prompt, samples in wanted.items():
-        for sample in samples:
-            if (prompt, sample) not in texts:
-                raise BadInput(f"{folder}: sample {sample} of prompt {prompt} is scored but has no response")
-    return texts
+def _texts(
+    run: Run, t: int, table: Table, picks: Picks, sampled: Sampled
+) -> Iterator[tuple[int, int, int, str, str]]:
+    """(row, chosen sample, rejected sample, their texts), each as soon as both have passed by."""
+    wanted = np.zeros(table.present.shape, bool)
+    wanted[picks.rows, picks.chosen] = wanted[picks.rows, picks.rejected] = True
+    texts: dict[tuple[int, int], str] = {}
+    coming = zip(picks.rows.tolist(), picks.chosen.tolist(), picks.rejected.tolist(), strict=True)
+    pair = next(coming, None)
+    for found in read_texts(run.round_dir(t) / "responses", table, wanted, sampled):
+        texts.update(found)
+        while pair and (pair[0], pair[1]) in texts and (pair[0], pair[2]) in texts:
+            row, high, low = pair
+            yield row, high, low, texts.pop((row, high)), texts.pop((row, low))
+            pair = next(coming, None)
 
 
-def _mix(run: Run, t: int, pairs: list[Pair]) -> tuple[list[Pair | Preference], Counter[str]]:
-    """What the round trains on: generated pairs, then offline ones."""
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _noting(pairs: Iterator[Pair], prompt_ids: list[str], margins: list[float]) -> Iterator[Pair]:
+    """The pairs as they come, their prompts and margins noted."""
+    for pair in pairs:
+        prompt_ids.append(pair.prompt_id)
+        margins.append(pair.chosen_shaped - pair.rejected_shaped)
+        yield pair
+
+
+def _mix(run: Run, t: int, paired: list[str], dropped: Counter[str]) -> tuple[list[int], list[Preference]]:
+    """What the round trains on: indices of generated pairs, and offline pairs."""
     settings = run.recipe.replay
     offline: list[Preference] = []
-    dropped: Counter[str] = Counter()
     if settings.gamma > 0:
         offline, reasons = sources.read_preferences(run.recipe.dataset_dir, settings.dataset)
         dropped.update({f"offline: {reason}": count for reason, count in reasons.items()})
-    generated, replayed = replay.mix(
-        [pair.prompt_id for pair in pairs],
-        [pair.prompt_id for pair in offline],
-        settings.gamma,
-        seed_of(run.recipe.seed, t, "replay"),
+    ids = [pair.prompt_id for pair in offline]
+    generated, replayed = replay.mix(paired, ids, settings.gamma, seed_of(run.recipe.seed, t, "replay"))
+    if not generated and not replayed:
+        reasons = [f"{count:,} {reason}" for reason, count in dropped.items() if count]
+        raise BadInput(
+            f"{run.round_dir(t)}: nothing to train on: {len(paired):,} generated pairs and replay.gamma "
+            f"{settings.gamma} leave none ({', '.join(reasons) or 'nothing was dropped'})"
+        )
+    return generated, [offline[index] for index in replayed]
+
+
+def _export(run: Run, t: int, generated: list[int], offline: list[Preference]) -> None:
+    folder = run.round_dir(t)
+
+    def pairs() -> Iterator[Pair]:
+        return store.read_rows(folder / "pairs.jsonl", Pair)
+
+    drawn = set(generated)
+    for write in (export.write, export.write_trl) if run.recipe.pair.trl else (export.write,):
+        mixed = chain((pair for index, pair in enumerate(pairs()) if index in drawn), offline)
+        write(folder / "dataset", pairs(), mixed)
+
+
+def _summary(figures: dict[str, Any], unit: str) -> str:
+    before, after = figures["length_difference_without_shaping"], figures["length_difference"]
+    return (
+        f"{figures['pairs']:,} pairs (alpha {figures['alpha']:.4g}: length difference {before:+z.1f} -> "
+        f"{after:+z.1f} {unit}), {figures['generated']:,} of them mixed with {figures['offline']:,} offline"
     )
-    return [*(pairs[index] for index in generated), *(offline[index] for index in replayed)], dropped
 
 
-STAGE = Stage("pair", _inputs, _settings, ("pairs.jsonl", "dataset"), _run)
+STAGE = Stage("pair", _inputs, _settings, ("pairs.jsonl", "dataset", "alpha.jsonl"), _run)

@@ -61,13 +61,17 @@ class Score:
 
 @dataclass
 class Pair:
-    """Filters, length balance, and the choice of best and worst."""
+    """Filters, length balance, and the choice of chosen and rejected."""
 
     min_samples: int = 8  # scored responses a prompt needs
     min_chars: int = 4
     max_chars: int = 6699
     length: str = "chars"  # what alpha multiplies: chars or tokens
-    alpha: Any = "auto"  # nats per character (or token); auto balances the lengths exactly
+    alpha: Any = "auto"  # auto: balanced exactly; grid: the published sweep; or nats per character (token)
+    rejected: str = "worst"  # worst, or random: any other sample of the prompt
+    per_prompt: int = 1  # pairs of a prompt: best and worst, then best and worst of what is left, ...
+    min_margin: float = 0.0  # nats of length-regularized reward between chosen and rejected
+    trl: bool = False  # export the data sets in TRL's format too
 
 
 @dataclass
@@ -153,7 +157,7 @@ def _at_least(key: str, least: int) -> Rule:
 
 def _is_alpha(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value == "auto" or (number and math.isfinite(value))
+    return value in ("auto", "grid") or (number and math.isfinite(value))
 
 
 def _is_count(value: Any) -> bool:
@@ -198,7 +202,14 @@ RULES = (
         lambda r: f"it must not be above pair.max_chars, which is {r.pair.max_chars}",
     ),
     _one_of("pair.length", "chars", "tokens"),
-    Rule("pair.alpha", lambda v, _: _is_alpha(v), "it must be auto or a number, in nats per character"),
+    Rule("pair.alpha", lambda v, _: _is_alpha(v), "it must be auto, grid or a number, in nats per character"),
+    _one_of("pair.rejected", "worst", "random"),
+    Rule(
+        "pair.per_prompt",
+        lambda v, r: 1 <= v <= r.generate.samples // 2,
+        lambda r: f"it must be between 1 and half of generate.samples, {r.generate.samples // 2}",
+    ),
+    Rule("pair.min_margin", lambda v, _: 0 <= v < math.inf, "it must be at least 0, in nats"),
     _at_least("train.global_batch_size", 1),
     Rule("train.args", lambda v, _: v.get("stage") == "dpo", "train: stage must be dpo"),
     Rule(

@@ -1,6 +1,7 @@
-"""`dataset_info.json`: which data sets there are, and how LLaMA-Factory describes each."""
+"""`dataset_info.json`: which data sets there are, how LLaMA-Factory describes each, and a new entry."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from dice.recipe import resolve
 
 ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
 UNSUPPORTED_COLUMNS = ("tools", "images", "videos", "audios", "kto_tag")  # a prompt here is text alone
+OTHER_PLACES = ("ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+FILE_TYPES = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 SHAREGPT_COLUMNS = {"messages": "conversations"}
 TAGS = {
     "role_tag": "from",
@@ -25,15 +28,42 @@ TAGS = {
 
 @dataclass(frozen=True)
 class Source:
-    """An entry of dataset_info.json and the file it names."""
+    """An entry of dataset_info.json and what it names: local files, or a set on the Hub."""
 
     name: str
     registry: Path
     entry: dict[str, Any]
 
     @property
+    def place(self) -> str:
+        """The entry, for messages."""
+        return f"{self.registry}: {self.name}"
+
+    @property
+    def hub(self) -> str | None:
+        """The Hub id, or a local copy's folder (relative to the repository); None for local files."""
+        name = self.entry.get("hf_hub_url")
+        return str(resolve(name)) if name and resolve(name).is_dir() else name
+
+    @property
     def file(self) -> Path:
+        """The file or folder that `file_name` names."""
         return self.registry.parent / self.entry["file_name"]
+
+    def files(self) -> list[Path]:
+        """The local files by name, all of one type. Raises BadInput where there are none."""
+        if not self.file.exists():
+            named = f"file_name {self.entry['file_name']!r}"
+            raise BadInput(f"{self.place}: {named}: there is no file {self.file}")
+        listed = [self.file]
+        if self.file.is_dir():
+            listed = sorted(path for path in self.file.iterdir() if not path.name.startswith("."))
+        for path in listed:
+            if path.suffix not in FILE_TYPES or not path.is_file():
+                raise BadInput(f"{self.place}: {path} is no data; it must be a {', '.join(FILE_TYPES)} file")
+        if len({FILE_TYPES[path.suffix] for path in listed}) != 1:
+            raise BadInput(f"{self.place}: {self.file} must hold files of one type, at least one")
+        return listed
 
     @property
     def is_sharegpt(self) -> bool:
@@ -46,7 +76,7 @@ class Source:
 
     @property
     def tags(self) -> dict[str, str]:
-        return {**TAGS, **self.entry.get("tags", {})}
+        return {**TAGS, **(self.entry.get("tags") or {})}
 
 
 def find_entry(dataset_dir: str, name: str) -> Source:
@@ -58,38 +88,51 @@ def find_entry(dataset_dir: str, name: str) -> Source:
     entries = _registry(registry)
     if name not in entries:
         raise BadInput(f"{registry}: no data set {name!r}; there are: {', '.join(sorted(entries))}")
-    entry, where = entries[name], f"{registry}: {name}"
-    if not isinstance(entry, dict) or not isinstance(entry.get("file_name"), str):
-        raise BadInput(f"{where}: file_name is missing; only local files can be read")
-    if entry.get("formatting", "alpaca") not in ("alpaca", "sharegpt"):
-        raise BadInput(f"{where}: formatting is {entry['formatting']!r}; there are alpaca, sharegpt")
-    for key in ("num_samples", "subset", "folder"):
-        if key in entry:
-            raise BadInput(f"{where}: {key} is not supported")
-    if entry.get("split", "train") != "train":
-        raise BadInput(f"{where}: split is {entry['split']!r}; a local file has only the split train")
-    if not isinstance(entry.get("ranking", False), bool):
-        raise BadInput(f"{where}: ranking is {entry['ranking']!r}; it must be true or false")
-    for key in ("columns", "tags"):
-        names = entry.get(key) or {}
-        if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
-            raise BadInput(f"{where}: {key} must be a mapping of names to names")
-    source = Source(name, registry, entry)
-    for role in UNSUPPORTED_COLUMNS:
-        if role in source.columns:
-            raise BadInput(f"{where}: columns.{role} is not supported")
-    required = "messages" if source.is_sharegpt else "prompt"
-    if required not in source.columns:
-        raise BadInput(f"{where}: columns.{required} is missing")
+    source = Source(name, registry, entries[name])
+    if problem := _problem(source):
+        raise BadInput(f"{source.place}: {problem}")
     return source
 
 
+def _problem(source: Source) -> str | None:
+    """What is wrong with an entry, if anything."""
+    entry = source.entry
+    if not isinstance(entry, dict):
+        return "an entry must be an object"
+    for key in ("file_name", "hf_hub_url", "subset", "folder", "split", "file_sha1"):
+        if not isinstance(entry.get(key, ""), str):
+            return f"{key} is {entry[key]!r}; it must be text"
+    on_hub = bool(entry.get("hf_hub_url"))
+    if not on_hub and (other := [key for key in OTHER_PLACES if key in entry]):
+        return f"{other[0]} is not supported; name the data by file_name or hf_hub_url"
+    if not on_hub and not entry.get("file_name"):
+        return "file_name is missing (or hf_hub_url, for a set on the Hub)"
+    for key in ("file_sha1",) if on_hub else ("subset", "folder"):
+        if key in entry:
+            return f"{key} is for {'a local file' if on_hub else 'sets on the Hub (hf_hub_url)'}"
+    count = entry.get("num_samples", 1)
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        return f"num_samples is {count!r}; it must be a whole number of at least 1"
+    if entry.get("formatting", "alpaca") not in ("alpaca", "sharegpt"):
+        return f"formatting is {entry['formatting']!r}; there are alpaca, sharegpt"
+    if not isinstance(entry.get("ranking", False), bool):
+        return f"ranking is {entry['ranking']!r}; it must be true or false"
+    for key in ("columns", "tags"):
+        names = entry.get(key) or {}
+        if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):
+            return f"{key} must be a mapping of names to names"
+    for role in UNSUPPORTED_COLUMNS:
+        if role in source.columns:
+            return f"columns.{role} is not supported"
+    required = "messages" if source.is_sharegpt else "prompt"
+    return None if required in source.columns else f"columns.{required} is missing"
+
+
 def find_source(dataset_dir: str, name: str) -> Source:
-    """Like `find_entry`, and its file exists."""
+    """Like `find_entry`, and its files exist."""
     source = find_entry(dataset_dir, name)
-    if not source.file.is_file():
-        named = f"file_name {source.entry['file_name']!r}"
-        raise BadInput(f"{source.registry}: {name}: {named}: there is no file {source.file}")
+    if not source.hub:
+        source.files()
     return source
 
 
@@ -110,6 +153,39 @@ def _registry(path: Path) -> dict[str, Any]:
 
 
 def digest(dataset_dir: str, name: str) -> str:
-    """What identifies a data set: its entry and its file's content."""
+    """What identifies a data set: its entry and its files' content. A set on the Hub is its id."""
     source = find_source(dataset_dir, name)
-    return f"{store.file_digest(source.file)} {json.dumps(source.entry, sort_keys=True)}"
+    if not source.hub:
+        files = source.files()
+    else:  # a local copy, or nothing that could be read without loading it
+        files = sorted(path for path in Path(source.hub).rglob("*") if path.is_file())
+    digests = " ".join(map(store.file_digest, files))
+    return f"{digests} {json.dumps(source.entry, sort_keys=True)}"
+
+
+def register(registry: Path, name: str, entry: dict[str, Any]) -> bool:
+    """Add an entry at the end of a dataset_info.json, every other letter of it left as it is.
+
+    Returns False where that very entry is there already. A registry that does not exist is made.
+    Raises BadInput for a name that is taken or that can't be one.
+    """
+    if not re.fullmatch(r"[^\s,\"\\]+", name):
+        raise BadInput(f"--name is {name!r}; a data set's name has no space, comma, quote or backslash")
+    if not registry.exists():
+        store.write_json(registry, {name: entry})
+        return True
+    entries = _registry(registry)
+    if name in entries:
+        if entries[name] == entry:
+            return False
+        raise BadInput(f"{registry}: there is another data set {name!r} already; give another --name")
+    with registry.open(encoding="utf-8", newline="") as file:
+        body, _, after = file.read().rpartition("}")
+    found = re.search(r"\n([ \t]+)\"", body)
+    lines = json.dumps({name: entry}, indent=found[1] if found else 2, ensure_ascii=False).splitlines()[1:]
+    end = "\r\n" if "\r\n" in body else "\n"
+    text = body.rstrip() + ("," if entries else "") + end + end.join(lines) + after
+    mode = registry.stat().st_mode
+    store.write_text(registry.resolve(), text)
+    registry.chmod(mode)
+    return True

@@ -5,6 +5,7 @@ prompts: N below is its number of distinct prompts, which is its number of pairs
 has a prompt of its own, as in the paper's data.
 """
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -27,12 +28,16 @@ def mixture_sizes(offline: int, generated: int, gamma: float) -> tuple[int, int]
 
 
 def check_size(offline: int, gamma: float) -> None:
-    """Raises BadInput where N offline prompts are too few for a mixture with any generated pair."""
-    if 0 < gamma < 1 and mixture_sizes(offline, offline, gamma)[0] == 0:
-        raise BadInput(
-            f"{offline} offline prompts are too few for replay.gamma {gamma}: "
-            f"int({offline} * (1 - {gamma})) leaves no generated pair"
-        )
+    """Raises BadInput, saying how many are missing, where N offline prompts leave no room for any pair."""
+    if not 0 < gamma < 1 or mixture_sizes(offline, offline, gamma)[0]:
+        return
+    needed = math.ceil(1 / (1 - gamma))
+    if int(needed * (1 - gamma)) == 0:  # the product may be a rounding error below 1
+        needed += 1
+    raise BadInput(
+        f"the offline set has {offline:,} prompts, too few for replay.gamma {gamma}, which needs "
+        f"{needed:,} beside a single generated pair; missing: {needed - offline:,}"
+    )
 
 
 def mix(
@@ -42,7 +47,9 @@ def mix(
 
     The offline pairs are drawn from those whose prompt is not among the generated ones drawn. There
     are always enough: n_gen prompts leave at least N - n_gen >= gamma * N >= n_off others.
+    Raises BadInput where the offline set is too small for gamma.
     """
+    check_size(len(set(offline_ids)), gamma)
     rng = random.Random(seed)
     n_generated, n_offline = mixture_sizes(len(set(offline_ids)), len(generated_ids), gamma)
     generated = sorted(rng.sample(range(len(generated_ids)), n_generated))

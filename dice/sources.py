@@ -1,17 +1,14 @@
 """Prompts and preferences out of `dataset_info.json`, read as LLaMA-Factory describes them.
 
-Formats: alpaca and sharegpt, with renamed columns and tags, from JSON and JSON Lines files. A row
+Formats: alpaca and sharegpt, with renamed columns and tags; `dice/rows.py` reads the files. A row
 that lacks a column which `dataset_info.json` names is an error; a row whose turns are out of order,
 which LLaMA-Factory would skip with a warning, is dropped and counted.
 """
 
-import json
-import re
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
+from dice import rows
 from dice.errors import BadInput
 from dice.registry import Source, find_source
 from dice.schema import Message, Preference, Prompt, prompt_id
@@ -30,7 +27,7 @@ def read_prompts(dataset_dir: str, name: str) -> tuple[list[Prompt], Counter[str
     source = find_source(dataset_dir, name)
     prompts: dict[str, Prompt] = {}
     dropped: Counter[str] = Counter()
-    for line, row in _rows(source.file):
+    for line, row in rows.read(source):
         try:
             messages = _messages(source, row, line)
         except _Dropped as reason:
@@ -42,7 +39,7 @@ def read_prompts(dataset_dir: str, name: str) -> tuple[list[Prompt], Counter[str
         else:
             prompts[prompt.prompt_id] = prompt
     if not prompts:
-        raise BadInput(f"{source.file}: data set {name!r} has no usable prompt{_why(dropped)}")
+        raise BadInput(f"{source.place}: data set {name!r} has no usable prompt{_why(dropped)}")
     return list(prompts.values()), dropped
 
 
@@ -59,7 +56,7 @@ def read_preferences(dataset_dir: str, name: str) -> tuple[list[Preference], Cou
             raise BadInput(f"{source.registry}: {name}: columns.{role} is missing")
     pairs: list[Preference] = []
     dropped: Counter[str] = Counter()
-    for line, row in _rows(source.file):
+    for line, row in rows.read(source):
         try:
             messages = _messages(source, row, line)
             chosen, rejected = (_answer(source, row, line, role) for role in ("chosen", "rejected"))
@@ -72,67 +69,13 @@ def read_preferences(dataset_dir: str, name: str) -> tuple[list[Preference], Cou
             continue
         pairs.append(Preference(prompt_id(messages), messages, chosen, rejected))
     if not pairs:
-        raise BadInput(f"{source.file}: data set {name!r} has no usable pair{_why(dropped)}")
+        raise BadInput(f"{source.place}: data set {name!r} has no usable pair{_why(dropped)}")
     return pairs, dropped
 
 
 def _why(dropped: Counter[str]) -> str:
     reasons = [f"{count} {reason}" for reason, count in dropped.items()]
-    return f" ({', '.join(reasons) or 'the file has no rows'})"
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, row) for every row of a JSON array or of JSON Lines."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise BadInput(f"{path}: can't be read ({error.strerror})") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    read = _array if text.lstrip()[:1] == "[" else _lines
-    try:
-        for number, row in read(path, text):
-            if not isinstance(row, dict):
-                raise BadInput(f"{path}:{number}: a row must be a JSON object, this one is {row!r:.40}")
-            yield f"{path}:{number}", row
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond all measure
-        raise BadInput(f"{path}: {error}") from None
-
-
-def _lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise BadInput(f"{path}:{number}: not JSON ({error.msg}, column {error.colno})") from None
-
-
-def _array(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """Rows of a JSON array one by one, so that each one's line is known."""
-    decoder = json.JSONDecoder()
-    line = counted = 0
-    position = _skip_space(text, text.index("[") + 1)
-    while text[position : position + 1] != "]":
-        line, counted = line + text.count("\n", counted, position), position
-        row, position = decoder.raw_decode(text, position)
-        yield line + 1, row
-        position = _skip_space(text, position)
-        if text[position : position + 1] == ",":
-            position = _skip_space(text, position + 1)
-            if text[position : position + 1] == "]":
-                raise json.JSONDecodeError("Illegal trailing comma", text, position)
-        elif text[position : position + 1] != "]":
-            raise json.JSONDecodeError("Expecting ',' delimiter", text, position)
-    after = _skip_space(text, position + 1)
-    if after < len(text):
-        raise json.JSONDecodeError("Extra data", text, after)
-
-
-def _skip_space(text: str, position: int) -> int:
-    return re.compile(r"[ \t\r\n]*").match(text, position).end()
+    return f" ({', '.join(reasons) or 'it has no rows'})"
 
 
 def _column(source: Source, row: dict[str, Any], line: str, role: str) -> Any:

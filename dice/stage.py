@@ -34,6 +34,8 @@ class Outcome:
     summary: str  # for the terminal: "19,200 responses to 1,200 prompts"
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows
     figures: dict[str, Any] = field(default_factory=dict)  # whatever else belongs in the manifest
+    notes: list[str] = field(default_factory=list)  # printed beneath the summary
+    warnings: list[str] = field(default_factory=list)  # worth a look: printed, and in the manifest
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def _execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
         "dropped": outcome.dropped,
         "summary": outcome.summary,
         **outcome.figures,
+        **({"warnings": outcome.warnings} if outcome.warnings else {}),
         "seconds": round(seconds, 1),
         "versions": versions(),
         "commit": commit(),
@@ -94,6 +97,9 @@ def _execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
     store.remove(started)
     store.remove(_aside(stage, folder))
     say(f"{stage.name:<10}{outcome.summary}, {seconds:.0f} s{_dropped(outcome.dropped)}", mark="+")
+    for mark, lines in ((" ", outcome.notes), ("!", outcome.warnings)):
+        for line in lines:
+            say(f"{'':<10}{line}", mark=mark)
     return manifest
 
 

@@ -18,12 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from dice.errors import BadInput
 from dice.recipe import Recipe, resolve
 from dice.recipe_io import load_resolved, resolved_yaml
-from dice.schema import Row, from_line, to_line
+from dice.schema import Row, decoder, from_line, to_line
 
 TEMPORARY = ".tmp"  # suffix of files that are being written
+BUFFER = 1 << 20  # bytes that are read or written at once: rows are small, system calls are not free
 WEIGHTS = (".safetensors", ".bin")
 
 
@@ -102,13 +105,14 @@ def open_run(path: str | Path) -> Run:
     raise BadInput(f"{path}: no run here (a run's folder has a recipe.yaml; `iter.sh` makes it)")
 
 
-def write_text(path: Path, text: str | Iterable[str]) -> None:
-    """Write a file atomically: under a temporary name, flushed to disk, then renamed."""
+def write_text(path: Path, text: str | Iterable[str | bytes]) -> None:
+    """Write a file as UTF-8, atomically: under a temporary name, flushed to disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines([text] if isinstance(text, str) else text)
+        with temporary.open("wb", BUFFER) as file:
+            parts = [text] if isinstance(text, str) else text
+            file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -128,12 +132,12 @@ def _sync_folder(folder: Path) -> None:
 def write_array(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a JSON array atomically, a row per line, so that it reads well in a pager and in a diff."""
 
-    def lines() -> Iterator[str]:
-        before = "[\n"
+    def lines() -> Iterator[bytes]:
+        before = b"[\n"
         for row in rows:
-            yield before + json.dumps(row, ensure_ascii=False)
-            before = ",\n"
-        yield "\n]\n" if before != "[\n" else "[]\n"
+            yield before + msgspec.json.encode(row)
+            before = b",\n"
+        yield b"\n]\n" if before != b"[\n" else b"[]\n"
 
     write_text(path, lines())
 
@@ -156,12 +160,14 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
 
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Rows of a JSON Lines file. Raises BadInput, naming file and line, for what is not a row."""
-    try:
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for number, line in enumerate(file, 1):
-                yield from_line(kind, line, f"{path}:{number}")
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
+    decode = decoder(kind).decode
+    with path.open("rb", BUFFER) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = decode(line)
+            except (msgspec.MsgspecError, UnicodeError):
+                row = from_line(kind, line, f"{path}:{number}")
+            yield row
 
 
 def count_rows(path: Path) -> int:

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dice.replay import mix, mixture_sizes
+from dice.errors import BadInput
+from dice.replay import check_size, mix, mixture_sizes
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,45 @@ def test_both_ends():
 def test_there_are_always_enough_offline_pairs(offline, generated, gamma, seed):
     """Also where the offline set has several pairs of a prompt, and prompts that were generated for."""
     offline_ids, generated_ids = [str(i) for i in offline], [str(i) for i in sorted(generated)]
+    if 0 < gamma < 1 and int(len(set(offline)) * (1 - gamma)) == 0:
+        with pytest.raises(BadInput, match=f"the offline set has {len(set(offline))} prompts, too few"):
+            mix(generated_ids, offline_ids, gamma, seed)
+        return
     chosen, replayed = mix(generated_ids, offline_ids, gamma, seed)
     sizes = mixture_sizes(len(set(offline_ids)), len(generated_ids), gamma)
     assert (len(set(chosen)), len(set(replayed))) == sizes
     assert not {generated_ids[i] for i in chosen} & {offline_ids[i] for i in replayed}
+
+
+@pytest.mark.parametrize(
+    ("offline", "gamma", "missing"),
+    [
+        (1, 0.5, 1),  # int(2 * 0.5) = 1
+        (3, 0.75, 1),  # int(4 * 0.25) = 1
+        (0, 0.25, 2),  # int(1 * 0.75) = 0, int(2 * 0.75) = 1
+        (1, 0.999, 999),  # 1,000 prompts for one pair
+    ],
+)
+def test_too_few_offline_prompts_are_told_how_many_are_missing(offline, gamma, missing):
+    with pytest.raises(BadInput, match=f"; missing: {missing}$"):
+        check_size(offline, gamma)
+    check_size(offline + missing, gamma)
+
+
+def test_a_gamma_all_but_one_is_answered_at_once():
+    with pytest.raises(BadInput, match="missing: 1,000,0"):
+        check_size(100, 1 - 1e-12)
+    check_size(0, 0.0)
+    check_size(1, 1.0)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5, 1.0])
+def test_the_published_mixture(gamma):
+    """100 offline prompts, 60 generated pairs of which 30 have an offline prompt."""
+    generated_ids = [f"p{i}" for i in range(60)]
+    offline_ids = [f"p{i}" for i in range(30, 130)]
+    generated, offline = mix(generated_ids, offline_ids, gamma, seed=3)
+    expected = {0.0: (60, 0), 0.25: (60, 20), 0.5: (50, 50), 1.0: (0, 100)}  # int(.25 * 60 / .75) = 20
+    assert (len(generated), len(offline)) == expected[gamma]
+    assert len(set(generated)) == len(generated) and len(set(offline)) == len(offline)
+    assert not {generated_ids[i] for i in generated} & {offline_ids[i] for i in offline}

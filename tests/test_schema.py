@@ -22,7 +22,7 @@ def test_prompt_ids_are_a_hash_of_the_messages_alone():
 def test_rows_survive_the_file(text):
     row = Prompt("0" * 16, [{"role": "user", "content": text}])
     line = to_line(row)
-    assert line.count("\n") == 1 and line.endswith("\n")
+    assert line.count(b"\n") == 1 and line.endswith(b"\n")
     assert from_line(Prompt, line, "f:1") == row
 
 

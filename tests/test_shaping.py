@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dice.shaping import balance, best_and_worst, shaped_rewards
+from dice.shaping import PROMPTS_AT_ONCE, balance, best_and_worst, shaped_rewards, sweep
 
 
 def difference_at(alpha, rewards, lengths, present):
@@ -83,7 +83,7 @@ def scores(draw):
     return np.array(rewards).reshape(shape) / 8, np.array(lengths).reshape(shape), present
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(scores())
 def test_the_step_function_is_the_brute_force_one(table):
     rewards, lengths, present = table
@@ -96,7 +96,7 @@ def test_the_step_function_is_the_brute_force_one(table):
         assert difference_at(alpha, rewards, lengths, present) == pytest.approx(expected, abs=1e-9)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(scores())
 def test_no_alpha_on_a_fine_grid_balances_better(table):
     rewards, lengths, present = table
@@ -105,3 +105,87 @@ def test_no_alpha_on_a_fine_grid_balances_better(table):
     grid = np.arange(-100, 101) / 16 + 1e-6
     reached = min(abs(difference_at(a, rewards, lengths, present)) for a in grid)
     assert abs(promised) <= reached + 1e-9
+
+
+def test_where_zero_is_stepped_over():
+    """+4 below 0.5 and -4 above; with a second prompt that is zero in between, it is not stepped over."""
+    one = balance(np.array([[3.0, 1.0]]), np.array([[10, 6]]), np.ones((1, 2), bool))
+    assert one.jump() == (0.5, 4.0, -4.0)
+    rewards, lengths = np.array([[3.0, 1.0], [4.0, 0.0]]), np.array([[10, 6], [9, 5]])
+    assert balance(rewards, lengths, np.ones((2, 2), bool)).jump() is None
+
+
+def test_crossings_a_rounding_error_apart_are_one():
+    """(0.3 - 0.1) / 2 and (0.4 - 0.2) / 2 differ in the last bit: both prompts cross at 0.1."""
+    assert (0.3 - 0.1) / 2 != (0.4 - 0.2) / 2
+    rewards, lengths = np.array([[0.3, 0.1], [0.4, 0.2]]), np.array([[4, 2], [4, 2]])
+    found = balance(rewards, lengths, np.ones((2, 2), bool))
+    assert len(found.alphas) == 1 and found.differences.tolist() == [2.0, -2.0]
+
+
+def test_many_prompts_are_walked_in_parts():
+    """The same three prompts over and over: the same steps as three alone."""
+    rewards, lengths = np.array([[3.0, 1.0], [4.0, 0.0], [1.0, 9.0]]), np.array([[10, 6], [9, 5], [7, 3]])
+    times = PROMPTS_AT_ONCE // 2
+    few = balance(rewards, lengths, np.ones((3, 2), bool))
+    many = balance(np.tile(rewards, (times, 1)), np.tile(lengths, (times, 1)), np.ones((3 * times, 2), bool))
+    assert many.alphas.tolist() == few.alphas.tolist()
+    assert many.differences == pytest.approx(few.differences)
+
+
+def test_a_long_curve_is_thinned():
+    rng = np.random.default_rng(0)
+    rewards, lengths = rng.normal(size=(500, 8)), rng.integers(1, 99, (500, 8))
+    alphas, differences = balance(rewards, lengths, np.ones((500, 8), bool)).curve(points=50)
+    assert len(alphas) == len(differences) == 50
+    assert (np.diff(alphas) > 0).all() and (np.diff(differences) <= 0).all()
+    for alpha, difference in zip(alphas, differences, strict=True):
+        assert difference_at(alpha, rewards, lengths, np.ones((500, 8), bool)) == pytest.approx(difference)
+
+
+GRIDS = {  # rewards, lengths, alpha: two samples a prompt, of which the first gives way at a crossing
+    # Crossings at 0.0025 and 0.0045: +4 at 0, 0.001, 0.002; 0 at 0.003, 0.004; -4 at 0.005, which ends it.
+    "the first of the best": ([[0.01, 0.0], [0.018, 0.0]], [[10, 6], [10, 6]], 0.003),
+    # One crossing at 0.0025, +4 to -4: as large as before, which neither ends the sweep nor is taken.
+    "no better": ([[0.01, 0.0]], [[10, 6]], 0.0),
+    # Crossings at 0.0025 (+4 to -4) and 0.0125 (+3 to -3): +7, then -1 from 0.003 on, -7 at 0.013.
+    "past zero but nearer": ([[0.01, 0.0], [0.0, 0.0375]], [[10, 6], [4, 7]], 0.003),
+    # The shorter one is better from the start: alpha would have to be negative, which the grid is not.
+    "never negative": ([[1.0, 3.0]], [[10, 6]], 0.0),
+    # Equal at 0.5, a point of the grid: the first sample is both best and worst there, so 0 is reached.
+    "a tie on the grid": ([[3.0, 1.0]], [[10, 6]], 0.5),
+    # Crossing at 2, beyond the grid.
+    "out of reach": ([[9.0, 1.0]], [[10, 6]], 0.0),
+}
+
+
+@pytest.mark.parametrize("case", GRIDS)
+def test_the_published_sweep_by_hand(case):
+    rewards, lengths, alpha = GRIDS[case]
+    present = np.ones(np.shape(rewards), bool)
+    assert sweep(np.array(rewards), np.array(lengths), present) == pytest.approx(alpha)
+
+
+def swept_by_hand(rewards, lengths, present):
+    """The published sweep in plain Python: floats as they come, the first of equals, no arrays."""
+    found, smallest = 0.0, None
+    for step in range(1000):
+        alpha, total = step * 0.001, 0
+        for row in range(len(rewards)):
+            shaped = [
+                (rewards[row][k] - alpha * lengths[row][k], lengths[row][k])
+                for k in range(len(rewards[row]))
+                if present[row][k]
+            ]
+            total += max(shaped, key=lambda s: s[0])[1] - min(shaped, key=lambda s: s[0])[1]
+        if smallest is not None and abs(total) > smallest:
+            break
+        if smallest is None or abs(total) < smallest:
+            found, smallest = alpha, abs(total)
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(scores())
+def test_the_published_sweep_bit_for_bit(table):
+    assert sweep(*table) == swept_by_hand(*(side.tolist() for side in table))

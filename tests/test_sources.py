@@ -159,8 +159,8 @@ BAD_FILES = {
         "rows.json:3: no column 'instruction', which",
     ),
     "number for text": ('[{"instruction": 5}]', "rows.json:1: the prompt is 5; it must be text"),
-    "empty array": ("[]", "data set 'it' has no usable prompt (the file has no rows)"),
-    "empty file": ("", "data set 'it' has no usable prompt (the file has no rows)"),
+    "empty array": ("[]", "data set 'it' has no usable prompt (it has no rows)"),
+    "empty file": ("", "data set 'it' has no usable prompt (it has no rows)"),
     "only empty prompts": ('[{"instruction": " "}]', "has no usable prompt (1 empty prompts)"),
 }
 
@@ -184,14 +184,14 @@ def test_a_missing_column_names_the_registry_and_what_there_is(tmp_path):
 def test_broken_utf8(tmp_path):
     folder = write(tmp_path, "[]")
     (tmp_path / "rows.json").write_bytes(b'[{"instruction": "\xff"}]')
-    with pytest.raises(BadInput, match=r"rows.json: not UTF-8 .* at byte 18"):
+    with pytest.raises(BadInput, match=r"rows.json:1: not UTF-8 .* at byte 18"):
         read_prompts(folder, "it")
 
 
 BAD_ENTRIES = {
     "unknown formatting": ({"formatting": "openai"}, "formatting is 'openai'; there are alpaca, sharegpt"),
     "missing file": ({"file_name": "gone.json"}, "there is no file"),
-    "a folder": ({"file_name": "."}, "there is no file"),
+    "no file of data": ({"file_name": ".."}, "is no data; it must be a .json, .jsonl, .parquet, .csv file"),
     "columns as a list": ({"columns": ["a"]}, "it: columns must be a mapping of names to names"),
     "tags as text": ({"tags": "a"}, "it: tags must be a mapping"),
     "no prompt column": ({"columns": {"response": "output"}}, "it: columns.prompt is missing"),
@@ -199,11 +199,20 @@ BAD_ENTRIES = {
         {"formatting": "sharegpt", "columns": {"chosen": "x"}},
         "it: columns.messages is missing",
     ),
-    "a sample of the rows": ({"num_samples": 5}, "it: num_samples is not supported"),
-    "a part of the file": ({"split": "test"}, "it: split is 'test'; a local file has only the split train"),
+    "no sample of the rows": ({"num_samples": 0}, "it: num_samples is 0; it must be a whole number"),
+    "half a sample": ({"num_samples": 1.5}, "it: num_samples is 1.5; it must be a whole number"),
+    "another split": ({"split": "test"}, "it: split is 'test'; a local set has the split train"),
+    "no split": ({"split": 3}, "it: split is 3; it must be text"),
+    "a subset of a file": ({"subset": "x"}, "it: subset is for sets on the Hub (hf_hub_url)"),
+    "a folder of a file": ({"folder": "x"}, "it: folder is for sets on the Hub (hf_hub_url)"),
+    "a hash of a Hub set": ({"hf_hub_url": "a/b", "file_sha1": "0"}, "it: file_sha1 is for a local file"),
+    "a script": (
+        {"script_url": "x"},
+        "it: script_url is not supported; name the data by file_name or hf_hub_url",
+    ),
     "ranking as text": ({"ranking": "true"}, "it: ranking is 'true'; it must be true or false"),
     "pictures": ({"columns": {"prompt": "a", "images": "b"}}, "it: columns.images is not supported"),
-    "no file": ({"file_name": None}, "file_name is missing; only local files can be read"),
+    "no file": ({"file_name": ""}, "it: file_name is missing (or hf_hub_url, for a set on the Hub)"),
 }
 
 

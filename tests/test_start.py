@@ -222,7 +222,7 @@ def test_preparation_that_is_no_command():
 
 def test_too_few_offline_pairs_for_gamma(fake_settings):
     """20 offline prompts and gamma 0.99: int(20 * 0.01) is 0."""
-    with pytest.raises(BadInput, match="replay.dataset: 20 offline prompts are too few for"):
+    with pytest.raises(BadInput, match="replay.dataset: the offline set has 20 prompts, .* missing: 80"):
         start.start("tiny", [*fake_settings, "replay.gamma=0.99"])
 
 
