@@ -58,9 +58,40 @@ class Commands:
         _stage("generate", run, round)
 
     @promised
-    def score(self, run: str, round: int) -> None:
-        """Compute the implicit reward of every response."""
-        _stage("score", run, round)
+    def score(
+        self,
+        run: str,
+        *round: Any,
+        recipe: str | None = None,
+        output: str | None = None,
+        per_token: bool = False,
+    ) -> None:
+        """Compute the implicit reward of every response: of a round, or of any file of responses.
+
+        python -m dice score RUN ROUND
+        python -m dice score FILE --recipe=RECIPE [key=value ...] [--output=FILE] [--per_token]
+        python -m dice score FILE policy=MODEL reference=MODEL template=NAME [key=value ...]
+
+        FILE is JSON, JSON Lines, CSV or Parquet, or a name of dataset_info.json. The output has its rows
+        with their rewards; with --per_token also each token's.
+        """
+        if len(round) == 1 and isinstance(round[0], int):
+            _stage("score", run, *round)
+            return
+        from dice.score_file import score_file
+
+        score_file(str(run), recipe, _overrides(round), output, per_token)
+
+    @promised
+    def reward(self, preferences: str, *overrides: str, recipe: str | None = None) -> None:
+        """Print how well an implicit reward agrees with the labels of a preference set.
+
+        python -m dice reward FILE_OR_NAME --recipe=RECIPE [key=value ...]
+        python -m dice reward FILE_OR_NAME policy=MODEL reference=MODEL template=NAME [key=value ...]
+        """
+        from dice.agreement import show_agreement
+
+        show_agreement(str(preferences), recipe, _overrides(overrides))
 
     @promised
     def pair(self, run: str, round: int) -> None:
@@ -108,6 +139,13 @@ class Commands:
     def version(self) -> str:
         """Print DICE's version."""
         return __version__
+
+
+def _overrides(given: tuple[Any, ...]) -> list[str]:
+    for override in given:
+        if not isinstance(override, str) or "=" not in override:
+            raise BadInput(f"{override!r} is neither a round of a run nor key=value")
+    return list(given)
 
 
 def _stage(name: str, run: str, t: int) -> None:

@@ -17,6 +17,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dice.checkpoints import has_tokenizer, tokenizer_home
 from dice.errors import BadInput
 from dice.schema import Message
 from dice.upstream import llamafactory
@@ -93,18 +94,11 @@ def load_chat(model: str, template: str) -> Chat:
     Raises BadInput for an unknown template, a model without a tokenizer, and a template whose
     special tokens the tokenizer lacks.
     """
-    from transformers import AutoTokenizer
-
     register_templates()
     registry = llamafactory("data.template")
     if template not in registry.TEMPLATES:
         raise BadInput(unknown_template(template))
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(model, padding_side="right")
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise BadInput(f"the tokenizer of {os.fspath(model)!r} can't be loaded: {first_line}") from error
-
+    tokenizer = _load_tokenizer(model)
     known_tokens = set(tokenizer.get_vocab())
     arguments = llamafactory("hparams").DataArguments(template=template)
     fitted = registry.get_template_and_fix_tokenizer(tokenizer, arguments)
@@ -113,7 +107,53 @@ def load_chat(model: str, template: str) -> Chat:
             f"template {template!r} needs the tokens {', '.join(added)}, which the tokenizer of "
             f"{os.fspath(model)!r} does not have: use the template that the model was trained with"
         )
-    return Chat(tokenizer, fitted)
+    chat = Chat(tokenizer, fitted)
+    bos, prompt_ids = tokenizer.bos_token_id, chat.encode_prompt([Message(role="user", content="Hi")])
+    if bos is not None and prompt_ids[:2] == [bos, bos]:
+        raise BadInput(
+            f"prompts begin with {tokenizer.bos_token} twice: template {template!r} and the tokenizer of "
+            f"{os.fspath(model)!r} both add it; take it out of one of them"
+        )
+    return chat
+
+
+def _load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer_home(model), padding_side="right")
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise BadInput(f"the tokenizer of {os.fspath(model)!r} can't be loaded: {first_line}") from error
+
+
+def check_alike(policy: str, reference: str) -> None:
+    """Raises BadInput where two models don't read the same text as the same tokens.
+
+    Then a difference of their log-probs means nothing. Compared are the vocabularies and, where both
+    have one, the chat templates. A reference without a tokenizer is taken to share the policy's.
+    """
+    if not has_tokenizer(reference):
+        return
+    ours, theirs = _load_tokenizer(policy), _load_tokenizer(reference)
+    vocabulary, other = ours.get_vocab(), theirs.get_vocab()
+    apart = sorted(t for t in vocabulary if other.get(t) != vocabulary[t] and t != ours.pad_token)
+    if apart:
+        shown = ", ".join(f"{t!r} is {vocabulary[t]} and {other.get(t, 'missing')}" for t in apart[:5])
+        raise BadInput(
+            f"policy {policy!r} and reference {reference!r} have different vocabularies: {len(apart):,} of "
+            f"{len(vocabulary):,} tokens differ ({shown}{', ...' if len(apart) > 5 else ''})"
+        )
+    if not (ours.chat_template and theirs.chat_template):
+        return
+    turns = [Message(role="user", content="Hi"), Message(role="assistant", content="Hello!")]
+    first, second = (t.apply_chat_template(turns, tokenize=False) for t in (ours, theirs))
+    if first != second:
+        at = len(os.path.commonprefix([first, second]))
+        raise BadInput(
+            f"policy {policy!r} and reference {reference!r} have different chat templates: after "
+            f"{first[:at][-30:]!r} comes {first[at:][:30]!r} in one, {second[at:][:30]!r} in the other"
+        )
 
 
 def known_templates() -> list[str]:

@@ -20,7 +20,9 @@ def check_model(role: str, name: str) -> None:
     """Raises BadInput where a model is neither a complete folder nor to be had from the Hub."""
     folder = resolve(name)
     if folder.is_dir():
-        if lack := _lack(folder, needs_tokenizer=role == "policy"):
+        if (folder / "adapter_config.json").is_file():
+            _check_adapter(role, folder)
+        elif lack := _lack(folder, needs_tokenizer=role == "policy"):
             raise BadInput(f"{role}: {folder} {lack}; it is not a Hugging Face model folder")
         return
     reason = "no such folder"
@@ -47,6 +49,30 @@ def base_of(name: str) -> str | None:
     if not isinstance(base, str) or not base:
         raise BadInput(f"{path}: base_model_name_or_path is missing; an adapter must name its base")
     return str(resolve(base).resolve()) if resolve(base).is_dir() else base
+
+
+def has_tokenizer(name: str) -> bool:
+    """Whether a model comes with a tokenizer, as far as that can be told without the Hub."""
+    home = Path(tokenizer_home(name))
+    return not home.is_dir() or any((home / file).is_file() for file in TOKENIZER_FILES)
+
+
+def tokenizer_home(name: str) -> str:
+    """Where a model's tokenizer is: an adapter's folder often has none, then it is its base's."""
+    folder, base = resolve(name), base_of(name)
+    if base and not any((folder / file).is_file() for file in TOKENIZER_FILES):
+        return base
+    return str(folder) if folder.is_dir() else name
+
+
+def _check_adapter(role: str, folder: Path) -> None:
+    weights = [folder / f"adapter_model{suffix}" for suffix in (".safetensors", ".bin")]
+    found = [path for path in weights if path.is_file()]
+    if not found:
+        raise BadInput(f"{role}: {folder} has an adapter_config.json but no adapter_model.safetensors")
+    if found[0].suffix == ".safetensors" and (reason := _unreadable(found[0])):
+        raise BadInput(f"{role}: {folder} has a broken {found[0].name} ({reason})")
+    check_model(f"{role}: base of the adapter {folder}", base_of(str(folder)))
 
 
 def _lack(folder: Path, needs_tokenizer: bool) -> str | None:

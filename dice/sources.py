@@ -14,7 +14,7 @@ from dice.registry import Source, find_source
 from dice.schema import Message, Preference, Prompt, prompt_id
 
 
-class _Dropped(Exception):
+class Dropped(Exception):
     """A row that can't be used; the message is the reason it is counted under."""
 
 
@@ -29,8 +29,8 @@ def read_prompts(dataset_dir: str, name: str) -> tuple[list[Prompt], Counter[str
     dropped: Counter[str] = Counter()
     for line, row in rows.read(source):
         try:
-            messages = _messages(source, row, line)
-        except _Dropped as reason:
+            messages = messages_of(source, row, line)
+        except Dropped as reason:
             dropped[str(reason)] += 1
             continue
         prompt = Prompt(prompt_id(messages), messages)
@@ -54,22 +54,27 @@ def read_preferences(dataset_dir: str, name: str) -> tuple[list[Preference], Cou
     for role in ("chosen", "rejected"):
         if role not in source.columns:
             raise BadInput(f"{source.registry}: {name}: columns.{role} is missing")
+    return preferences_of(source)
+
+
+def preferences_of(source: Source) -> tuple[list[Preference], Counter[str]]:
+    """The preference pairs of a source whose columns name chosen and rejected answers."""
     pairs: list[Preference] = []
     dropped: Counter[str] = Counter()
     for line, row in rows.read(source):
         try:
-            messages = _messages(source, row, line)
-            chosen, rejected = (_answer(source, row, line, role) for role in ("chosen", "rejected"))
+            messages = messages_of(source, row, line)
+            chosen, rejected = (answer_of(source, row, line, role) for role in ("chosen", "rejected"))
             if chosen == rejected:
-                raise _Dropped("identical answers")
+                raise Dropped("identical answers")
             if not (chosen.strip() and rejected.strip()):
-                raise _Dropped("empty answers")
-        except _Dropped as reason:
+                raise Dropped("empty answers")
+        except Dropped as reason:
             dropped[str(reason)] += 1
             continue
         pairs.append(Preference(prompt_id(messages), messages, chosen, rejected))
     if not pairs:
-        raise BadInput(f"{source.place}: data set {name!r} has no usable pair{_why(dropped)}")
+        raise BadInput(f"{source.place}: data set {source.name!r} has no usable pair{_why(dropped)}")
     return pairs, dropped
 
 
@@ -94,11 +99,11 @@ def _text(value: Any, line: str, what: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise _Dropped("rows with half a character (an unpaired surrogate)") from None
+        raise Dropped("rows with half a character (an unpaired surrogate)") from None
     return value
 
 
-def _messages(source: Source, row: dict[str, Any], line: str) -> list[Message]:
+def messages_of(source: Source, row: dict[str, Any], line: str) -> list[Message]:
     """The prompt of a row: its turns up to the user's last one, system prompt first."""
     turns = _sharegpt(source, row, line) if source.is_sharegpt else _alpaca(source, row, line)
     system = ""
@@ -108,13 +113,13 @@ def _messages(source: Source, row: dict[str, Any], line: str) -> list[Message]:
         system = _text(_column(source, row, line, "system") or "", line, "the system prompt")
     expected = ("user", "assistant")
     if any(turn["role"] != expected[index % 2] for index, turn in enumerate(turns)):
-        raise _Dropped("turns out of order")
+        raise Dropped("turns out of order")
     if not source.entry.get("ranking") and turns and turns[-1]["role"] == "assistant":
         turns = turns[:-1]
     if not turns or turns[-1]["role"] != "user":
-        raise _Dropped("turns out of order" if turns else "empty prompts")
+        raise Dropped("turns out of order" if turns else "empty prompts")
     if not turns[-1]["content"].strip():
-        raise _Dropped("empty prompts")
+        raise Dropped("empty prompts")
     return ([Message(role="system", content=system)] if system else []) + turns
 
 
@@ -148,12 +153,14 @@ def _turn(source: Source, turn: Any, line: str, roles: dict[str, str]) -> Messag
         raise BadInput(f"{line}: a turn must have {role_tag!r} and {content_tag!r}; this one is {turn!r:.60}")
     role = _text(turn[role_tag], line, f"{role_tag!r} of a turn")
     if role not in roles:
-        raise _Dropped(f"rows with turns by {role!r:.40}")
+        raise Dropped(f"rows with turns by {role!r:.40}")
     return Message(role=roles[role], content=_text(turn[content_tag], line, "a turn"))
 
 
-def _answer(source: Source, row: dict[str, Any], line: str, role: str) -> str:
+def answer_of(source: Source, row: dict[str, Any], line: str, role: str) -> str:
     value = _column(source, row, line, role)
+    if isinstance(value, list) and value:  # a conversation; the answer is its last turn
+        value = value[-1]
     if isinstance(value, dict):
         content_tag = source.tags["content_tag"]
         if content_tag not in value:

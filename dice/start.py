@@ -45,6 +45,8 @@ def start(name: str, overrides: Sequence[str]) -> store.Run:
     for role in ("policy", "reference") if real else ():
         with naming(place(role)):
             check_model(role, getattr(recipe, role))
+    if real:
+        chat.check_alike(*(store.model_path(name) for name in (recipe.policy, recipe.reference)))
     return _write(recipe)
 
 

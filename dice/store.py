@@ -42,7 +42,7 @@ class Run:
 
     def model(self, t: int) -> str:
         """The model that round t ends with; round 0 is the policy that the run starts from."""
-        return str(self.round_dir(t) / "model") if t else _model_path(self.recipe.policy)
+        return str(self.round_dir(t) / "model") if t else model_path(self.recipe.policy)
 
     def policy(self, t: int) -> str:
         """The model that round t samples from and trains."""
@@ -50,10 +50,10 @@ class Run:
 
     def reference(self, t: int) -> str:
         """The model that round t's policy was trained from: the other half of its implicit reward."""
-        return self.model(t - 2) if t > 1 else _model_path(self.recipe.reference)
+        return self.model(t - 2) if t > 1 else model_path(self.recipe.reference)
 
 
-def _model_path(name: str) -> str:
+def model_path(name: str) -> str:
     """A folder where there is one (relative to the repository), else a Hub id."""
     path = resolve(name)
     return str(path) if path.is_dir() else name
@@ -228,11 +228,16 @@ def folder_digest(folder: Path) -> str:
 
 
 def model_digest(model: str) -> str:
-    """What identifies a model: the digests of its folder's files, or the Hub id itself."""
+    """What identifies a model: the digests of its folder's files, or the Hub id itself.
+
+    An adapter's base counts as well.
+    """
     folder = Path(model)
     if not folder.is_dir():
         return model
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
         digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
+    if base := (read_json(folder / "adapter_config.json") or {}).get("base_model_name_or_path"):
+        digest.update(model_digest(model_path(base)).encode())
     return digest.hexdigest()

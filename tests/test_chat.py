@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from dice.chat import CUSTOM_TEMPLATES, known_templates, load_chat
+from dice.chat import CUSTOM_TEMPLATES, check_alike, known_templates, load_chat
 from dice.errors import BadInput
 
 tokenizers = pytest.importorskip("tokenizers")
@@ -183,3 +183,68 @@ def test_a_folder_without_a_tokenizer(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(BadInput, match="the tokenizer of .* can't be loaded"):
         load_chat(str(tmp_path), "llama3-custom")
+
+
+def test_a_tokenizer_that_adds_bos_as_well(tmp_path, monkeypatch):
+    """Whatever it is told, this one puts BOS before every text that it tokenizes."""
+    from transformers import PreTrainedTokenizerFast
+
+    folder = save_tokenizer(tmp_path, LLAMA3_TOKENS, "<|begin_of_text|>", "<|end_of_text|>")
+    encode = PreTrainedTokenizerFast.encode
+    monkeypatch.setattr(
+        PreTrainedTokenizerFast, "encode", lambda self, *args, **options: [0, *encode(self, *args, **options)]
+    )
+    with pytest.raises(BadInput, match=r"begin with <\|begin_of_text\|> twice: template 'llama3-custom' and"):
+        load_chat(folder, "llama3-custom")
+
+
+def test_models_with_other_vocabularies_are_told_apart(tmp_path):
+    from transformers import AutoTokenizer
+
+    ours = save_tokenizer(tmp_path / "ours", LLAMA3_TOKENS, "<|begin_of_text|>", "<|end_of_text|>")
+    same = save_tokenizer(tmp_path / "same", LLAMA3_TOKENS, "<|begin_of_text|>", "<|end_of_text|>")
+    check_alike(ours, same)
+    swapped = [LLAMA3_TOKENS[i] for i in (0, 1, 3, 2, 4)]
+    other = save_tokenizer(tmp_path / "other", swapped, "<|begin_of_text|>", "<|end_of_text|>")
+    differing = (
+        r"2 of 300 tokens differ \('<\|end_header_id\|>' is 3 and 2, '<\|start_header_id\|>' is 2 and 3\)"
+    )
+    with pytest.raises(BadInput, match=f"different vocabularies: {differing}"):
+        check_alike(ours, other)
+    more = AutoTokenizer.from_pretrained(ours)
+    more.add_tokens(["<extra>"])
+    more.save_pretrained(tmp_path / "more")
+    with pytest.raises(BadInput, match=r"1 of 301 tokens differ \('<extra>' is 300 and missing\)"):
+        check_alike(str(tmp_path / "more"), ours)
+
+
+def test_models_with_other_chat_templates_are_told_apart(tmp_path):
+    folders = []
+    for name, end in (("ours", "</s>"), ("theirs", "<|im_end|>")):
+        folder = tmp_path / name
+        folders.append(save_tokenizer(folder, ZEPHYR_TOKENS, "<s>", "</s>"))
+        template = "{% for m in messages %}{{ m.role }}: {{ m.content }}" + end + "{% endfor %}"
+        (folder / "chat_template.jinja").write_text(template)
+    with pytest.raises(
+        BadInput, match=r"after 'user: Hi<' comes '/s>assistant.*' in one, '\|im_end\|>assist"
+    ):
+        check_alike(*folders)
+    (tmp_path / "theirs" / "chat_template.jinja").unlink()
+    check_alike(*folders)
+
+
+def test_a_reference_without_a_tokenizer_shares_the_policys(tmp_path):
+    ours = save_tokenizer(tmp_path / "ours", ZEPHYR_TOKENS, "<s>", "</s>")
+    (tmp_path / "bare").mkdir()
+    check_alike(ours, str(tmp_path / "bare"))
+
+
+def test_pieces_are_the_text_of_each_token(llama3, zephyr):
+    for chat, ids in (
+        (llama3, llama3.encode(USER, "Hi é 日本!")[1]),
+        (zephyr, zephyr.encode(USER, "Hi there")[1]),
+    ):
+        pieces = chat.pieces(ids)
+        assert len(pieces) == len(ids)
+        assert "".join(pieces) == chat.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(llama3.pieces(llama3.encode(USER, "日本")[1]))

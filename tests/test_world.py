@@ -56,6 +56,7 @@ def test_the_data_is_the_same_every_time_and_held_out_prompts_are_held_out():
         "preferences": 3000,
         "prompts": 1200,
         "held_out": 400,
+        "held_out_preferences": 400,
     }
     held_out = {row["instruction"] for row in data["held_out"]}
     for name in ("sft", "preferences", "prompts"):

@@ -29,9 +29,9 @@ SPECIAL_TOKENS = (
 
 
 def data_sets() -> dict[str, list[dict[str, str]]]:
-    """The world's four data sets in LLaMA-Factory's alpaca format, by file name.
+    """The world's data sets in LLaMA-Factory's alpaca format, by file name.
 
-    Held-out requests appear in none of the others.
+    Held-out requests appear in the held-out sets alone.
     """
     rng = random.Random(SEED)
     requests = world.all_requests()
@@ -43,6 +43,7 @@ def data_sets() -> dict[str, list[dict[str, str]]]:
         "preferences": [_preference(request, rng) for request in known[:PREFERENCES]],
         "prompts": [{"instruction": request.text} for request in known[:PROMPTS]],
         "held_out": [{"instruction": request.text} for request in held_out],
+        "held_out_preferences": [_preference(request, rng) for request in held_out],
     }
 
 

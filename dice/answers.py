@@ -1,0 +1,117 @@
+"""Prompts with their responses, and preference pairs, out of any file or registered data set.
+
+A name of `dataset_info.json` is read as it says there. Of a file its columns tell what it is:
+
+    prompt      "prompt" (text or turns), "instruction" (and "input"), "messages" or "conversations"
+    response    "response", "responses" (a list), "output" or "completion"; without one, the
+                conversation's last turn
+    preference  "chosen" and "rejected": texts, turns, or whole conversations
+"""
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dice import rows, sources
+from dice.errors import BadInput
+from dice.registry import FILE_TYPES, Source, find_source
+from dice.schema import Message, Preference
+
+RESPONSES = ("response", "responses", "output", "completion")
+ROLE_CONTENT = {
+    "role_tag": "role", "content_tag": "content",
+    "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A row of the input: its prompt and the responses to it."""
+
+    row: dict[str, Any]
+    messages: list[Message]
+    responses: list[str]
+
+
+def read_answers(name: str, dataset_dir: str) -> tuple[list[Answered], Counter[str]]:
+    """The rows of a file or data set that have responses, and the others counted by reason.
+
+    Raises BadInput, naming file and line, where it can't be read or has no response.
+    """
+    path = _file(name)
+    source = _guess(path) if path else find_source(dataset_dir, name)
+    found: list[Answered] = []
+    dropped: Counter[str] = Counter()
+    for line, row in rows.read(source):
+        try:
+            found.append(Answered(row, sources.messages_of(source, row, line), _responses(source, row, line)))
+        except sources.Dropped as reason:
+            dropped[str(reason)] += 1
+    if not found:
+        raise BadInput(f"{name}: no row with a prompt and a response ({dict(dropped) or 'it has no rows'})")
+    return found, dropped
+
+
+def read_pairs(name: str, dataset_dir: str) -> tuple[list[Preference], Counter[str]]:
+    """The preference pairs of a file or data set, and the rows dropped by reason.
+
+    Raises BadInput, naming file and line, where it can't be read or is no preference set.
+    """
+    path = _file(name)
+    return sources.preferences_of(_guess(path)) if path else sources.read_preferences(dataset_dir, name)
+
+
+def _file(name: str) -> Path | None:
+    path = Path(name)
+    if path.is_file():
+        return path.absolute()
+    if path.suffix in FILE_TYPES:
+        raise BadInput(f"{name}: there is no such file")
+    return None
+
+
+def _guess(path: Path) -> Source:
+    """A file as if it were registered, its columns told from its first row."""
+    if path.suffix not in FILE_TYPES:
+        raise BadInput(f"{path}: not a file of data; it must be a {', '.join(FILE_TYPES)} file")
+    where, row = next(rows.read(Source(path.stem, path, {"file_name": path.name})), (str(path), {}))
+    entry = _entry(row)
+    if entry is None:
+        raise BadInput(
+            f"{where}: no prompt in sight; a row needs one of the columns prompt, instruction, messages, "
+            f"conversations, this one has: {', '.join(row) or 'nothing'}"
+        )
+    named = {name: name for name in ("chosen", "rejected", *RESPONSES) if name in row}
+    entry["columns"] |= {"response" if name in RESPONSES else name: column for name, column in named.items()}
+    return Source(path.stem, path, {"file_name": path.name, **entry})
+
+
+def _entry(row: dict[str, Any]) -> dict[str, Any] | None:
+    """What dataset_info.json would say of the prompt of a row like this one."""
+    for name in ("messages", "conversations", "prompt", "chosen"):
+        if isinstance(turns := row.get(name), list) and (name != "chosen" or "prompt" not in row):
+            plain = turns and isinstance(turns[0], dict) and "role" in turns[0]
+            tags = {"tags": ROLE_CONTENT} if plain else {}
+            return {"formatting": "sharegpt", "columns": {"messages": name}, **tags}
+    for name in ("instruction", "prompt"):
+        if name in row:
+            query = {"query": "input"} if "input" in row else {}
+            return {"columns": {"prompt": name, **query}, "tags": ROLE_CONTENT}
+    return None
+
+
+def _responses(source: Source, row: dict[str, Any], line: str) -> list[str]:
+    column = source.columns.get("response")
+    if column is None:
+        if not source.is_sharegpt:
+            raise BadInput(f"{line}: no response; a row needs one of the columns {', '.join(RESPONSES)}")
+        column = source.columns["messages"]  # its last turn
+        turn = (row[column] or [{}])[-1]
+        roles = source.tags["assistant_tag"], turn.get(source.tags["role_tag"])
+        if roles[0] != roles[1]:
+            raise sources.Dropped("rows without a response")
+    elif isinstance(row.get(column), list) and all(isinstance(text, str) for text in row[column]):
+        return row[column]
+    given = replace(source, entry={**source.entry, "columns": {**source.columns, "response": column}})
+    return [sources.answer_of(given, row, line, "response")]

@@ -1,0 +1,148 @@
+"""Implicit rewards outside the loop: of any file of prompts and responses, under any two models."""
+
+import contextlib
+import json
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dice import chat, store
+from dice.answers import read_answers
+from dice.checkpoints import check_model
+from dice.console import say
+from dice.errors import BadInput, StageFailed
+from dice.recipe import Recipe
+from dice.recipe_io import load_recipe
+from dice.rewards import Job, run_job, scored, why_dropped
+from dice.schema import Message, Prompt, Response, Score, TokenRewards, prompt_id
+
+SHARD = 1024  # responses: what workers share out
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a response; `score` is None where it was dropped, for `reason`."""
+
+    score: Score | None
+    reason: str | None
+    tokens: TokenRewards | None
+
+
+def settings(recipe: str | None, overrides: Sequence[str]) -> Recipe:
+    """The models, template and limits to score with: a recipe's, or those of `key=value` overrides.
+
+    Raises BadInput where neither says what the models or the template are.
+    """
+    given = {override.partition("=")[0] for override in overrides}
+    if not recipe and (missing := [key for key in ("policy", "reference", "template") if key not in given]):
+        wanted = " ".join(f"{key}=..." for key in missing)
+        raise BadInput(f"missing: {wanted}; or name a recipe that says so, as in --recipe=tiny")
+    return load_recipe(recipe or "llama3", overrides)  # of the latter nothing but defaults is used
+
+
+def score_all(
+    recipe: Recipe, answered: Sequence[tuple[list[Message], list[str]]], per_token: bool = False
+) -> list[list[Result]]:
+    """The implicit rewards of some responses to each of some prompts, in their order.
+
+    Raises BadInput where models or texts can't be used, StageFailed where a worker broke.
+    """
+    models = [store.model_path(name) for name in (recipe.policy, recipe.reference)]
+    if recipe.generate.engine != "fake":
+        for role in ("policy", "reference"):
+            check_model(role, getattr(recipe, role))
+        chat.check_alike(*models)
+    with _workplace() as folder:
+        keys = _write(folder, answered)
+        # Short and long responses are dropped in the loop for the sake of pairs; here they count.
+        job = Job.of(recipe, folder, *models)
+        job = replace(job, min_chars=0, max_chars=1 << 60, per_token=per_token)
+        run_job(job)
+        results = {}
+        tokens = {(row.prompt_id, row.sample): row for row in _token_rewards(job)}
+        for response, score in scored(job):
+            key = (response.prompt_id, response.sample)
+            reason = None if score else why_dropped(response, job)
+            results[key] = Result(score, reason, tokens.get(key))
+    return [[results[key] for key in row] for row in keys]
+
+
+@contextlib.contextmanager
+def _workplace() -> Iterator[Path]:
+    """A folder for the workers' files; it stays where one of them broke, for the log is in it."""
+    folder = Path(tempfile.mkdtemp(prefix="dice-score-"))
+    try:
+        yield folder
+    except StageFailed:
+        raise
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
+
+
+def _write(folder: Path, answered: Sequence[tuple[list[Message], list[str]]]) -> list[list[tuple[str, int]]]:
+    """Write prompts and shards of responses; returns every response's (prompt_id, sample)."""
+    prompts: dict[str, Prompt] = {}
+    responses: list[Response] = []
+    samples: Counter[str] = Counter()
+    keys = []
+    for messages, texts in answered:
+        name = prompt_id(messages)
+        prompts[name] = Prompt(name, messages)
+        keys.append([(name, samples[name] + index) for index in range(len(texts))])
+        samples[name] += len(texts)
+        for (_, sample), text in zip(keys[-1], texts, strict=True):
+            responses.append(Response(name, sample, text, len(text), 0, "stop", 0))
+    store.write_rows(folder / "prompts.jsonl", prompts.values())
+    for shard, start in enumerate(range(0, len(responses), SHARD)):
+        store.write_rows(store.shard_path(folder / "responses", shard), responses[start : start + SHARD])
+    return keys
+
+
+def _token_rewards(job: Job) -> Iterator[TokenRewards]:
+    if job.per_token:
+        for shard in job.shards():
+            yield from store.read_rows(job.beside(shard, "tokens"), TokenRewards)
+
+
+def score_file(
+    name: str, recipe: str | None, overrides: Sequence[str], output: str | None, per_token: bool
+) -> None:
+    """Write the rows of a file or registered data set with the implicit rewards of their responses.
+
+    A row with several responses becomes several. Raises BadInput where the output exists already.
+    """
+    target = Path(output or f"{Path(name).stem}.scores.jsonl")
+    if target.exists():
+        raise BadInput(f"{target} exists already; name another file with --output")
+    loaded = settings(recipe, overrides)
+    answers, dropped = read_answers(name, loaded.dataset_dir)
+    results = score_all(loaded, [(answer.messages, answer.responses) for answer in answers], per_token)
+    rows, rewards = [], []
+    for answer, row in zip(answers, results, strict=True):
+        for text, result in zip(answer.responses, row, strict=True):
+            which = {} if text in answer.row.values() else {"response": text}
+            rows.append({**answer.row, **which, **_columns(result)})
+            if result.score:
+                rewards.append(result.score.reward)
+            else:
+                dropped[result.reason] += 1
+    store.write_text(target, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    mean = f", {sum(rewards) / len(rewards):+.2f} nats on average" if rewards else ""
+    say(f"score     {len(rewards):,} implicit rewards{mean} in {target}", mark="+")
+    for reason, count in dropped.items():
+        say(f"          not scored: {count:,} {reason}", mark="!")
+
+
+def _columns(result: Result) -> dict[str, object]:
+    if result.score is None:
+        return {"reward": None, "dropped": result.reason}
+    names = ("prompt_id", "sample", "n_chars", "n_tokens", "logp_policy", "logp_ref", "reward")
+    columns = {name: getattr(result.score, name) for name in names}
+    if result.tokens:
+        columns |= {"tokens": result.tokens.tokens, "token_rewards": result.tokens.token_rewards}
+    return columns

@@ -1,0 +1,140 @@
+"""Adapters on a shared base, and what can't be loaded."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from dice import models, store
+from dice.chat import load_chat
+from dice.checkpoints import base_of, check_model
+from dice.errors import BadInput
+from dice.logprobs import Options, Scorer
+
+
+def make_adapter(base, folder, seed, **options):
+    """A LoRA adapter whose weights are far from zero."""
+    torch.manual_seed(seed)
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], **options)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    for name, weights in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(weights, std=0.1)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def adapters(random_model, tmp_path_factory):
+    """Two adapters on the random model."""
+    folder = tmp_path_factory.mktemp("adapters")
+    return [make_adapter(random_model, folder / f"round.{seed}", seed) for seed in (1, 2)]
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """The models that were loaded, in order."""
+    names = []
+    load = models.load_model
+    monkeypatch.setattr(models, "load_model", lambda name, *rest: names.append(name) or load(name, *rest))
+    return names
+
+
+def some_rows():
+    rng = np.random.default_rng(0)
+    return [
+        (rng.integers(5, 500, p).tolist(), rng.integers(5, 500, r).tolist()) for p, r in [(9, 20), (4, 7)]
+    ]
+
+
+def sums(scorer, name):
+    scorer.use(name)
+    return [float(logps.sum(dtype=float)) for logps in scorer.token_logps(some_rows())]
+
+
+def test_adapters_equal_merged_models_and_the_base_is_loaded_once(random_model, adapters, loads, tmp_path):
+    expected = []
+    for number, adapter in enumerate(adapters):
+        whole = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(random_model), adapter)
+        whole.merge_and_unload().save_pretrained(tmp_path / str(number))
+        expected.append(sums(Scorer(Options(dtype="float32")), str(tmp_path / str(number))))
+    expected.append(sums(Scorer(Options(dtype="float32")), str(random_model)))
+    assert abs(expected[0][0] - expected[1][0]) > 0.1  # the adapters matter
+    loads.clear()
+
+    scorer = Scorer(Options(dtype="float32"))
+    for _ in range(2):  # back and forth
+        for name, wanted in zip([*adapters, str(random_model)], expected, strict=True):
+            np.testing.assert_allclose(sums(scorer, name), wanted, rtol=1e-5)
+    assert loads == [str(random_model)]
+
+
+def test_whole_models_replace_each_other(random_model, other_random_model, loads):
+    scorer = Scorer(Options(dtype="float32"))
+    first, second = sums(scorer, str(random_model)), sums(scorer, str(other_random_model))
+    assert first != second
+    assert sums(scorer, str(random_model)) == first
+    assert loads == [str(random_model), str(other_random_model), str(random_model)]
+
+
+def test_an_adapter_is_a_model_like_any_other(random_model, adapters):
+    assert base_of(adapters[0]) == str(random_model)
+    assert base_of(str(random_model)) is None
+    check_model("policy", adapters[0])
+    assert load_chat(adapters[0], "llama3-custom").decode([70]) == load_chat(
+        str(random_model), "llama3-custom"
+    ).decode([70])
+
+
+def test_an_adapter_is_identified_by_its_base_too(random_model, other_random_model, adapters, tmp_path):
+    before = store.model_digest(adapters[0])
+    config = json.loads((tmp_path.parent / adapters[0] / "adapter_config.json").read_text())
+    other = tmp_path / "other"
+    other.mkdir()
+    for name in ("adapter_model.safetensors",):
+        (other / name).write_bytes((tmp_path.parent / adapters[0] / name).read_bytes())
+    for base, same in ((random_model, True), (other_random_model, False)):
+        config["base_model_name_or_path"] = str(base)
+        (other / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
+        (tmp_path / str(same)).write_text(store.model_digest(str(other)))
+    assert (tmp_path / "True").read_text() != (tmp_path / "False").read_text()
+    assert before == store.model_digest(adapters[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "no adapter_model.safetensors"),
+        (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"half"), "broken adapter_model"),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text("{}"),
+            "base_model_name_or_path is missing",
+        ),
+        (
+            lambda folder: (folder / "adapter_config.json").write_text(
+                '{"base_model_name_or_path": "nowhere"}'
+            ),
+            "base of the adapter .*: 'nowhere' is neither a folder here nor a model of the Hub",
+        ),
+    ],
+)
+def test_a_broken_adapter_is_named(random_model, tmp_path, change, message):
+    make_adapter(random_model, tmp_path / "adapter", 1)
+    change(tmp_path / "adapter")
+    with pytest.raises(BadInput, match=message):
+        check_model("policy", str(tmp_path / "adapter"))
+
+
+def test_quantization_without_its_library_is_said(random_model):
+    pytest.importorskip("transformers")
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        with pytest.raises(BadInput, match="can't be loaded as a causal LM: .*bitsandbytes"):
+            models.load_model(str(random_model), "float32", quantization_bit=4)
+    else:
+        model = models.load_model(str(random_model), "float32", quantization_bit=4)
+        assert any("4bit" in type(module).__name__ for module in model.modules())

@@ -1,0 +1,77 @@
+"""Scoring by several processes, real models: the same bytes as by one."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dice import launch, store
+from dice.recipe import ROOT
+from dice.rewards import Job, run_job
+from dice.schema import Prompt, Response, prompt_id
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def job(fake_run, random_model, other_random_model, tmp_path):
+    """Six shards of two prompts with four responses each, to be scored by random models."""
+    rng = np.random.default_rng(0)
+    words = ["dog", "cat", "cow", "red", "blue"]
+    prompts = []
+    for shard in range(6):
+        responses = []
+        for number in range(2):
+            messages = [{"role": "user", "content": f"Name {shard} or {number} animals."}]
+            prompts.append(Prompt(prompt_id(messages), messages))
+            for sample in range(4):
+                text = ", ".join(rng.choice(words, rng.integers(2, 12)))
+                responses.append(Response(prompts[-1].prompt_id, sample, text, len(text), 1, "stop", 0))
+        store.write_rows(store.shard_path(tmp_path / "responses", shard), responses)
+    store.write_rows(tmp_path / "prompts.jsonl", prompts)
+    made = Job.of(fake_run.recipe, tmp_path, str(random_model), str(other_random_model))
+    return dataclasses.replace(made, engine="hf")
+
+
+def take_scores(folder):
+    """The scores' bytes by file name; they are removed."""
+    scores = {path.name: path.read_bytes() for path in (folder / "scores").iterdir()}
+    for name in scores:
+        (folder / "scores" / name).unlink()
+    return scores
+
+
+def test_two_workers_write_the_bytes_of_one(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("NPROC_PER_NODE", "1")
+    run_job(job)
+    alone = take_scores(tmp_path)
+    assert sorted(alone) == [f"part-{shard:05d}.jsonl" for shard in range(6)]
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    run_job(job)
+    assert take_scores(tmp_path) == alone
+    log = (tmp_path / "logs" / "score.log").read_text()
+    assert "torch.distributed.run --nproc_per_node=2" in log
+
+
+def test_two_nodes_of_workers_write_the_bytes_of_one(job, tmp_path, monkeypatch):
+    """Two groups of processes on this machine, as `torchrun --nnodes 2` starts them on two."""
+    run_job(job)
+    alone = take_scores(tmp_path)
+    port = launch._free_port()
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1", "--nnodes=2",
+        "--master_addr=127.0.0.1", f"--master_port={port}",
+    ]  # fmt: skip
+    work = ["-m", "dice.worker", "score", str(tmp_path / "progress"), json.dumps(dataclasses.asdict(job))]
+    threads = {"OMP_NUM_THREADS": str(launch.cpu_count())}
+    nodes = [
+        subprocess.Popen(
+            [*command, f"--node_rank={rank}", *work], cwd=ROOT, env={**launch.environment(), **threads}
+        )
+        for rank in range(2)
+    ]
+    assert [node.wait(timeout=300) for node in nodes] == [0, 0]
+    assert take_scores(tmp_path) == alone
