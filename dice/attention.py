@@ -20,7 +20,8 @@ from transformers.modeling_flash_attention_utils import _flash_attention_forward
 from dice.packs import Block, Pack, blocks
 
 NAME = "dice_shared_prompt"
-QUERIES = 256  # per block: enough to keep a processor busy, few enough to skip what is masked anyway
+# Queries per block. Few skip most of what is masked anyway; on a GPU starting a kernel costs more.
+QUERIES_ON_CPU, QUERIES = 256, 1024
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # each (1, heads, tokens, head size)
 
@@ -44,7 +45,7 @@ class Attention:
 
     @cached_property
     def blocks(self) -> list[Block]:
-        return list(blocks(self.pack, QUERIES))
+        return list(blocks(self.pack, QUERIES_ON_CPU if self.device.type == "cpu" else QUERIES))
 
     def keys_values(self, module: torch.nn.Module, key: torch.Tensor, value: torch.Tensor) -> KeysValues:
         """All keys and values that the pack may see; what the next pack needs is put aside."""

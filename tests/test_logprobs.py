@@ -238,7 +238,7 @@ def test_what_does_not_fit_is_halved_for_good(families, capsys):
 
 
 def test_memory_too_small_for_one_response_is_said(families):
-    scorer = scorer_of(families("llama"))
+    scorer = scorer_of(families("llama"), batch_tokens=2)
 
     def never(pack, carried):
         raise torch.OutOfMemoryError("no")

@@ -109,6 +109,7 @@ def uninterrupted(tmp_path_factory) -> dict[str, bytes]:
 SLOW = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("score", "pair", "train", "evaluate")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["generate", *SLOW])
 def test_a_killed_run_ends_with_the_same_files(fake_settings, tmp_path, uninterrupted, stage):
     """SIGKILL to the whole process group as soon as the stage has begun; then the same command."""

@@ -208,6 +208,7 @@ def test_a_prompt_that_is_there_twice_is_named(round_of):
         execute(pair.STAGE, run, 1)
 
 
+@pytest.mark.slow
 def test_a_row_of_fifty_megabytes_is_a_row(round_of):
     huge = "ü" * 25_000_000
     run = round_of({"q": [("good", 1.0), (huge, 0.5), ("bad", 0.0)]}, alpha=0, min_samples=2)

@@ -191,6 +191,7 @@ def test_a_sha1_is_checked(tmp_path):
         read_preferences(register(tmp_path, entry), "it")
 
 
+@pytest.mark.slow
 def test_a_row_of_fifty_megabytes(tmp_path):
     huge = "ü" * 25_000_000
     for name in ("rows.jsonl", "rows.csv"):

@@ -83,6 +83,7 @@ def scores(draw):
     return np.array(rewards).reshape(shape) / 8, np.array(lengths).reshape(shape), present
 
 
+@pytest.mark.slow
 @settings(max_examples=2000, deadline=None)
 @given(scores())
 def test_the_step_function_is_the_brute_force_one(table):
@@ -96,6 +97,7 @@ def test_the_step_function_is_the_brute_force_one(table):
         assert difference_at(alpha, rewards, lengths, present) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.slow
 @settings(max_examples=1000, deadline=None)
 @given(scores())
 def test_no_alpha_on_a_fine_grid_balances_better(table):

@@ -36,6 +36,7 @@ def test_what_is_no_override():
     assert result.returncode == 2 and "Recipes: llama3 tiny zephyr" in result.stdout
 
 
+@pytest.mark.slow
 def test_called_from_elsewhere_with_a_recipe_beside(fake_settings, tmp_path):
     """A recipe folder relative to where one is; results with a space in their path."""
     for name in ("dice.yaml", "dpo.yaml"):

@@ -41,6 +41,7 @@ def prepare(source, output, *more):
     return run_script(sys.executable, SCRIPT, *flags, PYTHONPATH=".", HF_DATASETS_CACHE=str(output / "cache"))
 
 
+@pytest.mark.slow
 def test_a_seeded_sample_of_distinct_prompts(source, tmp_path):
     made = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
@@ -66,6 +67,7 @@ def test_too_few_pairs(source, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_sample_is_registered_and_has_a_card(source, tmp_path):
     output = tmp_path / "out"
     output.mkdir()
@@ -91,6 +93,7 @@ def test_the_sample_is_registered_and_has_a_card(source, tmp_path):
     assert (output / "ultrafeedback_10k.json").read_bytes() == written
 
 
+@pytest.mark.slow
 def test_parquet_and_the_default_size(tmp_path):
     import pyarrow
     import pyarrow.parquet
