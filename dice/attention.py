@@ -21,7 +21,7 @@ from dice.packs import Block, Pack, blocks
 
 NAME = "dice_shared_prompt"
 # Queries per block. Few skip most of what is masked anyway; on a GPU starting a kernel costs more.
-QUERIES_ON_CPU, QUERIES = 256, 1024
+QUERIES_ON_CPU, QUERIES = 128, 1024
 
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # each (1, heads, tokens, head size)
 

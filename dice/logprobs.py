@@ -14,7 +14,7 @@ from dice.errors import BadInput
 from dice.forward import Budget, Reader, SeparateRows
 from dice.models import Models, device
 from dice.packs import Rows
-from dice.probe import alike_up_to, best_reader
+from dice.probe import alike_up_to, best_reader, forget_lengths
 
 # Tokens of a forward pass where the recipe leaves them to us. More would not be faster.
 TOKENS_ON_CPU, TOKENS = 640, 65536
@@ -64,16 +64,15 @@ class Scorer:
         limit = alike_up_to(model)
         lengths = [len(prompt) + len(response) for prompt, response in rows]
         together = [row for row, length in enumerate(lengths) if length <= limit]
-        alone = sorted((row for row, length in enumerate(lengths) if length > limit), key=lengths.__getitem__)
-        parts = [(self._reader, together, self.budget)]
-        if alone:
-            by_itself = SeparateRows(model, self._reader.head.body, self._reader.attention)
-            parts.append((by_itself, alone, Budget(1)))
         found: dict[int, np.ndarray] = {}
-        for reader, indices, budget in parts:
-            for row, logps in reader.read(rows, indices, budget):
-                found[row] = logps
-                on_done(1)
+        for row, logps in self._reader.read(rows, together, self.budget):
+            found[row] = logps
+            on_done(1)
+        by_itself = SeparateRows(model, self._reader.head.body, self._reader.attention)
+        for row in sorted(set(range(len(rows))) - set(together)):
+            ((_, found[row]),) = by_itself.read(rows, [row], Budget(1))
+            forget_lengths(model)
+            on_done(1)
         return [found[row] for row in range(len(rows))]
 
     def _check(self, rows: Rows) -> None:

@@ -51,6 +51,21 @@ def alike_up_to(model: torch.nn.Module) -> float:
     return min(limits)
 
 
+def forget_lengths(model: torch.nn.Module) -> None:
+    """Make "dynamic" position encodings what they are for short rows.
+
+    transformers stretches them for a long row, and in this version never shrinks them again.
+    """
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None) or {}
+        for layers, kind in ({"": kinds} if isinstance(kinds, str) else kinds).items():
+            prefix = f"{layers}_" if layers else ""
+            if kind == "dynamic":
+                original = getattr(module, f"{prefix}original_inv_freq")
+                setattr(module, f"{prefix}inv_freq", original.to(model.device))
+                setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+
+
 def _readers(model: torch.nn.Module, attention: str) -> Iterator[Reader]:
     bodies = list(dict.fromkeys((model.get_decoder(), model.base_model)))
     kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
