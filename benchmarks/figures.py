@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Figure:
-    """What was measured, and what is required of it: at least or at most so much."""
+    """What was measured, and what is required of it, if anything: at least or at most so much."""
 
     name: str
     value: float
@@ -20,7 +20,7 @@ class Figure:
     def __str__(self) -> str:
         bounds = {"at least": self.at_least, "at most": self.at_most}
         required = " and ".join(f"{word} {bound:g}" for word, bound in bounds.items() if bound is not None)
-        return f"{self.name}: {self.value:.3g} (required: {required})"
+        return f"{self.name}: {self.value:.4g}" + (f" (required: {required})" if required else "")
 
 
 def report(figures: list[Figure]) -> int:

@@ -26,6 +26,7 @@ from typing import Any
 
 import fire
 import numpy as np
+from figures import Figure, report
 
 from dice import choice, pair, recipe, shaping, store
 from dice.recipe_io import load_recipe
@@ -208,17 +209,6 @@ def measure(what: str, *arguments: object) -> Used:
     return Used(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1e6, json.loads(lines[-1]))
 
 
-def show(name: str, value: float, at_most: float | None = None, at_least: float | None = None) -> bool:
-    """Print a figure and what is required of it; returns whether it holds."""
-    wanted = ""
-    if at_most is not None or at_least is not None:
-        wanted = (
-            f" (required: at most {at_most:g})" if at_least is None else f" (required: at least {at_least:g})"
-        )
-    print(f"{name}: {value:.4g}{wanted}")
-    return (at_most is None or value <= at_most) and (at_least is None or value >= at_least)
-
-
 def main(prompts: int = 10_000, times: int = 10, numbers: int = 1_000_000, folder: str | None = None) -> None:
     """Make the data, measure, print the figures."""
     place = Path(tempfile.mkdtemp(dir=folder))
@@ -231,36 +221,35 @@ def main(prompts: int = 10_000, times: int = 10, numbers: int = 1_000_000, folde
         shutil.rmtree(place)
     many = measure("numbers", numbers) if numbers else None
     swept = (plain.found["alpha"], vectorised.found["alpha"])
-    kept = [
-        show("stage, CPU seconds", whole.seconds, at_most=2.5),
-        show("stage, peak memory in GB", whole.memory, at_most=1),
-        show("plain dataframe code, CPU seconds", plain.seconds),
-        show("plain dataframe code / stage", plain.seconds / whole.seconds, at_least=15),
-        show("vectorised dataframe code / stage", vectorised.seconds / whole.seconds),
-        show(
+    figures = [
+        Figure("stage, CPU seconds", whole.seconds, at_most=2.5),
+        Figure("stage, peak memory in GB", whole.memory, at_most=1),
+        Figure("plain dataframe code, CPU seconds", plain.seconds),
+        Figure("plain dataframe code / stage", plain.seconds / whole.seconds, at_least=15),
+        Figure("vectorised dataframe code / stage", vectorised.seconds / whole.seconds),
+        Figure(
             "vectorised dataframe sweep / exact alpha",
             vectorised.found["sweep"] / alpha.found["exact"],
             at_least=15,
         ),
-        show(
+        Figure(
             "alpha: grid less dataframe sweeps",
             max(abs(alpha.found["grid alpha"] - a) for a in swept),
             at_most=0,
         ),
     ]
     if larger:
-        kept.append(
-            show(
-                f"{times} times the prompts: times the CPU",
-                larger.seconds / whole.seconds,
-                at_most=1.2 * times,
-            )
-        )
-        kept.append(show(f"{times} times the prompts: peak memory in GB", larger.memory, at_most=2))
+        named = f"{times} times the prompts"
+        figures += [
+            Figure(f"{named}: times the CPU", larger.seconds / whole.seconds, at_most=1.2 * times),
+            Figure(f"{named}: peak memory in GB", larger.memory, at_most=2),
+        ]
     if many:
-        show(f"numbers of {numbers:,} prompts, CPU seconds", many.found["numbers"])
-        show(f"numbers of {numbers:,} prompts, peak memory in GB", many.memory)
-    sys.exit(not all(kept))
+        figures += [
+            Figure(f"numbers of {numbers:,} prompts, CPU seconds", many.found["numbers"]),
+            Figure(f"numbers of {numbers:,} prompts, peak memory in GB", many.memory),
+        ]
+    sys.exit(report(figures))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import functools
 import importlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import fire
@@ -78,6 +79,8 @@ class Commands:
         if len(round) == 1 and isinstance(round[0], int):
             _stage("score", run, *round)
             return
+        if (Path(str(run)) / "recipe.yaml").is_file():
+            raise BadInput(f"{run} is a run; which round? python -m dice score {run} 1")
         from dice.score_file import score_file
 
         score_file(str(run), recipe, _overrides(round), output, per_token)

@@ -1,12 +1,13 @@
 """Adapters on a shared base, and what can't be loaded."""
 
+import importlib.util
 import json
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from dice import models, store
 from dice.chat import load_chat
@@ -129,12 +130,27 @@ def test_a_broken_adapter_is_named(random_model, tmp_path, change, message):
 
 
 def test_quantization_without_its_library_is_said(random_model):
-    pytest.importorskip("transformers")
-    try:
-        import bitsandbytes  # noqa: F401
-    except ImportError:
-        with pytest.raises(BadInput, match="can't be loaded as a causal LM: .*bitsandbytes"):
-            models.load_model(str(random_model), "float32", quantization_bit=4)
-    else:
-        model = models.load_model(str(random_model), "float32", quantization_bit=4)
-        assert any("4bit" in type(module).__name__ for module in model.modules())
+    if importlib.util.find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed here")
+    with pytest.raises(BadInput, match="can't be loaded as a causal LM: .*bitsandbytes"):
+        models.load_model(str(random_model), "float32", quantization_bit=4)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_quantized_models_are_close_to_whole_ones(tmp_path, bits):
+    pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed; it is an option")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    LlamaForCausalLM(config).save_pretrained(tmp_path)
+    expected = sums(Scorer(Options(dtype="float32")), str(tmp_path))
+    scorer = Scorer(Options(dtype="float32", quantization_bit=bits))
+    np.testing.assert_allclose(sums(scorer, str(tmp_path)), expected, rtol=0.05)
+    kinds = {type(module).__name__ for module in scorer.models.use(str(tmp_path)).modules()}
+    assert f"Linear{bits}bit{'Lt' if bits == 8 else ''}" in kinds

@@ -107,6 +107,17 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
         read_answers(str(tmp_path / "rows.txt"), "data")
 
 
+def test_a_run_without_a_round_is_asked_for_it(fake_run):
+    result = run_script(*DICE, "score", str(fake_run.path))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert (
+        result.stderr
+        == f"error: {fake_run.path} is a run; which round? python -m dice score {fake_run.path} 1\n"
+    )
+    result = run_script(*DICE, "score", "answers.jsonl", "first")
+    assert result.stderr == "error: 'first' is neither a round of a run nor key=value\n"
+
+
 def test_the_models_must_come_from_somewhere():
     with pytest.raises(BadInput, match=r"missing: reference=... template=...; or name a recipe"):
         score_file.settings(None, ["policy=somewhere"])
