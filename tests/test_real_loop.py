@@ -62,7 +62,7 @@ def test_every_stage_did_its_work(run):
 
 
 def test_rewards_are_the_difference_of_two_plain_forward_passes(run):
-    from test_logprobs import by_hand
+    from test_logprobs import one_by_one
 
     folder = run.round_dir(1)
     encode = chat.load_chat(run.policy(1), "llama3-custom").encode
@@ -71,7 +71,7 @@ def test_rewards_are_the_difference_of_two_plain_forward_passes(run):
     texts = {(r.prompt_id, r.sample): r.response for r in store.read_rows(part, Response)}
     for score in list(store.read_rows(folder / "scores" / part.name, Score))[:5]:
         rows = encode(prompts[score.prompt_id], texts[score.prompt_id, score.sample])
-        policy, reference = by_hand(run.policy(1), *rows), by_hand(run.reference(1), *rows)
+        policy, reference = (sum(one_by_one(model, [rows])[0]) for model in (run.policy(1), run.reference(1)))
         assert score.logp_policy == pytest.approx(policy, rel=1e-5)
         assert score.reward == pytest.approx(policy - reference, abs=1e-3)
         assert score.n_tokens == len(rows[1])
