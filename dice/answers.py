@@ -59,7 +59,13 @@ def read_pairs(name: str, dataset_dir: str) -> tuple[list[Preference], Counter[s
     Raises BadInput, naming file and line, where it can't be read or is no preference set.
     """
     path = _file(name)
-    return sources.preferences_of(_guess(path)) if path else sources.read_preferences(dataset_dir, name)
+    if path is None:
+        return sources.read_preferences(dataset_dir, name)
+    source = _guess(path)
+    for role in ("chosen", "rejected"):
+        if role not in source.columns:
+            raise BadInput(f"{path}: no column {role!r}; a preference set has chosen and rejected")
+    return sources.preferences_of(source)
 
 
 def _file(name: str) -> Path | None:
@@ -82,8 +88,9 @@ def _guess(path: Path) -> Source:
             f"{where}: no prompt in sight; a row needs one of the columns prompt, instruction, messages, "
             f"conversations, this one has: {', '.join(row) or 'nothing'}"
         )
-    named = {name: name for name in ("chosen", "rejected", *RESPONSES) if name in row}
-    entry["columns"] |= {"response" if name in RESPONSES else name: column for name, column in named.items()}
+    entry["columns"] |= {name: name for name in ("chosen", "rejected") if name in row}
+    if response := next((name for name in RESPONSES if name in row), None):
+        entry["columns"]["response"] = response
     return Source(path.stem, path, {"file_name": path.name, **entry})
 
 
@@ -112,6 +119,8 @@ def _responses(source: Source, row: dict[str, Any], line: str) -> list[str]:
         if roles[0] != roles[1]:
             raise sources.Dropped("rows without a response")
     elif isinstance(row.get(column), list) and all(isinstance(text, str) for text in row[column]):
-        return row[column]
+        if not row[column]:
+            raise sources.Dropped("rows without a response")
+        return [sources.text_of(text, line, "a response") for text in row[column]]
     given = replace(source, entry={**source.entry, "columns": {**source.columns, "response": column}})
     return [sources.answer_of(given, row, line, "response")]

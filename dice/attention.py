@@ -23,6 +23,8 @@ NAME = "dice_shared_prompt"
 # Queries per block. Few skip most of what is masked anyway; on a GPU starting a kernel costs more.
 QUERIES_ON_CPU, QUERIES = 128, 1024
 
+HARMLESS = ("position_ids", "cache_position")  # tensors that attention functions get and don't need
+
 KeysValues = tuple[torch.Tensor, torch.Tensor]  # each (1, heads, tokens, head size)
 
 
@@ -119,9 +121,14 @@ def attend(
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_: Any,
+    **others: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention (1, tokens, heads, head size) of a pack; query (1, heads, tokens, head size)."""
+    """Attention (1, tokens, heads, head size) of a pack; query (1, heads, tokens, head size).
+
+    Raises TypeError for what it knows nothing of: attention sinks, position biases.
+    """
+    if unknown := [name for name, value in others.items() if torch.is_tensor(value) and name not in HARMLESS]:
+        raise TypeError(f"attention with {', '.join(unknown)}")
     attention = _current.get()
     attention.windows.add(sliding_window)
     key, value = attention.keys_values(module, key, value)

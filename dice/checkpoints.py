@@ -48,7 +48,19 @@ def base_of(name: str) -> str | None:
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise BadInput(f"{path}: base_model_name_or_path is missing; an adapter must name its base")
+    if (resolve(base) / "adapter_config.json").is_file():
+        raise BadInput(f"{path}: its base {base} is an adapter itself; merge that one into a whole model")
     return str(resolve(base).resolve()) if resolve(base).is_dir() else base
+
+
+def alters_base(adapter: str) -> bool:
+    """Whether loading an adapter changes its base's own weights, so that switching it off doesn't help.
+
+    Trained biases do, and so do initializations that take something away from the base (PiSSA, OLoRA).
+    """
+    config = store.read_json(resolve(adapter) / "adapter_config.json") or {}
+    plain = config.get("init_lora_weights", True) in (True, False, None, "gaussian")
+    return not plain or config.get("bias", "none") != "none"
 
 
 def has_tokenizer(name: str) -> bool:

@@ -188,7 +188,7 @@ class Head:
             yield
             return
         if self._buffer is None or len(self._buffer) < len(states):
-            self._buffer = states.new_empty((len(states), len(head.weight)))
+            self._buffer = head.weight.new_empty((len(states), len(head.weight)))
         target = self._buffer[: len(states)]
         with _forward_replaced(head, lambda given: torch.mm(given[0], head.weight.T, out=target)[None]):
             yield

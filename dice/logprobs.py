@@ -14,7 +14,7 @@ from dice.errors import BadInput
 from dice.forward import Budget, Reader, SeparateRows
 from dice.models import Models, device
 from dice.packs import Rows
-from dice.probe import alike_up_to, best_reader, forget_lengths
+from dice.probe import alike_up_to, best_reader, forget_lengths, position_limit
 
 # Tokens of a forward pass where the recipe leaves them to us. More would not be faster.
 TOKENS_ON_CPU, TOKENS = 640, 65536
@@ -57,7 +57,8 @@ class Scorer:
         """Float32 log-probs of every response's tokens, of N (prompt ids, response ids) pairs.
 
         `on_done` is told the number of rows that are done, as they get done.
-        Raises BadInput for a token that the model has no embedding of, and for an empty prompt.
+        Raises BadInput for a token that the model has no embedding of, for a row beyond its table of
+        positions, and for an empty prompt.
         """
         self._check(rows)
         model = self._reader.head.model
@@ -76,8 +77,14 @@ class Scorer:
         return [found[row] for row in range(len(rows))]
 
     def _check(self, rows: Rows) -> None:
-        known = self._reader.head.model.get_input_embeddings().weight.shape[0]
+        model = self._reader.head.model
+        known, longest = model.get_input_embeddings().weight.shape[0], position_limit(model)
         for prompt, response in rows:
+            if len(prompt) + len(response) - 1 > longest:
+                raise BadInput(
+                    f"model {self.name!r} has positions for {longest:,} tokens, a row has "
+                    f"{len(prompt) + len(response):,}; lower score.cutoff_len"
+                )
             if not prompt:
                 raise BadInput("a prompt without tokens: a response's first token needs one before it")
             if (highest := max(max(prompt), max(response, default=0))) >= known:

@@ -2,13 +2,18 @@
 
 import contextlib
 import gc
+import hashlib
+import warnings
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from dice.checkpoints import base_of
+from dice.checkpoints import alters_base, base_of
 from dice.errors import BadInput
+
+ADAPTER_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning, SafetensorError)
 
 
 def device() -> torch.device:
@@ -37,9 +42,11 @@ def attention_choices(attention: str, dtype: str) -> list[str | None]:
         return [attention]
     choices: list[str | None] = [None]
     if device().type == "cuda" and dtype_name(dtype) != "float32":
+        # The packages may be installed on a GPU that is too old for them.
+        capability = torch.cuda.get_device_capability()
         installed = {
-            "flash_attention_3": is_flash_attn_3_available(),
-            "flash_attention_2": is_flash_attn_2_available(),
+            "flash_attention_3": capability >= (9, 0) and is_flash_attn_3_available(),
+            "flash_attention_2": capability >= (8, 0) and is_flash_attn_2_available(),
         }
         choices = [name for name, found in installed.items() if found] + choices
     return choices
@@ -61,7 +68,7 @@ def load_model(
             return _load(path, kind, choice, quantization_bit)
     try:
         return _load(path, kind, last, quantization_bit)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(f"model {path!r} can't be loaded as a causal LM: {reason}") from error
 
@@ -69,13 +76,16 @@ def load_model(
 def _load(
     path: str, kind: torch.dtype, attention: str | None, quantization_bit: int | None
 ) -> torch.nn.Module:
-    model = AutoModelForCausalLM.from_pretrained(
+    model, found = AutoModelForCausalLM.from_pretrained(
         path,
         dtype=kind,
         attn_implementation=attention,
         quantization_config=_quantization(quantization_bit, kind),
         device_map={"": device()},
+        output_loading_info=True,
     )
+    if missing := sorted(found["missing_keys"]):  # they would be random numbers
+        raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
     return model.eval().requires_grad_(False)
 
 
@@ -104,11 +114,15 @@ class Models:
     def __init__(self, dtype: str, attention: str, quantization_bit: int | None) -> None:
         self._options = (dtype, attention, quantization_bit)
         self._base: str | None = None
+        self._name = ""
+        self._altered = False  # an adapter has changed the base's own weights
         self._model: torch.nn.Module | None = None  # the base, adapters injected where there are any
         self._adapters = None  # peft's view of it
 
     def holds(self, name: str) -> bool:
-        """Whether a model can be used without loading another base."""
+        """Whether a model can be used without loading a base."""
+        if self._altered and name != self._name:
+            return False
         return self._base == (base_of(name) or name)
 
     def use(self, name: str) -> torch.nn.Module:
@@ -118,7 +132,8 @@ class Models:
             self._model = self._adapters = self._base = None
             free_memory()
             self._model = load_model(base or name, *self._options)
-            self._base = base or name
+            self._base, self._altered = base or name, False
+        self._name = name
         if base:
             self._switch_to(name)
         elif self._adapters:
@@ -126,20 +141,31 @@ class Models:
         return self._model
 
     def _switch_to(self, adapter: str) -> None:
-        from peft import PeftModel
 
-        key = adapter.replace(".", "_")  # peft uses it as a module's name
+        key = f"adapter_{hashlib.sha256(adapter.encode()).hexdigest()[:16]}"  # peft names modules by it
         try:
-            if self._adapters is None:
-                self._adapters = PeftModel.from_pretrained(self._model, adapter, adapter_name=key)
-            elif key not in self._adapters.peft_config:
-                self._adapters.load_adapter(adapter, adapter_name=key)
-        except (OSError, ValueError, RuntimeError) as error:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Found missing adapter keys")
+                self._load_adapter(adapter, key)
+        except ADAPTER_ERRORS as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BadInput(f"adapter {adapter!r} can't be loaded onto {self._base!r}: {reason}") from error
+        self._altered = alters_base(adapter)
         self._adapters.base_model.enable_adapter_layers()
         self._adapters.set_adapter(key)
         self._adapters.eval().requires_grad_(False)
+
+    def _load_adapter(self, adapter: str, key: str) -> None:
+        from peft import PeftConfig, PeftModel
+
+        if self._adapters is not None and key in self._adapters.peft_config:
+            return
+        if PeftConfig.from_pretrained(adapter).is_prompt_learning:
+            raise ValueError("it is a learned prompt; LoRA and its kin are supported")
+        if self._adapters is None:
+            self._adapters = PeftModel.from_pretrained(self._model, adapter, adapter_name=key)
+        elif missing := self._adapters.load_adapter(adapter, adapter_name=key).missing_keys:
+            raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
 
 
 def free_memory() -> None:

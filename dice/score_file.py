@@ -119,23 +119,44 @@ def score_file(
     target = Path(output or f"{Path(name).stem}.scores.jsonl")
     if target.exists():
         raise BadInput(f"{target} exists already; name another file with --output")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        store.write_text(target, "")  # found out now, not after hours
+        target.unlink()
+    except OSError as error:
+        raise BadInput(f"--output: {target} can't be written ({error.strerror})") from None
     loaded = settings(recipe, overrides)
     answers, dropped = read_answers(name, loaded.dataset_dir)
     results = score_all(loaded, [(answer.messages, answer.responses) for answer in answers], per_token)
     rows, rewards = [], []
     for answer, row in zip(answers, results, strict=True):
         for text, result in zip(answer.responses, row, strict=True):
-            which = {} if text in answer.row.values() else {"response": text}
+            there = len(answer.responses) == 1 and text in answer.row.values()
+            which = {} if there else {"response": text}
             rows.append({**answer.row, **which, **_columns(result)})
             if result.score:
                 rewards.append(result.score.reward)
             else:
                 dropped[result.reason] += 1
-    store.write_text(target, (json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    store.write_text(target, map(_line, rows))
     mean = f", {sum(rewards) / len(rewards):+.2f} nats on average" if rewards else ""
     say(f"score     {len(rewards):,} implicit rewards{mean} in {target}", mark="+")
     for reason, count in dropped.items():
         say(f"          not scored: {count:,} {reason}", mark="!")
+
+
+def _line(row: dict[str, object]) -> str:
+    """A row as JSON; what JSON has no form for (a date, say) becomes text."""
+    line = json.dumps(row, ensure_ascii=False, default=str) + "\n"
+    return line if _is_utf8(line) else json.dumps(row, default=str) + "\n"
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _columns(result: Result) -> dict[str, object]:

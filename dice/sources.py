@@ -93,7 +93,7 @@ def _column(source: Source, row: dict[str, Any], line: str, role: str) -> Any:
     return row[name]
 
 
-def _text(value: Any, line: str, what: str) -> str:
+def text_of(value: Any, line: str, what: str) -> str:
     if not isinstance(value, str):
         raise BadInput(f"{line}: {what} is {value!r:.40}; it must be text")
     try:
@@ -110,7 +110,7 @@ def messages_of(source: Source, row: dict[str, Any], line: str) -> list[Message]
     if turns and turns[0]["role"] == "system":
         system, turns = turns[0]["content"], turns[1:]
     elif source.columns.get("system"):
-        system = _text(_column(source, row, line, "system") or "", line, "the system prompt")
+        system = text_of(_column(source, row, line, "system") or "", line, "the system prompt")
     expected = ("user", "assistant")
     if any(turn["role"] != expected[index % 2] for index, turn in enumerate(turns)):
         raise Dropped("turns out of order")
@@ -130,11 +130,11 @@ def _alpaca(source: Source, row: dict[str, Any], line: str) -> list[Message]:
             if not isinstance(exchange, list) or len(exchange) != 2:
                 raise BadInput(f"{line}: the history must be a list of [prompt, response] lists")
             for role, text in zip(("user", "assistant"), exchange, strict=True):
-                turns.append(Message(role=role, content=_text(text, line, "a turn of the history")))
+                turns.append(Message(role=role, content=text_of(text, line, "a turn of the history")))
     parts = [_column(source, row, line, "prompt")]
     if columns.get("query") and (source.entry.get("columns") or columns["query"] in row):
         parts.append(_column(source, row, line, "query"))
-    texts = [_text(part, line, "the prompt") for part in parts if part]
+    texts = [text_of(part, line, "the prompt") for part in parts if part]
     return [*turns, Message(role="user", content="\n".join(texts))]
 
 
@@ -151,10 +151,10 @@ def _turn(source: Source, turn: Any, line: str, roles: dict[str, str]) -> Messag
     role_tag, content_tag = source.tags["role_tag"], source.tags["content_tag"]
     if not isinstance(turn, dict) or role_tag not in turn or content_tag not in turn:
         raise BadInput(f"{line}: a turn must have {role_tag!r} and {content_tag!r}; this one is {turn!r:.60}")
-    role = _text(turn[role_tag], line, f"{role_tag!r} of a turn")
+    role = text_of(turn[role_tag], line, f"{role_tag!r} of a turn")
     if role not in roles:
         raise Dropped(f"rows with turns by {role!r:.40}")
-    return Message(role=roles[role], content=_text(turn[content_tag], line, "a turn"))
+    return Message(role=roles[role], content=text_of(turn[content_tag], line, "a turn"))
 
 
 def answer_of(source: Source, row: dict[str, Any], line: str, role: str) -> str:
@@ -166,4 +166,4 @@ def answer_of(source: Source, row: dict[str, Any], line: str, role: str) -> str:
         if content_tag not in value:
             raise BadInput(f"{line}: {role} has no {content_tag!r}; it has: {', '.join(value)}")
         value = value[content_tag]
-    return _text(value, line, role)
+    return text_of(value, line, role)

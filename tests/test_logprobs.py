@@ -70,6 +70,11 @@ FAMILIES = {
         SharedPrompts,
     ),
     # Families without transformers' attention interface, or with more to their attention.
+    "gpt-oss": (
+        "GptOssForCausalLM",
+        {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 8},
+        SeparateRows,
+    ),
     "bloom": ("BloomForCausalLM", {"n_layer": 2, "n_head": 4}, SeparateRows),
     "mamba": ("MambaForCausalLM", {}, SeparateRows),
 }
@@ -109,9 +114,9 @@ def some_rows(prompts=3, responses=5):
 
 def one_by_one(folder, rows):
     """Log-probs of each response's tokens: float64, no padding, the model's own eager attention."""
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float64, attn_implementation="eager"
-    ).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
+    if model.config.model_type != "gpt_oss":  # whose experts are not to be had in float64
+        model = model.double()
     found = []
     for prompt, response in rows:
         with torch.no_grad():
@@ -283,6 +288,23 @@ def test_a_token_without_embedding_is_named(families):
         scorer.token_logps([([5, 6], [7, 300])])
     with pytest.raises(BadInput, match="a prompt without tokens"):
         scorer.token_logps([([], [7])])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bfloat16_is_read_the_same_way(families, name):
+    """The probe must not take rounding for a difference: it would refuse good models on GPUs."""
+    scorer = Scorer(Options(dtype="bfloat16"))
+    scorer.use(families(name))
+    assert type(scorer._reader) is FAMILIES[name][2]
+
+
+def test_a_row_beyond_a_table_of_positions_is_named(tmp_path):
+    config = transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=80)
+    transformers.GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    scorer = scorer_of(str(tmp_path))
+    scorer.token_logps([([5] * 60, [6] * 21)])
+    with pytest.raises(BadInput, match="has positions for 80 tokens, a row has 82; lower score.cutoff_len"):
+        scorer.token_logps([([5] * 60, [6] * 22)])
 
 
 def test_a_model_that_no_reader_can_read_is_refused(families, monkeypatch):

@@ -2,11 +2,14 @@
 
 import importlib.util
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from dice import models, store
@@ -79,6 +82,44 @@ def test_whole_models_replace_each_other(random_model, other_random_model, loads
     assert first != second
     assert sums(scorer, str(random_model)) == first
     assert loads == [str(random_model), str(other_random_model), str(random_model)]
+
+
+def test_an_adapter_that_changes_its_base_does_not_share_it(random_model, loads, tmp_path):
+    adapter = make_adapter(random_model, tmp_path / "pissa", 1, init_lora_weights="pissa")
+    expected = sums(Scorer(Options(dtype="float32")), str(random_model))
+    scorer = Scorer(Options(dtype="float32"))
+    loads.clear()
+    sums(scorer, adapter)
+    sums(scorer, adapter)
+    np.testing.assert_allclose(sums(scorer, str(random_model)), expected, rtol=1e-6)
+    assert loads == [str(random_model)] * 2
+
+
+def test_names_that_look_alike_are_two_adapters(random_model, tmp_path):
+    scorer = Scorer(Options(dtype="float32"))
+    first = sums(scorer, make_adapter(random_model, tmp_path / "dpo.1", 1))
+    assert sums(scorer, make_adapter(random_model, tmp_path / "dpo_1", 2)) != first
+
+
+def test_an_adapter_on_an_adapter_is_refused(adapters, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": adapters[0]}))
+    with pytest.raises(BadInput, match="is an adapter itself; merge that one into a whole model"):
+        base_of(str(tmp_path))
+
+
+@pytest.mark.parametrize("what", ["a model", "an adapter", "a second adapter"])
+def test_weights_that_are_missing_are_not_made_up(random_model, adapters, tmp_path, what):
+    source = Path(random_model if what == "a model" else adapters[0])
+    folder = shutil.copytree(source, tmp_path / "incomplete")
+    (file,) = folder.glob("*.safetensors")
+    weights = load_file(file)
+    del weights[sorted(name for name in weights if "q_proj" in name)[0]]
+    save_file(weights, file, metadata={"format": "pt"})
+    scorer = Scorer(Options(dtype="float32"))
+    if what == "a second adapter":
+        scorer.use(adapters[1])
+    with pytest.raises(BadInput, match=r"(weights lack|missing adapter keys).*q_proj"):
+        scorer.use(str(folder))
 
 
 def test_an_adapter_is_a_model_like_any_other(random_model, adapters):

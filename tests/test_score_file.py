@@ -90,6 +90,8 @@ def test_preferences_of_every_form(tmp_path, row):
         ([{"prompt": "Hi", "answer": "Yes"}], r"rows.jsonl:1: no response; a row needs one of"),
         ([{"prompt": "Hi", "response": "a"}, {"prompt": "Hi"}], r"rows.jsonl:2: no column 'response'"),
         ([{"prompt": "Hi", "response": 5}], r"rows.jsonl:1: response is 5; it must be text"),
+        ([{"prompt": "Hi", "responses": []}], r"no row with a prompt and a response.*without a response"),
+        ([{"prompt": "Hi", "responses": ["\ud800"]}], r"no row .*half a character"),
         ([{"messages": HI}], r"no row with a prompt and a response.*without a response"),
         ([], "rows.jsonl: no prompt in sight"),
     ],
@@ -97,6 +99,19 @@ def test_preferences_of_every_form(tmp_path, row):
 def test_what_is_no_answer_is_named(tmp_path, rows, message):
     with pytest.raises(BadInput, match=message):
         read_answers(write(tmp_path / "rows.jsonl", rows), "data")
+
+
+def test_a_file_without_preferences_is_none(tmp_path):
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "Hi", "response": "Yes."}])
+    with pytest.raises(BadInput, match="no column 'chosen'; a preference set has chosen and rejected"):
+        read_pairs(path, "data")
+
+
+def test_an_output_that_cannot_be_written_is_found_before_scoring(tmp_path):
+    (tmp_path / "file").write_text("")
+    path = write(tmp_path / "rows.jsonl", [{"prompt": "Hi", "response": "Yes."}])
+    with pytest.raises(BadInput, match="--output: .* can't be written"):
+        score_file.score_file(path, "tiny", [], str(tmp_path / "file" / "scores.jsonl"), False)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
