@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import torch
 
 PROMPTS, K, PROMPT_TOKENS, RESPONSE_TOKENS = 4, 16, 200, (100, 300)
+VOCABULARY = 32_000
 REPEATS = 2
 TURNS = "abcbcb"
 COUNTS = {"seconds": min, "memory": max}  # of several runs of the same way
@@ -44,7 +45,7 @@ def make_model(folder: str) -> None:
 
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=32_000,
+        vocab_size=VOCABULARY,
         hidden_size=512,
         intermediate_size=1376,
         num_hidden_layers=6,
@@ -55,16 +56,18 @@ def make_model(folder: str) -> None:
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-def make_rows() -> list[tuple[list[int], list[int]]]:
-    """(prompt ids, response ids), K rows per prompt."""
+def make_rows(
+    prompts: int, responses: int, prompt_tokens: int, response_tokens: tuple[int, int], vocabulary: int
+) -> list[tuple[list[int], list[int]]]:
+    """Random (prompt ids, response ids), so many rows per prompt; lengths between the two given."""
     import numpy as np
 
     rng = np.random.default_rng(0)
     rows = []
-    for _ in range(PROMPTS):
-        prompt = rng.integers(3, 32_000, PROMPT_TOKENS).tolist()
-        for length in rng.integers(RESPONSE_TOKENS[0], RESPONSE_TOKENS[1] + 1, K):
-            rows.append((prompt, rng.integers(3, 32_000, length).tolist()))
+    for _ in range(prompts):
+        prompt = rng.integers(3, vocabulary, prompt_tokens).tolist()
+        for length in rng.integers(response_tokens[0], response_tokens[1] + 1, responses):
+            rows.append((prompt, rng.integers(3, vocabulary, length).tolist()))
     return rows
 
 
@@ -123,7 +126,7 @@ def floor(folder: str, rows: list) -> Callable[[], list[float]]:
     @torch.inference_mode()
     def blocks(height: int, width: int, count: int) -> None:
         for size in [height * width] * (count // (height * width)) + [count % (height * width)]:
-            ids = torch.randint(3, 32_000, (max(1, size // width), min(size, width)))
+            ids = torch.randint(3, VOCABULARY, (max(1, size // width), min(size, width)))
             model.model(input_ids=ids, use_cache=False)
 
     @torch.inference_mode()
@@ -160,7 +163,7 @@ def resident(field: str) -> float:
 
 def measure(way: str, folder: str) -> None:
     """In a child: print seconds, peak memory beyond the weights in MiB, and the sums."""
-    rows = make_rows()
+    rows = make_rows(PROMPTS, K, PROMPT_TOKENS, RESPONSE_TOKENS, VOCABULARY)
     score = {"a": plain, "b": ours, "c": floor}[way](folder, rows)
     weights = resident("VmRSS")
     sums = score()

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from score import make_rows
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package of this checkout
 
 PROMPTS, K, PROMPT_TOKENS, RESPONSE_TOKENS = 16, 16, 200, (250, 450)
@@ -37,18 +39,6 @@ def make_model(folder: str) -> None:
     )
     with torch.device("cuda"):
         LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-
-
-def make_rows() -> list[tuple[list[int], list[int]]]:
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    rows = []
-    for _ in range(PROMPTS):
-        prompt = rng.integers(3, VOCABULARY, PROMPT_TOKENS).tolist()
-        for length in rng.integers(RESPONSE_TOKENS[0], RESPONSE_TOKENS[1] + 1, K):
-            rows.append((prompt, rng.integers(3, VOCABULARY, length).tolist()))
-    return rows
 
 
 def seconds(run: Callable[[], object], repeats: int = 3) -> float:
@@ -93,7 +83,7 @@ def main() -> None:
         torch.cuda.empty_cache()
         scorer.use(folder)
         model = scorer.models.use(folder)
-    rows = make_rows()
+    rows = make_rows(PROMPTS, K, PROMPT_TOKENS, RESPONSE_TOKENS, VOCABULARY)
     tokens = sum(len(response) for _, response in rows)
     torch.cuda.reset_peak_memory_stats()
     weights = torch.cuda.memory_allocated()

@@ -15,14 +15,10 @@ from typing import Any
 
 from dice import rows, sources
 from dice.errors import BadInput
-from dice.registry import FILE_TYPES, Source, find_source
+from dice.registry import FILE_TYPES, ROLE_CONTENT, Source, find_source
 from dice.schema import Message, Preference
 
 RESPONSES = ("response", "responses", "output", "completion")
-ROLE_CONTENT = {
-    "role_tag": "role", "content_tag": "content",
-    "user_tag": "user", "assistant_tag": "assistant", "system_tag": "system",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ def check_alike(policy: str, reference: str) -> None:
     """Raises BadInput where two models don't read the same text as the same tokens.
 
     Then a difference of their log-probs means nothing. Compared are the vocabularies and, where both
-    have one, the chat templates. A reference without a tokenizer is taken to share the policy's.
+    have one, the chat templates. A reference's folder without a tokenizer is taken to
+    share the policy's.
     """
     if not has_tokenizer(reference):
         return

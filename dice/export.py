@@ -17,13 +17,7 @@ ENTRY = {
     "formatting": "sharegpt",
     "ranking": True,
     "columns": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"},
-    "tags": {
-        "role_tag": "role",
-        "content_tag": "content",
-        "user_tag": "user",
-        "assistant_tag": "assistant",
-        "system_tag": "system",
-    },
+    "tags": registry.ROLE_CONTENT,
 }
 
 

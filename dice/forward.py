@@ -55,6 +55,9 @@ class Budget:
 class Reader(Protocol):
     """Yields (row, log-probs of its response's tokens) for the rows of `indices`, in any order."""
 
+    head: "Head"
+    attention: str  # what transformers calls attn_implementation
+
     def read(self, rows: Rows, indices: Sequence[int], budget: Budget) -> Found: ...
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from dice.errors import BadInput
+from dice.families import alike_up_to, forget_lengths, position_limit
 from dice.forward import Budget, Reader, SeparateRows
 from dice.models import Models, device
 from dice.packs import Rows
-from dice.probe import alike_up_to, best_reader, forget_lengths, position_limit
+from dice.probe import best_reader
 
 # Tokens of a forward pass where the recipe leaves them to us. More would not be faster.
 TOKENS_ON_CPU, TOKENS = 640, 65536
@@ -45,6 +46,9 @@ class Scorer:
 
         Raises BadInput where it can't be loaded or read.
         """
+        if model == self.name:
+            return
+        self.name = ""
         if not self.models.holds(model):
             self._reader = None  # or it would keep the model before in memory
         loaded = self.models.use(model)

@@ -141,7 +141,6 @@ class Models:
         return self._model
 
     def _switch_to(self, adapter: str) -> None:
-
         key = f"adapter_{hashlib.sha256(adapter.encode()).hexdigest()[:16]}"  # peft names modules by it
         try:
             with warnings.catch_warnings():

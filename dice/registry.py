@@ -24,6 +24,13 @@ TAGS = {
     "function_tag": "function_call",
     "system_tag": "system",
 }
+ROLE_CONTENT = {  # the other convention: turns as {role, content}
+    "role_tag": "role",
+    "content_tag": "content",
+    "user_tag": "user",
+    "assistant_tag": "assistant",
+    "system_tag": "system",
+}
 
 
 @dataclass(frozen=True)

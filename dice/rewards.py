@@ -82,11 +82,6 @@ def unusable(response: Response, job: Job) -> str | None:
     return None
 
 
-def over_cutoff(job: Job) -> str:
-    """Why a response is not scored whose text is usable: the reason it is counted under."""
-    return f"over {job.cutoff_len:,} tokens with their prompt"
-
-
 class Scoring:
     """A worker's part of a job."""
 
@@ -199,4 +194,4 @@ def scored(job: Job) -> Iterator[tuple[Response, Score | None]]:
 
 def why_dropped(response: Response, job: Job) -> str:
     """The reason under which a response without a score is counted."""
-    return unusable(response, job) or over_cutoff(job)
+    return unusable(response, job) or f"over {job.cutoff_len:,} tokens with their prompt"

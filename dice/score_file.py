@@ -1,7 +1,6 @@
 """Implicit rewards outside the loop: of any file of prompts and responses, under any two models."""
 
 import contextlib
-import json
 import shutil
 import tempfile
 from collections import Counter
@@ -17,7 +16,7 @@ from dice.errors import BadInput, StageFailed
 from dice.recipe import Recipe
 from dice.recipe_io import load_recipe
 from dice.rewards import Job, run_job, scored, why_dropped
-from dice.schema import Message, Prompt, Response, Score, TokenRewards, prompt_id
+from dice.schema import Message, Prompt, Response, Score, TokenRewards, prompt_id, to_line
 
 SHARD = 1024  # responses: what workers share out
 
@@ -138,25 +137,11 @@ def score_file(
                 rewards.append(result.score.reward)
             else:
                 dropped[result.reason] += 1
-    store.write_text(target, map(_line, rows))
+    store.write_text(target, map(to_line, rows))
     mean = f", {sum(rewards) / len(rewards):+.2f} nats on average" if rewards else ""
     say(f"score     {len(rewards):,} implicit rewards{mean} in {target}", mark="+")
     for reason, count in dropped.items():
         say(f"          not scored: {count:,} {reason}", mark="!")
-
-
-def _line(row: dict[str, object]) -> str:
-    """A row as JSON; what JSON has no form for (a date, say) becomes text."""
-    line = json.dumps(row, ensure_ascii=False, default=str) + "\n"
-    return line if _is_utf8(line) else json.dumps(row, default=str) + "\n"
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _columns(result: Result) -> dict[str, object]:

@@ -94,6 +94,7 @@ def _column(source: Source, row: dict[str, Any], line: str, role: str) -> Any:
 
 
 def text_of(value: Any, line: str, what: str) -> str:
+    """A value that must be text. Raises BadInput where it is not, Dropped where it can't be encoded."""
     if not isinstance(value, str):
         raise BadInput(f"{line}: {what} is {value!r:.40}; it must be text")
     try:
@@ -158,6 +159,7 @@ def _turn(source: Source, turn: Any, line: str, roles: dict[str, str]) -> Messag
 
 
 def answer_of(source: Source, row: dict[str, Any], line: str, role: str) -> str:
+    """The answer that columns.`role` names: a text, a turn, or the last turn of a conversation."""
     value = _column(source, row, line, role)
     if isinstance(value, list) and value:  # a conversation; the answer is its last turn
         value = value[-1]

@@ -202,7 +202,7 @@ def test_flash_attention_gets_every_prompt_and_response_as_a_sequence(families, 
     assert set(calls) == {"flash_attention_2"}
 
 
-def test_a_prompt_is_computed_once(families, monkeypatch):
+def test_a_prompt_is_computed_once(families):
     """Tokens fed: the prompt's once, of every response all but the last; in packs of the budget."""
     scorer = scorer_of(families("llama"), batch_tokens=20)
     fed = []

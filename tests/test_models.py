@@ -131,19 +131,13 @@ def test_an_adapter_is_a_model_like_any_other(random_model, adapters):
     ).decode([70])
 
 
-def test_an_adapter_is_identified_by_its_base_too(random_model, other_random_model, adapters, tmp_path):
-    before = store.model_digest(adapters[0])
-    config = json.loads((tmp_path.parent / adapters[0] / "adapter_config.json").read_text())
-    other = tmp_path / "other"
-    other.mkdir()
-    for name in ("adapter_model.safetensors",):
-        (other / name).write_bytes((tmp_path.parent / adapters[0] / name).read_bytes())
-    for base, same in ((random_model, True), (other_random_model, False)):
-        config["base_model_name_or_path"] = str(base)
-        (other / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
-        (tmp_path / str(same)).write_text(store.model_digest(str(other)))
-    assert (tmp_path / "True").read_text() != (tmp_path / "False").read_text()
-    assert before == store.model_digest(adapters[0])
+def test_an_adapter_is_identified_by_its_base_too(random_model, adapters, tmp_path):
+    base = shutil.copytree(random_model, tmp_path / "base")
+    adapter = shutil.copytree(adapters[0], tmp_path / "adapter")
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    before = store.model_digest(str(adapter))
+    (base / "config.json").write_text("{}")
+    assert store.model_digest(str(adapter)) != before
 
 
 @pytest.mark.parametrize(
