@@ -93,7 +93,8 @@ def write_round(folder: Path, prompts: int, text: Callable[[int], str]) -> None:
                 key = (prompt.prompt_id, sample)
                 responses.append(Response(*key, text(size), size, size // 4 + 1, "stop", sample))
                 if scored:
-                    scores.append(Score(*key, size, size // 4 + 1, reward - size / 3, -size / 3, reward))
+                    logps = (reward - size / 3, -size / 3)
+                    scores.append(Score(*key, "0" * 32, size, size // 4 + 1, *logps, reward))
         store.write_rows(store.shard_path(folder / "responses", shard), responses)
         store.write_rows(store.shard_path(folder / "scores", shard), scores)
     store.write_json(folder / "generate.manifest.json", {"dropped": {"prompts too long for the model": 0}})

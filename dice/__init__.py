@@ -3,9 +3,9 @@
 Modules import only what comes later in this order (a test holds it):
 
 __main__ > agreement > score_file, start > generate, score, pair, train, evaluate, status > rewards,
-answers > stage, trainer > engines > logprobs > probe > forward > attention, models > families, packs,
-chat, sources, export, worker, choice > launch, replay, upstream, rows, table, health, checkpoints >
-shaping, registry > console, store > recipe_io > recipe > schema > errors
+answers, publish > card > stage, trainer > engines > logprobs > probe > forward > attention, models >
+families, packs, chat, sources, export, worker, choice > launch, replay, upstream, rows, table, health,
+checkpoints > shaping, registry > reference, resume, console > store > recipe_io > recipe > schema > errors
 """
 
 __version__ = "0.1.0"

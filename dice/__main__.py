@@ -114,6 +114,23 @@ class Commands:
         _stage("train", run, round)
 
     @promised
+    def export(
+        self, source: str, round: int | None = None, output: str | None = None, push: str | None = None
+    ) -> None:
+        """Write a model as a plain Hugging Face folder: adapters merged, sharded checkpoints gathered.
+
+        python -m dice export RUN ROUND [--output=FOLDER] [--push=OWNER/NAME]
+        python -m dice export CHECKPOINT_FOLDER --output=FOLDER [--push=OWNER/NAME]
+        """
+        from dice import publish
+
+        if round is None and not (Path(str(source)) / "recipe.yaml").is_file():
+            publish.export_checkpoint(str(source), output, push)
+            return
+        opened = store.open_run(str(source))
+        publish.export_round(opened, _round_of(opened, round), output, push)
+
+    @promised
     def evaluate(self, run: str) -> None:
         """Answer held-out prompts with every model of the run; print quality and win rates."""
         from dice import evaluate
@@ -153,9 +170,13 @@ def _overrides(given: tuple[Any, ...]) -> list[str]:
 
 def _stage(name: str, run: str, t: int) -> None:
     opened = store.open_run(str(run))
-    if not isinstance(t, int) or not 1 <= t <= opened.recipe.rounds:
-        raise BadInput(f"round is {t!r}; this run has rounds 1 to {opened.recipe.rounds}")
-    execute(importlib.import_module(f"dice.{name}").STAGE, opened, t)
+    execute(importlib.import_module(f"dice.{name}").STAGE, opened, _round_of(opened, t))
+
+
+def _round_of(run: store.Run, t: Any) -> int:
+    if not isinstance(t, int) or not 1 <= t <= run.recipe.rounds:
+        raise BadInput(f"round is {t!r}; this run has rounds 1 to {run.recipe.rounds}")
+    return t
 
 
 def main() -> None:

@@ -21,8 +21,10 @@ ATTENTION = ("auto", "sdpa", "flash_attention_2", "flash_attention_3", "eager")
 
 # LLaMA-Factory arguments that follow from the rest of the recipe, so nobody sets them by hand.
 MANAGED_TRAIN_ARGS = {
-    "do_train", "model_name_or_path", "ref_model", "template", "cutoff_len", "dataset", "dataset_dir",
-    "output_dir", "seed", "gradient_accumulation_steps",
+    "do_train", "model_name_or_path", "adapter_name_or_path", "create_new_adapter", "ref_model",
+    "ref_model_adapters", "ref_model_quantization_bit", "template", "cutoff_len", "dataset", "dataset_dir",
+    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name", "save_total_limit", "seed",
+    "gradient_accumulation_steps",
 }  # fmt: skip
 
 
@@ -80,6 +82,7 @@ class Train:
 
     config: str = "dpo.yaml"  # a LLaMA-Factory training file beside the recipe
     global_batch_size: int = 32  # pairs per optimizer step, whatever the number of GPUs
+    reference_logps: str = "table"  # table: no reference model in memory; model: LLaMA-Factory's own way
     args: dict[str, Any] = field(default_factory=dict)  # the file's contents and what overrides them
 
 
@@ -211,11 +214,12 @@ RULES = (
     ),
     Rule("pair.min_margin", lambda v, _: 0 <= v < math.inf, "it must be at least 0, in nats"),
     _at_least("train.global_batch_size", 1),
+    _one_of("train.reference_logps", "table", "model"),
     Rule("train.args", lambda v, _: v.get("stage") == "dpo", "train: stage must be dpo"),
     Rule(
         "train.args",
-        lambda v, _: v.get("finetuning_type") in ("full", "freeze"),
-        "train: finetuning_type must be full or freeze; rounds of adapters are not supported yet",
+        lambda v, _: v.get("finetuning_type") in ("full", "freeze", "lora"),
+        "train: finetuning_type must be full, freeze or lora",
     ),
     Rule(
         "train.args",

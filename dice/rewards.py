@@ -21,6 +21,7 @@ from dice.console import Counter
 from dice.engines import load_chat, load_scorer
 from dice.errors import BadInput
 from dice.recipe import Recipe
+from dice.reference import response_hash
 from dice.schema import Logps, Prompt, Response, Score, TokenRewards
 from dice.worker import Worker
 
@@ -115,12 +116,13 @@ class Scoring:
             if not unusable(response, self.job):
                 encoded = self.chat.encode(self._messages(response, shard), response.response)
                 if sum(map(len, encoded)) <= self.job.cutoff_len:
-                    kept.append(response)
+                    kept.append((response, response_hash(*encoded)))
                     rows.append(encoded)
                     continue
             skipped += 1
         self.counter.add(skipped)
-        for response, logps in zip(kept, self.scorer.token_logps(rows, self.counter.add), strict=True):
+        found = self.scorer.token_logps(rows, self.counter.add)
+        for (response, ids_hash), logps in zip(kept, found, strict=True):
             total = float(logps.sum(dtype=np.float64))
             if not math.isfinite(total):
                 raise BadInput(
@@ -128,7 +130,7 @@ class Scoring:
                     f"{self.scorer.name} is {total}; it must be finite"
                 )
             tokens = logps.tolist() if self.job.per_token else []
-            yield response, Logps(response.prompt_id, response.sample, len(logps), total, tokens)
+            yield response, Logps(response.prompt_id, response.sample, ids_hash, len(logps), total, tokens)
 
     def _messages(self, response: Response, shard: Path) -> list[Any]:
         try:
@@ -145,6 +147,7 @@ class Scoring:
                 Score(
                     prompt_id=response.prompt_id,
                     sample=response.sample,
+                    ids_hash=ours.ids_hash,
                     n_chars=response.n_chars,
                     n_tokens=ours.n_tokens,
                     logp_policy=ours.logp,

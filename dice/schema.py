@@ -58,10 +58,15 @@ class UnreadResponse(_Row):
 
 
 class Score(_Row):
-    """The implicit reward of a response: reward = logp_policy - logp_ref, summed over its tokens."""
+    """The implicit reward of a response: reward = logp_policy - logp_ref, summed over its tokens.
+
+    `ids_hash` stands for the token ids that were scored (`dice.reference.response_hash`): training finds
+    logp_policy by it.
+    """
 
     prompt_id: str
     sample: int
+    ids_hash: str
     n_chars: int
     n_tokens: int
     logp_policy: float
@@ -74,6 +79,7 @@ class Logps(_Row):
 
     prompt_id: str
     sample: int
+    ids_hash: str
     n_tokens: int
     logp: float
     token_logps: list[float]

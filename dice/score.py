@@ -8,6 +8,7 @@ from typing import Any
 from dice import store
 from dice.errors import BadInput
 from dice.rewards import Job, run_job, run_share, scored, why_dropped
+from dice.schema import Score
 from dice.stage import Outcome, Stage, require
 from dice.store import Run
 from dice.worker import Worker
@@ -32,6 +33,7 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = run.recipe
     limits = {"min_chars": recipe.pair.min_chars, "max_chars": recipe.pair.max_chars}
     own = {"template": recipe.template, "dtype": recipe.dtype}
+    own["columns"] = ", ".join(Score.__struct_fields__)  # scores of an earlier version are made again
     return {**own, "score": asdict(recipe.score), "pair": limits}
 
 

@@ -48,6 +48,7 @@ class Stage:
     outputs: tuple[str, ...]  # files and folders of the round's folder that are its own
     run: Callable[[Run, int], Outcome]
     folder: Callable[[Run, int], Path] = Run.round_dir
+    working: tuple[str, ...] = ()  # folders that a killed stage goes on with; gone once it is done
 
 
 def execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def _execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
         say(f"{stage.name:<10}done before: {manifest['summary']}", mark="=")
         return manifest
     if store.read_json(started) != basis:
-        for output in stage.outputs:
+        for output in (*stage.outputs, *stage.working):
             store.remove(folder / output)
     store.remove_leftovers(folder)
     store.write_json(started, basis)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 
 from dice import chat, evaluate, launch, registry, replay, sources, store, trainer, upstream
-from dice.checkpoints import check_model
+from dice.checkpoints import base_of, check_model
 from dice.console import say
 from dice.engines import resolve_engine
 from dice.errors import BadInput, StageFailed
@@ -39,6 +39,7 @@ def start(name: str, overrides: Sequence[str]) -> store.Run:
             check_template(recipe.template)
         check_train_args(recipe, place)
     check_names(recipe)
+    check_packages(recipe, place)
     if recipe.prepare:
         prepare(recipe.prepare)
     check_data(recipe)
@@ -46,6 +47,7 @@ def start(name: str, overrides: Sequence[str]) -> store.Run:
         with naming(place(role)):
             check_model(role, getattr(recipe, role))
     if real:
+        check_adapter(recipe)
         chat.check_alike(*(store.model_path(name) for name in (recipe.policy, recipe.reference)))
     return _write(recipe)
 
@@ -126,6 +128,35 @@ def check_train_args(recipe: Recipe, place: Callable[[str], str]) -> None:
             raise BadInput(f"{place(key)}: unknown key {key!r}: neither DICE nor LLaMA-Factory has it{hint}")
         if wanted := upstream.misfit(value, known[name]):
             raise BadInput(f"{place(key)}: {key} is {value!r}; LLaMA-Factory takes {wanted}")
+
+
+def check_packages(recipe: Recipe, place: Callable[[str], str]) -> None:
+    """Raises BadInput for what a recipe asks for and only an optional package can do."""
+    asked = {}
+    for key, bits in (
+        ("score.quantization_bit", recipe.score.quantization_bit),
+        ("train.quantization_bit", recipe.train.args.get("quantization_bit")),
+    ):
+        if bits:
+            asked[key] = ["bitsandbytes"]
+    loggers = recipe.train.args.get("report_to") or []
+    asked["train.report_to"] = [loggers] if isinstance(loggers, str) else loggers
+    for key, packages in asked.items():
+        for package in packages:
+            if package not in ("none", "all") and not importlib.util.find_spec(package):
+                raise BadInput(
+                    f"{place(key)}: {key} needs {package}, which is not installed: pip install {package}"
+                )
+
+
+def check_adapter(recipe: Recipe) -> None:
+    """Raises BadInput for a policy that is an adapter where training is not of adapters."""
+    kind = recipe.train.args["finetuning_type"]
+    if kind != "lora" and base_of(recipe.policy):
+        raise BadInput(
+            f"policy: {recipe.policy} is an adapter, which finetuning_type: {kind} can't train; use lora, or "
+            f"merge it first: python -m dice export {recipe.policy} --output=FOLDER"
+        )
 
 
 def data_sets(recipe: Recipe) -> dict[str, tuple[Callable, str]]:

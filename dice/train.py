@@ -1,7 +1,9 @@
 """Stage 2: DPO on the round's mixture, by LLaMA-Factory.
 
 The trainer's configuration is the recipe's LLaMA-Factory file with the round's model, data and
-paths. The reference of the training is the policy that the round starts from.
+paths. The reference of the training is the policy that the round starts from; scoring has computed
+its log-probs of the generated pairs already (`dice/reference.py`). A training that was interrupted
+goes on from its last checkpoint.
 """
 
 import json
@@ -10,8 +12,12 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from dice import launch, store, trainer
+from dice import launch, reference, resume, store, trainer
+from dice.checkpoints import base_of
+from dice.console import say
+from dice.errors import BadInput
 from dice.generate import seed_of
+from dice.recipe import Recipe
 from dice.stage import Outcome, Stage, manifest_of, require
 from dice.store import Run
 
@@ -19,13 +25,11 @@ from dice.store import Run
 def round_config(run: Run, t: int) -> dict[str, Any]:
     """The LLaMA-Factory configuration of round t on this machine."""
     recipe, folder = run.recipe, run.round_dir(t)
-    processes = launch.workers_per_node() * launch.node_count()
     on_gpu = launch.gpu_count() > 0 or os.environ.get("DS_ACCELERATOR") == "cpu"
-    fitted = trainer.adapt(recipe.train.args, recipe.train.global_batch_size, processes, on_gpu)
+    fitted = trainer.adapt(recipe.train.args, recipe.train.global_batch_size, _processes(), on_gpu)
     return fitted | {
         "do_train": True,
-        "model_name_or_path": run.policy(t),
-        "ref_model": run.policy(t),
+        **_models(run.policy(t), recipe),
         "template": recipe.template,
         "cutoff_len": recipe.score.cutoff_len,
         "dataset": "mixed",
@@ -33,7 +37,32 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
         "output_dir": str(folder / "train"),
         "seed": seed_of(recipe.seed, t, "train") % (1 << 31),
         "report_to": recipe.train.args.get("report_to", "none"),
+        "run_name": f"{recipe.run}-round-{t}",
     }
+
+
+def _processes() -> int:
+    return launch.workers_per_node() * launch.node_count()
+
+
+def _models(policy: str, recipe: Recipe) -> dict[str, Any]:
+    """Which model is trained, and which is its reference: always the policy as the round finds it.
+
+    A policy that is an adapter is trained on, on its base. Upstream's own reference for an adapter is
+    its bare base, which is right only while the adapter is new.
+    """
+    base = base_of(policy)
+    trained: dict[str, Any] = {"model_name_or_path": base or policy}
+    if base:
+        trained["adapter_name_or_path"] = policy
+    if recipe.train.reference_logps == "table":
+        return trained | {"reference_logps": "table"}
+    if base:
+        bits = recipe.train.args.get("quantization_bit")
+        trained |= {"ref_model_adapters": policy, "ref_model_quantization_bit": bits}
+    if base or recipe.train.args["finetuning_type"] != "lora":
+        trained["ref_model"] = base or policy
+    return trained | {"reference_logps": "model"}
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
@@ -52,26 +81,73 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
 
 
 def _run(run: Run, t: int) -> Outcome:
-    folder = run.round_dir(t)
+    folder, recipe = run.round_dir(t), run.recipe
     rows = manifest_of(run, t, "pair")["rows_out"]
-    if run.recipe.generate.engine == "fake":
+    if recipe.generate.engine == "fake":
         trained = _train_fake(run, t, rows)
     else:
-        trained = trainer.train(round_config(run, t), folder / "logs" / "train.log", "train")
+        check_rows(rows, recipe)
+        trained = trainer.train(_begin(run, t), folder / "logs" / "train.log", "train")
     store.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
     trainer.collect(folder / "train", folder / "model")
+    return _outcome(rows, trained, recipe)
 
+
+def check_rows(rows: int, recipe: Recipe) -> None:
+    """Raises BadInput where a round's pairs can't fill a batch, or are fewer than what validation takes."""
+    batch, validation = recipe.train.global_batch_size, recipe.train.args.get("val_size") or 0
+    held = int(validation * rows) if validation < 1 else int(validation)
+    if held >= rows:
+        raise BadInput(f"train.val_size is {validation:g}, but the round has only {rows:,} pairs")
+    if rows - held < batch:
+        raise BadInput(
+            f"train.global_batch_size is {batch}, but only {rows - held:,} pairs are left to train on"
+            f"{f' after {held:,} for validation' if held else ''}: more prompts, or a smaller batch"
+        )
+
+
+def _begin(run: Run, t: int) -> dict[str, Any]:
+    """The configuration to train with: from the last checkpoint, or from the start."""
+    work, config = run.round_dir(t) / "train", round_config(run, t)
+    # DeepSpeed's checkpoints are split by process.
+    if checkpoint := resume.last_complete(work, _processes() if config.get("deepspeed") else None):
+        say(f"train     goes on from step {checkpoint.name.rpartition('-')[2]}", mark="=")
+        return config | {"resume_from_checkpoint": str(checkpoint)}
+    if known := _known_reference(run, t):
+        known.save(work / "reference.safetensors")
+        config["reference_table"] = str(work / "reference.safetensors")
+    return config
+
+
+def _known_reference(run: Run, t: int) -> reference.ReferenceTable | None:
+    """What scoring knows of the reference; None where that is nothing, or of weights in other bits."""
+    recipe, folder = run.recipe, run.round_dir(t)
+    same_weights = recipe.score.quantization_bit == recipe.train.args.get("quantization_bit")
+    if recipe.train.reference_logps != "table" or recipe.replay.gamma == 1 or not same_weights:
+        return None
+    return reference.from_scores(folder / "pairs.jsonl", store.shards(folder / "scores"))
+
+
+def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe) -> Outcome:
     used = trained.train_rows + trained.eval_rows
+    steps = [entry for entry in trained.curves if "loss" in entry]
     how = ""
-    if trained.curves:  # empty where there were fewer steps than logging_steps
-        last = trained.curves[-1]
-        how = f", loss {last['loss']:.3f}, accuracy {last['rewards/accuracies']:.0%} at the end"
+    if steps:  # none where there were fewer steps than logging_steps
+        how = f", loss {steps[-1]['loss']:.3f}, accuracy {steps[-1]['rewards/accuracies']:.0%} at the end"
+    notes = []
+    if found := trained.reference:
+        notes = [f"reference log-probs: {found['known']:,} from scoring, {found['computed']:,} computed"]
     return Outcome(
         rows_in=rows,
         rows_out=used,
         summary=f"{trained.train_rows:,} pairs{how}",
-        dropped={f"pairs over {run.recipe.score.cutoff_len:,} tokens": rows - used},
-        figures={"train_rows": trained.train_rows, "eval_rows": trained.eval_rows},
+        dropped={f"pairs over {recipe.score.cutoff_len:,} tokens": rows - used},
+        figures={
+            "train_rows": trained.train_rows,
+            "eval_rows": trained.eval_rows,
+            **({"reference_logps": found} if found else {}),
+        },
+        notes=notes,
     )
 
 
@@ -84,4 +160,4 @@ def _train_fake(run: Run, t: int, rows: int) -> trainer.Trained:
     return trainer.Trained(rows, 0, [])
 
 
-STAGE = Stage("train", _inputs, _settings, ("model", "curves.jsonl"), _run)
+STAGE = Stage("train", _inputs, _settings, ("model", "curves.jsonl"), _run, working=("train",))

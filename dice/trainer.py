@@ -5,23 +5,25 @@ a model folder that exists is a finished one.
 """
 
 import json
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from dice import launch, store
-from dice.errors import BadInput
+from dice.errors import BadInput, StageFailed
 from dice.recipe import ROOT
 
 TRAIN_SCRIPT = ROOT / "llama-factory" / "src" / "train.py"
 
 # What makes a checkpoint. Everything else in the trainer's folder (states, cards, logs) stays behind.
 MODEL_FILES = (
-    "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json",
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "chat_template*",
+    "config.json", "generation_config.json", "adapter_config.json",
+    "model*.safetensors", "adapter_model*.safetensors", "model.safetensors.index.json",
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "chat_template*",
 )  # fmt: skip
 
 # What a machine without a GPU can't do and LLaMA-Factory refuses to try.
@@ -34,7 +36,8 @@ class Trained:
 
     train_rows: int
     eval_rows: int
-    curves: list[dict[str, float]]  # by logging step: step, loss, rewards/accuracies, ...
+    curves: list[dict[str, float]]  # by logging step: step, loss, rewards/accuracies, ... and eval_loss, ...
+    reference: dict[str, int] = field(default_factory=dict)  # log-probs of it: known, computed
 
 
 def batch_sizes(global_batch: int, per_device: int, processes: int) -> tuple[int, int]:
@@ -67,20 +70,36 @@ def adapt(config: dict[str, Any], global_batch: int, processes: int, on_gpu: boo
 
 
 def train(config: dict[str, Any], log: Path, label: str) -> Trained:
-    """Train in `config["output_dir"]`, emptied before, with the configuration saved beside the log.
+    """Train in `config["output_dir"]`, with the configuration saved beside the log.
 
-    Raises StageFailed with the end of the log where training fails.
+    Raises StageFailed with the end of the log where training fails, BadInput where it was refused.
     """
     work = Path(config["output_dir"])
-    store.remove(work)
     config_file = log.with_suffix(".yaml")
     store.write_text(config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    env = {"HF_DATASETS_CACHE": str(work / "datasets-cache"), "TOKENIZERS_PARALLELISM": "false"}
-    command = launch.torchrun([str(TRAIN_SCRIPT), str(config_file)])
-    launch.run_logged(command, log, label, "steps", lambda: _progress(work), env)
+    try:
+        command = launch.torchrun([str(TRAIN_SCRIPT), str(config_file)])
+        launch.run_logged(command, log, label, "steps", lambda: _progress(work), _environment(work, log))
+    except StageFailed:
+        complaint = work / "bad-input.txt"
+        if complaint.is_file():
+            raise BadInput(complaint.read_text(encoding="utf-8")) from None
+        raise
     rows = store.read_json(work / "rows.json") or {}
     history = (store.read_json(work / "trainer_state.json") or {}).get("log_history", [])
-    return Trained(rows["train"], rows["eval"], [entry for entry in history if "loss" in entry])
+    curves = [entry for entry in history if "loss" in entry or "eval_loss" in entry]
+    return Trained(rows["train"], rows["eval"], curves, store.read_json(work / "reference.json") or {})
+
+
+def _environment(work: Path, log: Path) -> dict[str, str]:
+    """What training gets besides this process's environment; a user's own choice of loggers' places wins."""
+    loggers = {
+        "TENSORBOARD_LOGGING_DIR": str(log.parent / "tensorboard"),
+        "WANDB_DIR": str(log.parent),
+        "WANDB_PROJECT": "dice",
+    }
+    own = {"HF_DATASETS_CACHE": str(work / "datasets-cache"), "TOKENIZERS_PARALLELISM": "false"}
+    return own | {name: os.environ.get(name, value) for name, value in loggers.items()}
 
 
 def collect(work: Path, model: Path) -> None:

@@ -86,6 +86,11 @@ def run_script(*command: str, timeout: float = 600, **env: str) -> subprocess.Co
     )
 
 
+def run_dice(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`python -m dice ...`."""
+    return run_script(sys.executable, "-m", "dice", *arguments)
+
+
 def run_python(script: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
     """A piece of Python in a process of its own, with tests and package importable."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])

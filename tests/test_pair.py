@@ -30,7 +30,7 @@ def round_of(fake_run):
                 response, reward = cell
                 key = (prompts[-1].prompt_id, sample)
                 responses.append(Response(*key, response, len(response), 1, "stop", 0))
-                scores.append(Score(*key, len(response), 1, reward, 0.0, reward))
+                scores.append(Score(*key, "", len(response), 1, reward, 0.0, reward))
         store.write_rows(folder / "prompts.jsonl", prompts)
         store.write_rows(store.shard_path(folder / "responses", 0), responses)
         store.write_rows(store.shard_path(folder / "scores", 0), scores)

@@ -127,7 +127,7 @@ def _copy_of_tiny(folder, line):
         ("pair.min_margin=-1", "pair.min_margin is -1.0; it must be at least 0, in nats"),
         ("generate=3", "on the command line: generate is a group of keys: generate.engine, "),
         ("train.stage=sft", "on the command line: train: stage must be dpo"),
-        ("train.finetuning_type=lora", "train: finetuning_type must be full or freeze"),
+        ("train.finetuning_type=oft", "train: finetuning_type must be full, freeze or lora"),
         ("train.per_device_train_batch_size=0", "train: per_device_train_batch_size must be a whole number"),
         ("rounds", "on the command line: 'rounds' is not of the form key=value"),
         ("evaluate.judge=null", "evaluate.prompts and evaluate.judge go together"),
@@ -160,7 +160,7 @@ def test_mistakes_in_a_recipe_file_are_named_by_line(tmp_path, line, message):
 
 
 def test_an_unknown_recipe_is_told_what_there_is():
-    with pytest.raises(BadInput, match="unknown recipe 'llama4'; there are: llama3, tiny, zephyr"):
+    with pytest.raises(BadInput, match="'llama4'; there are: llama3, llama3-lora, qwen, tiny, zephyr"):
         load_recipe("llama4")
 
 

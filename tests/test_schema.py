@@ -29,6 +29,7 @@ def test_rows_survive_the_file(text):
 SCORE = {
     "prompt_id": "a",
     "sample": 0,
+    "ids_hash": "",
     "n_chars": 1,
     "n_tokens": 1,
     "logp_policy": -1.0,

@@ -217,7 +217,7 @@ def test_labels_are_compared_with_rewards(data_dir, capsys, monkeypatch):
 
         return [
             [
-                Result(Score("x", 0, len(text), len(text), 0.0, 0.0, float(text.count("e"))), None, None)
+                Result(Score("x", 0, "", len(text), len(text), 0.0, 0.0, float(text.count("e"))), None, None)
                 for text in texts
             ]
             for _, texts in answered

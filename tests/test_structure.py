@@ -91,7 +91,7 @@ def test_every_path_and_command_in_the_documents_exists(document, known_commands
     top = "dice|scripts|tests|data|docs|llama-factory|benchmarks|[.]ci"
     paths = set(re.findall(rf"(?<![\w/.-])((?:{top})/[\w./-]*[\w/])", text))
     paths |= {link for link in re.findall(r"\]\(([^)#:]+)\)", text)}
-    made = ("data/tiny", "data/ultrafeedback_10k", "results/")
+    made = ("data/tiny", "data/ultrafeedback_10k", "data/qwen_dpo", "results/", "llama-factory/upstream")
     missing = [
         path
         for path in paths
@@ -100,7 +100,7 @@ def test_every_path_and_command_in_the_documents_exists(document, known_commands
     assert not missing
 
     assert set(re.findall(r"python -m dice ([a-z]+)", text)) <= known_commands
-    for recipe, overrides in re.findall(r"iter\.sh (\w+)([^\n`#]*)", text):
+    for recipe, overrides in re.findall(r"iter\.sh ([\w-]+)([^\n`#]*)", text):
         if recipe in recipe_names():
             load_recipe(recipe, [word.replace("SEED", "1") for word in overrides.split()])
         else:

@@ -6,7 +6,7 @@ from dice import store, trainer
 from dice.errors import BadInput
 from dice.recipe_io import load_recipe
 from dice.store import Run
-from dice.train import round_config
+from dice.train import check_rows, round_config
 
 
 @pytest.mark.parametrize(
@@ -44,19 +44,47 @@ def test_a_rounds_configuration(tmp_path, monkeypatch):
     monkeypatch.setenv("NPROC_PER_NODE", "8")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
     run = Run(tmp_path, load_recipe("llama3"))
+    (tmp_path / "round-1" / "model").mkdir(parents=True)
     first, second = round_config(run, 1), round_config(run, 2)
-    assert first["model_name_or_path"] == first["ref_model"] == "princeton-nlp/Llama-3-Base-8B-SFT-DPO"
-    assert second["model_name_or_path"] == second["ref_model"] == str(tmp_path / "round-1" / "model")
+    assert first["model_name_or_path"] == "princeton-nlp/Llama-3-Base-8B-SFT-DPO"
+    assert second["model_name_or_path"] == str(tmp_path / "round-1" / "model")
+    assert first["reference_logps"] == second["reference_logps"] == "table"
+    assert "ref_model" not in first and "ref_model" not in second
+    upstream = round_config(Run(tmp_path, load_recipe("llama3", ["train.reference_logps=model"])), 2)
+    assert upstream["reference_logps"] == "model"
+    assert upstream["ref_model"] == upstream["model_name_or_path"] == second["model_name_or_path"]
     assert first["gradient_accumulation_steps"] * first["per_device_train_batch_size"] * 8 == 32
     assert first["deepspeed"].endswith("llama-factory/examples/deepspeed/zero3.json")
     assert (first["template"], first["cutoff_len"], first["report_to"]) == ("llama3-custom", 4096, "none")
     assert first["seed"] != second["seed"]
 
 
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        (31, [], "train.global_batch_size is 32, but only 31 pairs are left to train on: more prompts"),
+        (600, ["train.val_size=590"], "only 10 pairs are left to train on after 590 for validation"),
+        (600, ["train.val_size=0.98"], "only 12 pairs are left to train on after 588 for validation"),
+        (500, ["train.val_size=576"], "train.val_size is 576, but the round has only 500 pairs"),
+    ],
+)
+def test_a_round_that_is_too_small_to_train_on(rows, changes, message):
+    with pytest.raises(BadInput, match=message):
+        check_rows(rows, load_recipe("tiny", changes))
+    check_rows(10_000, load_recipe("tiny", changes))
+
+
 def test_only_the_checkpoints_files_become_the_model(tmp_path):
     work, model = tmp_path / "train", tmp_path / "model"
     (work / "datasets-cache").mkdir(parents=True)
-    for name in ("config.json", "model.safetensors", "tokenizer.json", "training_args.bin", "README.md"):
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "training_args.bin",
+        "README.md",
+        "reference.safetensors",
+    ):
         (work / name).write_text(name)
     store.write_text(model / "stale.json", "left by something else")
     trainer.collect(work, model)

@@ -4,67 +4,66 @@
 
 `llamafactory-cli train` starts its own file under torchrun, so templates registered beforehand
 would be gone in the workers; this file registers them in each worker, then hands over to
-LLaMA-Factory's `run_exp`, which reads the same arguments. llama-factory/README.md lists what differs
-from upstream, and why.
+LLaMA-Factory's `run_exp` with the same arguments. Two keys are DICE's own:
+
+    reference_logps: table   DPO against the policy itself, without a second model in memory
+                     model   the same with LLaMA-Factory's own reference
+                             (without the key: LLaMA-Factory's own, unchecked)
+    reference_table: FILE    reference log-probs that are known beforehand (dice/reference.py)
+
+llama-factory/README.md lists what differs from upstream, and why.
 """
 
-import copy
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from dice import store
 from dice.chat import register_templates
+from dice.errors import BadInput
 from dice.launch import die_with_parent
 from dice.upstream import llamafactory
+from pairs import count_rows, drop_instead_of_truncating
+from reference_trainer import Reference, install
 
 
-def count_rows() -> None:
-    """Write rows.json: how many rows training and validation really use."""
-    for stage in ("dpo", "sft"):
-        workflow = llamafactory(f"train.{stage}.workflow")
+def take_reference(config: dict[str, Any]) -> Reference:
+    """Take DICE's own keys out of a configuration. Raises BadInput for what does not go together."""
+    logps, table = config.pop("reference_logps", None), config.pop("reference_table", None)
+    if logps not in (None, "table", "model"):
+        raise BadInput(f"reference_logps is {logps!r}; there are table, model")
+    if logps != "table":
+        if table:
+            raise BadInput("reference_table is of use with reference_logps=table only")
+        return Reference(logps)
+    if config.get("stage") != "dpo" or not config.get("do_train"):
+        raise BadInput("reference_logps: table is for training with stage: dpo")
+    if config.get("ref_model"):
+        raise BadInput("with reference_logps: table the policy is its own reference; take ref_model out")
+    if config.get("streaming"):
+        raise BadInput("reference_logps: table reads all rows before the first step; take streaming out")
+    return Reference(logps, Path(table) if table else None)
 
-        def counted(*args: Any, original: Any = workflow.get_dataset, **kwargs: Any) -> dict[str, Any]:
-            data = original(*args, **kwargs)
-            training_args = kwargs.get("training_args") or args[3]
-            counts = {name: len(data.get(f"{name}_dataset") or ()) for name in ("train", "eval")}
-            if training_args.should_save:
-                output = Path(training_args.output_dir)
-                output.mkdir(parents=True, exist_ok=True)
-                (output / "rows.json").write_text(json.dumps(counts))
-            return data
 
-        workflow.get_dataset = counted
-
-
-def drop_instead_of_truncating() -> None:
-    """Leave out pairs longer than `cutoff_len`.
-
-    Upstream cuts them silently, end-of-turn token included, so that the model is trained on
-    responses that never end.
-    """
-    loader = llamafactory("data.loader")
-
-    class PairProcessor(loader.PairwiseDatasetProcessor):
-        def preprocess_dataset(self, examples: dict[str, list]) -> dict[str, list]:
-            limit = self.data_args.cutoff_len
-            whole = copy.copy(self)
-            whole.data_args = copy.copy(self.data_args)
-            whole.data_args.cutoff_len = sys.maxsize
-            rows = super(PairProcessor, whole).preprocess_dataset(examples)
-            pairs = zip(rows["chosen_input_ids"], rows["rejected_input_ids"], strict=True)
-            keep = [index for index, pair in enumerate(pairs) if max(map(len, pair)) <= limit]
-            return {name: [values[index] for index in keep] for name, values in rows.items()}
-
-    loader.PairwiseDatasetProcessor = PairProcessor
+def run(config: dict[str, Any], callbacks: list[Any] | None = None) -> None:
+    """Train with a LLaMA-Factory configuration that may have DICE's own keys. Raises BadInput."""
+    install(take_reference(config))
+    register_templates()
+    drop_instead_of_truncating()
+    count_rows()
+    llamafactory("train.tuner").run_exp(config, callbacks)
 
 
 def main() -> None:
     die_with_parent()
-    register_templates()
-    drop_instead_of_truncating()
-    count_rows()
-    llamafactory("train.tuner").run_exp()
+    config = llamafactory("hparams.parser").read_args()
+    if not isinstance(config, dict):
+        sys.exit("error: give a YAML or JSON file, then key=value")
+    try:
+        run(config)
+    except BadInput as error:
+        store.write_text(Path(config["output_dir"]) / "bad-input.txt", str(error))
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

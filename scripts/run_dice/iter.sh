@@ -11,7 +11,7 @@ here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 case ${1:-} in
   '' | -*)
     sed -n '2,8s/^# \{0,1\}//p' "$here/iter.sh"
-    echo "Recipes: $(cd "$here/recipes" && echo */ | tr -d /)"
+    echo "Recipes: $(cd "$here/recipes" && ls | xargs)"
     exit 2
     ;;
 esac

@@ -100,6 +100,7 @@ def train(name: str, start: Path) -> None:
         "dataset_dir": str(ROOT / "data"),
         "output_dir": str(WORLD / f"{name}.partial"),
     }
+    store.remove(WORLD / f"{name}.partial")
     trained = trainer.train(config, WORLD / "logs" / f"{name}.log", f"{name} model")
     trainer.collect(WORLD / f"{name}.partial", WORLD / name)
     say(f"{name:<10}trained on {trained.train_rows:,} rows, loss {trained.curves[-1]['loss']:.3f}", mark="+")

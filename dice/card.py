@@ -1,0 +1,123 @@
+"""The model card of an export: what a reader of the Hub, or oneself in a year, wants to know of a model."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dice import store
+from dice.checkpoints import HUB_ID
+from dice.recipe import resolve
+from dice.recipe_io import resolved_yaml
+from dice.stage import manifest_of
+from dice.store import Run
+
+SIGNATURE = "<!-- written by `dice export` -->"
+METHOD = (
+    "Trained by [DICE](https://arxiv.org/abs/2406.09760): in every round the model answers prompts, its own "
+    "DPO implicit reward ranks the answers, and DPO goes on with the best and the worst of them, mixed with "
+    "offline pairs."
+)
+
+
+def of_round(run: Run, t: int) -> str:
+    """The card of round t's model: figures of all rounds up to it, data, recipe, versions."""
+    recipe = run.recipe
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["dpo", "preference-optimization", "dice"],
+        **({"base_model": recipe.policy} if _on_hub(recipe.policy) else {}),
+    }
+    trained = manifest_of(run, t, "train")
+    parts = [
+        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{SIGNATURE}",
+        f"# {recipe.run}, round {t} of DICE",
+        METHOD,
+        _facts(run, t),
+        "## Rounds\n\n" + _table([_round(run, number) for number in range(1, t + 1)]),
+    ]
+    if results := _results(run):
+        parts.append("## Evaluation\n\nJudged by `" + str(recipe.evaluate.judge) + "`.\n\n" + _table(results))
+    versions = ", ".join(f"{name} {version}" for name, version in trained["versions"].items())
+    parts += [
+        f"## Recipe\n\n```yaml\n{resolved_yaml(recipe)}```",
+        f"Versions: {versions}. DICE commit {trained.get('commit') or 'unknown'}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def plain(source: str) -> str:
+    """The card of a checkpoint that belongs to no run."""
+    name = Path(source).name
+    return f"---\nlibrary_name: transformers\n---\n{SIGNATURE}\n\nExported from the checkpoint `{name}`.\n"
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether an export lies in a folder."""
+    readme = folder / "README.md"
+    return readme.is_file() and SIGNATURE in readme.read_text(encoding="utf-8", errors="replace")
+
+
+def _facts(run: Run, t: int) -> str:
+    recipe = run.recipe
+    kind = recipe.train.args["finetuning_type"]
+    facts = {
+        "starting point": recipe.policy,
+        "its reference": recipe.reference,
+        "chat template": f"`{recipe.template}` (LLaMA-Factory)",
+        "prompts": recipe.prompts,
+        "offline preferences": f"{recipe.replay.dataset}, gamma {recipe.replay.gamma:g}",
+        "training": f"DPO, {kind}{', merged into the base' if kind == 'lora' else ''}",
+        "round": f"{t} of {recipe.rounds}",
+        "seed": recipe.seed,
+    }
+    return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+
+
+def _round(run: Run, t: int) -> dict[str, Any]:
+    generated, scored, paired, trained = (
+        manifest_of(run, t, stage) or {} for stage in ("generate", "score", "pair", "train")
+    )
+    curves = run.round_dir(t) / "curves.jsonl"
+    steps = list(map(json.loads, curves.read_text().splitlines())) if curves.is_file() else []
+    last = next((step for step in reversed(steps) if "loss" in step), {})
+    return {
+        "round": t,
+        "responses": f"{generated.get('rows_out', 0):,}",
+        "scored": f"{scored.get('rows_out', 0):,}",
+        "pairs": f"{paired.get('generated', 0):,} + {paired.get('offline', 0):,} offline",
+        "alpha": f"{paired.get('alpha', 0):.4g}",
+        "length difference": f"{paired.get('length_difference', 0):+.1f}",
+        "trained on": f"{trained.get('train_rows', 0):,}",
+        "loss": f"{last['loss']:.3f}" if last else "-",
+        "accuracy": f"{last['rewards/accuracies']:.0%}" if last else "-",
+    }
+
+
+def _results(run: Run) -> list[dict[str, str]]:
+    manifest = store.read_json(run.path / "evaluate" / "evaluate.manifest.json") or {}
+    return [
+        {
+            "model": result["model"],
+            "quality": f"{result['quality']:.3f}",
+            "win rate against DPO": _rate(result["win_rate"], result["win_rate_error"]),
+            "mean length": f"{result['mean_chars']:.1f} characters",
+        }
+        for result in manifest.get("results", [])
+    ]
+
+
+def _rate(rate: float | None, error: float | None) -> str:
+    return "-" if rate is None else f"{rate:.1%} ± {error:.1%}"
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _on_hub(name: str) -> bool:
+    return bool(HUB_ID.fullmatch(name)) and not resolve(name).is_dir()

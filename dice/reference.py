@@ -1,0 +1,80 @@
+"""Reference log-probs of training rows, found by the token ids that they belong to.
+
+DPO compares the policy with a reference that never changes while it trains. In a round of DICE that
+reference is the policy which the round starts from, and scoring has just computed its log-probs. So
+training needs no reference model in memory: it looks them up here, and computes what scoring has not
+seen (replayed and validation pairs) before its first step, while policy and reference are one.
+
+A row is known by a hash of its token ids and labels. Where training encodes a response differently
+from scoring, nothing is found, and nothing wrong is used.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from dice import store
+from dice.errors import BadInput
+from dice.schema import Pair, Score
+
+IGNORED = -100  # the label of a token that is not trained on, as in transformers and LLaMA-Factory
+HASH_BYTES = 16
+
+
+def row_hash(input_ids: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray) -> str:
+    """32 hex digits for a training row without padding: its token ids and its labels, both (L,)."""
+    digest = hashlib.blake2b(digest_size=HASH_BYTES)
+    for values in (input_ids, labels):
+        digest.update(np.asarray(values, dtype="<i4").tobytes())
+    return digest.hexdigest()
+
+
+def response_hash(prompt_ids: Sequence[int], response_ids: Sequence[int]) -> str:
+    """`row_hash` of a prompt and a response to it, of which the response is trained on."""
+    return row_hash([*prompt_ids, *response_ids], [IGNORED] * len(prompt_ids) + [*response_ids])
+
+
+class ReferenceTable(dict[str, float]):
+    """row_hash -> log-prob of the row's labels under the reference, summed, in nats."""
+
+    def save(self, path: Path) -> None:
+        """Write the table as safetensors, atomically: `hashes` (N, 16) uint8, `logps` (N,) float64."""
+        hashes = np.frombuffer(bytes.fromhex("".join(self)), np.uint8).reshape(-1, HASH_BYTES)
+        logps = np.fromiter(self.values(), np.float64, len(self))
+        store.write_text(path, [safetensors.numpy.save({"hashes": hashes, "logps": logps})])
+
+    @classmethod
+    def load(cls, path: Path) -> "ReferenceTable":
+        """A table that `save` wrote. Raises BadInput for anything else."""
+        try:
+            found = safetensors.numpy.load_file(path)
+            rows = zip(found["hashes"], found["logps"].tolist(), strict=True)
+            return cls((row.tobytes().hex(), logp) for row, logp in rows)
+        except FileNotFoundError:
+            raise BadInput(f"{path}: no such table of reference log-probs") from None
+        except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+            raise BadInput(f"{path}: not a table of reference log-probs ({error})") from None
+
+
+def from_scores(pairs: Path, shards: Iterable[Path]) -> ReferenceTable:
+    """The table of a round's pairs (`pairs.jsonl`), from what scoring saved (`scores/part-*.jsonl`).
+
+    Raises BadInput for a pair whose responses were not scored.
+    """
+    wanted = set()
+    for pair in store.read_rows(pairs, Pair):
+        wanted |= {(pair.prompt_id, pair.chosen_sample), (pair.prompt_id, pair.rejected_sample)}
+    table = ReferenceTable()
+    for shard in shards:
+        for score in store.read_rows(shard, Score):
+            if (score.prompt_id, score.sample) in wanted:
+                wanted.remove((score.prompt_id, score.sample))
+                table[score.ids_hash] = score.logp_policy
+    if wanted:
+        prompt, sample = min(wanted)
+        raise BadInput(f"{pairs}: prompt {prompt} sample {sample} has no score; run `score` again")
+    return table

@@ -1,0 +1,57 @@
+"""Checkpoints of a training that was interrupted: which of them can be gone on with.
+
+The trainer writes a checkpoint file by file, from every process. It is complete once `complete.json`
+stands in it, written last, with the size of every file; older checkpoints are removed only then.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from dice import store
+
+MARKER = "complete.json"
+
+
+def complete(checkpoint: Path, policy: str, processes: int) -> None:
+    """Mark a checkpoint as complete, and remove those before it. `policy` is what the training began with."""
+    files = {str(path.relative_to(checkpoint)): path.stat().st_size for path in _files(checkpoint)}
+    store.write_json(checkpoint / MARKER, {"policy": policy, "processes": processes, "files": files})
+    for other in checkpoint.parent.glob("checkpoint-*"):
+        if _step(other) < _step(checkpoint):
+            store.remove(other)
+
+
+def last_complete(work: Path, processes: int | None = None) -> Path | None:
+    """The last complete checkpoint of a working folder; whatever else lies there is removed.
+
+    `processes` is given where a checkpoint belongs to that number of processes, as DeepSpeed's does.
+    """
+    found = None
+    for checkpoint in sorted(work.glob("checkpoint-*"), key=_step):
+        if is_complete(checkpoint) and processes in (None, facts(checkpoint)["processes"]):
+            found = checkpoint
+    for path in list(work.iterdir()) if work.is_dir() else []:
+        if path != found:
+            store.remove(path)
+    return found
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint has every file that it had when it was marked, whole."""
+    files = facts(checkpoint).get("files", {})
+    paths = {checkpoint / name: size for name, size in files.items()}
+    return bool(paths) and all(path.is_file() and path.stat().st_size == paths[path] for path in paths)
+
+
+def facts(checkpoint: Path) -> dict[str, Any]:
+    """What was written down of a checkpoint: policy, processes, files. Empty where nothing was."""
+    return store.read_json(checkpoint / MARKER) or {}
+
+
+def _files(checkpoint: Path) -> list[Path]:
+    return sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != MARKER)
+
+
+def _step(checkpoint: Path) -> int:
+    step = checkpoint.name.rpartition("-")[2]
+    return int(step) if step.isdigit() else -1

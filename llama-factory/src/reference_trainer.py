@@ -1,0 +1,285 @@
+"""LLaMA-Factory's DPO trainer without a reference model in memory, checked before its first step.
+
+With `reference_logps: table` the reference is the policy itself at the start of the training. Its
+log-probs come from a table (`dice/reference.py`): scoring saved most of them, the rest is computed here
+by the policy before the first step, when the two are still the same model. Checkpoints keep the
+table, because by the time of a resume the policy has moved.
+
+With `reference_logps: model` the reference is LLaMA-Factory's own. In both cases the implicit rewards of
+the first batch must be 0 within rounding: every round of DICE starts at its reference.
+"""
+
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+
+from dice import resume, store
+from dice.errors import BadInput
+from dice.reference import IGNORED, ReferenceTable, row_hash
+from dice.upstream import llamafactory
+
+TABLE = "reference.safetensors"  # in a checkpoint's folder
+# How far a row's log-prob may be from itself, computed another way, in nats per square root of its
+# tokens: rounding errors add up like a random walk. Another model is off by whole nats.
+ROUNDING = {True: 0.2, False: 1e-3}  # in half precision (or quantized), and in single precision
+
+Trainer = llamafactory("train.dpo.trainer").CustomDPOTrainer
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The part of a training file that is DICE's own."""
+
+    logps: str | None = None  # table, model, or as upstream without a word
+    table: Path | None = None  # what is known of it beforehand
+
+
+class ReferenceTrainer(Trainer):
+    """`Trainer` with the reference of `reference`, a class attribute that `install` sets."""
+
+    reference = Reference()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.table = ReferenceTable()
+        self.uses_table = self.finetuning_args.use_ref_model and self.reference.logps == "table"
+        self.known: frozenset[str] = frozenset()  # the table's rows that were not computed here
+        self.missing: list[dict[str, Any]] = []  # pairs of which the table lacks a side
+        self.start_is_due = False  # whether the check of the first batch is still to be done
+        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+        self.selects_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
+        self.add_callback(Hooks(self))
+
+    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+        """Read the table first. Raises BadInput for a table of other data, a checkpoint of another model."""
+        if checkpoint := resume_from_checkpoint:
+            ours = self.model.name_or_path
+            policy = resume.facts(Path(checkpoint)).get("policy", ours)
+            if policy != ours:
+                raise BadInput(f"{checkpoint}: its training began with {policy}, not with {ours}")
+        if self.uses_table:
+            self._read_table(resume_from_checkpoint)
+        has_reference = self.reference.logps and self.finetuning_args.use_ref_model
+        self.start_is_due = bool(has_reference) and not resume_from_checkpoint
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def _read_table(self, checkpoint: str | None) -> None:
+        source = Path(checkpoint) / TABLE if checkpoint else self.reference.table
+        if source:
+            self.table = ReferenceTable.load(source)
+            self.known = frozenset(self.table)
+        known = rows = 0
+        for pair in self._pairs():
+            found = [key in self.table for key in pair_hashes(pair)]
+            rows, known = rows + 2, known + sum(found)
+            if not all(found):
+                self.missing.append(pair)
+        if checkpoint and known < rows:
+            raise BadInput(
+                f"{source}: {rows - known:,} of the {rows:,} responses are not in it; the checkpoint was "
+                "trained on other data"
+            )
+        if self.table and not known:
+            raise BadInput(
+                f"{source}: none of the {rows:,} responses is in it; it belongs to other data, or to "
+                "another template or tokenizer"
+            )
+        if self.is_world_process_zero():
+            path = Path(self.args.output_dir, "reference.json")
+            store.write_json(path, {"known": known, "computed": rows - known})
+
+    def _pairs(self) -> Iterator[dict[str, Any]]:
+        data = [self.train_dataset, self.eval_dataset]
+        for part in data:
+            for dataset in part.values() if isinstance(part, dict) else [part]:
+                yield from dataset or ()
+
+    @torch.no_grad()
+    def fill_table(self) -> None:
+        """Compute what is missing with the policy, in the batches and the mode of evaluation.
+
+        Every process takes its share of the batches, and they all take equally many: ZeRO-3 needs every
+        process for every forward pass. The longest come first, so that too little memory shows at once.
+        """
+        if not self.missing:
+            return
+        pairs = sorted(self.missing, key=longest, reverse=True)
+        size, world = self.args.per_device_train_batch_size, self.accelerator.num_processes
+        batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
+        batches += batches[: -len(batches) % world]
+        model = self.model_wrapped
+        model.eval()
+        found: list[tuple[str, float]] = []
+        for batch in batches[self.accelerator.process_index :: world]:
+            inputs = self._prepare_inputs(self.data_collator(batch))
+            logps = self._summed_logps(model, inputs).tolist()
+            found += zip(hashes(inputs), logps, strict=True)
+        model.train()
+        self.table.update(gather_object(found))
+        self.missing = []
+
+    def _summed_logps(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """(2B,) in nats: the chosen responses of a batch, then the rejected ones."""
+        with self.compute_loss_context_manager():
+            output = self.concatenated_forward(model, inputs, is_ref_model=True)
+        logps = torch.cat([output["chosen_logps"], output["rejected_logps"]])
+        return logps * lengths(inputs) if self.loss_type == "ipo" else logps  # IPO's are means
+
+    def concatenated_forward(
+        self, model: torch.nn.Module, batch: dict[str, torch.Tensor], is_ref_model: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """As upstream, but logits begin where the first response of the batch does.
+
+        Those of prompts are of no use, and with a large vocabulary they are most of the memory.
+        """
+        if self.selects_logits:
+            labels = batch["labels"]
+            begin = int((labels != IGNORED).any(0).int().argmax()) - 1  # the token before predicts it
+            kept = labels.shape[1] - max(0, begin)
+            batch = {**batch, "labels": labels[:, -kept:], "logits_to_keep": kept}
+        return super().concatenated_forward(model, batch, is_ref_model)
+
+    def compute_reference_log_probs(
+        self, model: torch.nn.Module, batch: dict[str, torch.Tensor]
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """As upstream, (B,) each for chosen and rejected; from the table where there is one."""
+        if not self.uses_table:
+            return super().compute_reference_log_probs(model, batch)
+        known = [self.table[key] for key in hashes(batch)]
+        logps = torch.tensor(known, dtype=torch.float32, device=batch["input_ids"].device)
+        if self.loss_type == "ipo":
+            logps /= lengths(batch)
+        chosen, rejected = logps.chunk(2)
+        return chosen, rejected
+
+    def dpo_loss(self, *logps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss that `pref_loss` names, (B,), and the rewards of chosen and rejected.
+
+        `logps` are the policy's of chosen and rejected, then the reference's. Upstream does not tell TRL
+        which loss it wants, so hinge, ipo and kto_pair would silently be sigmoid.
+        """
+        if self.loss_type == "kto_pair":  # which TRL no longer has
+            return kto_pair_loss(*logps, beta=self.beta)
+        return super().dpo_loss(*logps, loss_type=self.loss_type)
+
+    def get_batch_loss_metrics(
+        self, model: torch.nn.Module, batch: dict[str, torch.Tensor], train_eval: str = "train"
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """As upstream, after the check of the first batch."""
+        if self.start_is_due and train_eval == "train":
+            self.start_is_due = False
+            self._check_start(model, batch)
+        return super().get_batch_loss_metrics(model, batch, train_eval)
+
+    @torch.no_grad()
+    def _check_start(self, model: torch.nn.Module, batch: dict[str, torch.Tensor]) -> None:
+        """Raises BadInput where the implicit rewards of the first batch are not 0 within rounding."""
+        reference = torch.cat(self.compute_reference_log_probs(model, batch))
+        if self.loss_type == "ipo":
+            reference = reference * lengths(batch)
+        limit = ROUNDING[self._is_rough()]
+        apart = self._apart(self._summed_logps(model, batch), reference, batch)
+        if apart <= limit:
+            return
+        model.eval()
+        in_evaluation = self._apart(self._summed_logps(model, batch), reference, batch)
+        model.train()
+        if in_evaluation <= limit:
+            reason = "the policy side is wrong: its log-probs are right in evaluation, but not in training"
+        else:
+            name = self.reference.table if self.uses_table else self.finetuning_args.ref_model
+            held = f"{name} does not hold the log-probs of" if self.uses_table else f"{name} is not"
+            reason = f"the reference side is wrong: {held} the policy that is trained"
+        raise BadInput(
+            f"at step 0 the policy is not its reference: log-probs differ by {apart:.3g} nats per square "
+            f"root of a response's tokens, rounding explains {limit:g}; {reason} ({self.model.name_or_path})"
+        )
+
+    def _is_rough(self) -> bool:
+        weights = {parameter.dtype for parameter in self.model.parameters()}
+        return self.args.bf16 or self.args.fp16 or weights != {torch.float32}
+
+    def _apart(self, ours: torch.Tensor, theirs: torch.Tensor, batch: dict[str, torch.Tensor]) -> float:
+        """How far log-probs of all processes' batches are apart, per square root of the tokens.
+
+        The median over rows; where some were known beforehand and some computed, the worse of the two.
+        """
+        scaled = ((ours - theirs).abs() / lengths(batch).sqrt()).tolist()
+        known = [row in self.known for row in hashes(batch)]
+        rows = gather_object(list(zip(known, scaled, strict=True)))
+        groups = ([apart for known, apart in rows if known is origin] for origin in (True, False))
+        return max(float(np.median(group)) for group in groups if group)
+
+
+class Hooks(TrainerCallback):
+    """What has to happen once the model is where it trains, and once a checkpoint is written."""
+
+    def __init__(self, trainer: ReferenceTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.trainer.fill_table()
+
+    def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
+        """Complete a checkpoint: the table, and last the marker that says so."""
+        trainer = self.trainer
+        trainer.accelerator.wait_for_everyone()  # every process has written its part
+        if not trainer.is_world_process_zero():
+            return
+        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if trainer.uses_table:
+            trainer.table.save(checkpoint / TABLE)
+        resume.complete(checkpoint, trainer.model.name_or_path, trainer.accelerator.num_processes)
+
+
+def kto_pair_loss(
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    ref_chosen: torch.Tensor,
+    ref_rejected: torch.Tensor,
+    beta: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """KTO's loss on pairs, (B,), and the rewards of chosen and rejected; log-probs are (B,), in nats.
+
+    Each side is compared with the batch's divergence on the other side (arXiv 2402.01306, section 4.2).
+    """
+    good, bad = chosen - ref_chosen, rejected - ref_rejected
+    drift_of_good, drift_of_bad = good.mean().detach().clamp(min=0), bad.mean().detach().clamp(min=0)
+    losses = 2 - torch.sigmoid(beta * (good - drift_of_bad)) - torch.sigmoid(beta * (drift_of_good - bad))
+    return losses / 2, beta * good.detach(), beta * bad.detach()
+
+
+def hashes(batch: dict[str, torch.Tensor]) -> list[str]:
+    """The hash of every row of a padded batch, (2B, L): chosen, then rejected."""
+    columns = [batch[name].cpu().numpy() for name in ("input_ids", "labels", "attention_mask")]
+    return [row_hash(ids[mask > 0], labels[mask > 0]) for ids, labels, mask in zip(*columns, strict=True)]
+
+
+def pair_hashes(pair: dict[str, Any]) -> list[str]:
+    """The hashes of a tokenized pair: chosen, rejected."""
+    return [row_hash(pair[f"{side}_input_ids"], pair[f"{side}_labels"]) for side in ("chosen", "rejected")]
+
+
+def longest(pair: dict[str, Any]) -> int:
+    """Tokens of a tokenized pair's longer side."""
+    return max(len(pair["chosen_input_ids"]), len(pair["rejected_input_ids"]))
+
+
+def lengths(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Tokens of each row that are trained on, (2B,)."""
+    return (batch["labels"][:, 1:] != IGNORED).sum(-1)
+
+
+def install(reference: Reference) -> None:
+    """Make LLaMA-Factory's DPO use `ReferenceTrainer`, and load no reference model that it won't need."""
+    ReferenceTrainer.reference = reference
+    llamafactory("train.dpo.trainer").CustomDPOTrainer = ReferenceTrainer
+    if reference.logps == "table":
+        llamafactory("train.dpo.workflow").create_ref_model = lambda *_: None

@@ -1,0 +1,55 @@
+"""A DPO model to start from, where none is public: DPO on offline pairs, by LLaMA-Factory.
+
+    python scripts/data/prepare_dpo.py CONFIG.yaml OUTPUT_FOLDER [key=value ...]
+
+CONFIG is a complete LLaMA-Factory training file, with DICE's `reference_logps: table`. UltraFeedback's
+sample is made first where the file uses it. Does nothing where OUTPUT has a model; a training that was
+interrupted goes on from its last checkpoint.
+"""
+
+from typing import Any
+
+import fire
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+import prepare_ultrafeedback
+from dice import launch, resume, store, trainer
+from dice.console import run, say
+from dice.errors import BadInput
+from dice.recipe import resolve
+
+
+def load(path: str, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """The training file with `key=value`. Raises BadInput where there is none."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(resolve(path)), OmegaConf.from_dotlist(list(overrides)))
+    except (OSError, OmegaConfBaseException, ValueError) as error:
+        raise BadInput(f"{path}: no training file ({str(error).splitlines()[0]})") from None
+    return OmegaConf.to_container(merged)
+
+
+def prepare(config: str, output: str, *overrides: str) -> None:
+    """Train the model of `config` into the folder `output`."""
+    target = resolve(output)
+    if target.exists():
+        return
+    settings = load(config, overrides)
+    if settings.get("dataset") == prepare_ultrafeedback.NAME:
+        prepare_ultrafeedback.main()
+    work = target.with_name(f"{target.name}.partial")
+    processes, per_device = launch.workers_per_node(), settings["per_device_train_batch_size"]
+    batch = per_device * settings.get("gradient_accumulation_steps", 1)
+    fitted = trainer.adapt(settings, batch, processes, launch.gpu_count() > 0)
+    fitted |= {"output_dir": str(work), "dataset_dir": str(resolve(settings["dataset_dir"]))}
+    if checkpoint := resume.last_complete(work, processes if fitted.get("deepspeed") else None):
+        fitted["resume_from_checkpoint"] = str(checkpoint)
+    say(f"prepare   DPO of {settings['model_name_or_path']} on {settings['dataset']}, once")
+    trained = trainer.train(fitted, target.with_name(f"{target.name}.log"), "start")
+    trainer.collect(work, target)
+    say(f"prepare   {output}: trained on {trained.train_rows:,} pairs", mark="+")
+    store.remove(work)
+
+
+if __name__ == "__main__":
+    run(lambda: fire.Fire(prepare))

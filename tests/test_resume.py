@@ -1,0 +1,41 @@
+"""Which checkpoint a killed training goes on from."""
+
+from dice import resume
+
+
+def checkpoint(work, step, processes=2):
+    folder = work / f"checkpoint-{step}"
+    (folder / "global_step").mkdir(parents=True)
+    (folder / "model.safetensors").write_text("weights")
+    (folder / "global_step" / "part.pt").write_text("optimizer")
+    resume.complete(folder, "policy", processes)
+    return folder
+
+
+def test_the_last_complete_one_and_nothing_else_stays(tmp_path):
+    checkpoint(tmp_path, 9)
+    checkpoint(tmp_path, 10)
+    assert not (tmp_path / "checkpoint-9").exists()  # once the next is complete
+    (tmp_path / "checkpoint-11").mkdir()  # killed while it was written
+    (tmp_path / "checkpoint-11" / "model.safetensors").write_text("half")
+    (tmp_path / "trainer_log.jsonl").write_text("{}")
+    assert resume.last_complete(tmp_path) == tmp_path / "checkpoint-10"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-10"]
+
+
+def test_a_file_that_is_missing_or_shorter_makes_it_useless(tmp_path):
+    first = checkpoint(tmp_path / "a", 5)
+    (first / "global_step" / "part.pt").unlink()
+    assert resume.last_complete(tmp_path / "a") is None and not first.exists()
+    second = checkpoint(tmp_path / "b", 5)
+    (second / "model.safetensors").write_text("weig")
+    assert resume.last_complete(tmp_path / "b") is None
+
+
+def test_one_that_belongs_to_another_number_of_processes(tmp_path):
+    assert resume.last_complete(checkpoint(tmp_path / "a", 5).parent, processes=2) is not None
+    assert resume.last_complete(checkpoint(tmp_path / "b", 5).parent, processes=4) is None
+
+
+def test_nothing_to_go_on_from(tmp_path):
+    assert resume.last_complete(tmp_path / "never") is None
