@@ -117,7 +117,7 @@ class Counter:
     def add(self, count: int, tokens: int = 0) -> None:
         """So much more is done, and so many tokens sampled."""
         self.done, self.tokens = self.done + count, self.tokens + tokens
-        if self.done >= self.total or time.monotonic() - self.written > 0.5:
+        if self.done == self.total or time.monotonic() - self.written > 0.5:
             self._write()
 
     def _write(self) -> None:

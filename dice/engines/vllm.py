@@ -21,9 +21,8 @@ from dice.models import device, dtype_name, end_ids
 from dice.recipe import Generate, resolve
 
 if TYPE_CHECKING:
-    from vllm import RequestOutput, SamplingParams
+    from vllm import LLMEngine, RequestOutput, SamplingParams
     from vllm.lora.request import LoRARequest
-    from vllm.v1.engine.llm_engine import LLMEngine
 
 LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the sizes that vLLM has room for
 # Options of an adapter that change what it computes, and that vLLM refuses late or passes over silently.
@@ -39,13 +38,15 @@ class Sampler:
     takes_stream = True
 
     def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
+        from vllm.exceptions import VLLMError
+
         self.options = options
         try:
             self.stop_ids = sorted({*stop_ids, *end_ids(model)})
             sampling_params(options, self.stop_ids, seed=0, room=1)
             self.engine = _load_engine(model, options, dtype)
             self.adapter = _load_adapter(model, self.engine) if base_of(model) else None
-        except (ValueError, TypeError, NotImplementedError, OSError) as error:
+        except (ValueError, TypeError, NotImplementedError, OSError, VLLMError) as error:
             raise BadInput(f"vLLM can't sample from {model!r}: {_reason(error)}") from error
         self.max_model_len = self.engine.model_config.max_model_len
         self.vocabulary = self.engine.model_config.get_vocab_size()
@@ -102,12 +103,16 @@ def _answers(request: Request, output: "RequestOutput") -> Iterator[Sampled]:
 
 
 def _load_engine(model: str, options: Generate, dtype: str) -> "LLMEngine":
-    """vLLM's engine with a model, or with the base of an adapter.
+    from vllm import EngineArgs, LLMEngine
 
-    Raises BadInput, ValueError, TypeError, NotImplementedError or OSError for what vLLM can't load.
+    return LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, options, dtype)))
+
+
+def engine_arguments(model: str, options: Generate, dtype: str) -> dict[str, Any]:
+    """vLLM's options for a model, or for the base of an adapter.
+
+    Raises BadInput for an option that vLLM does not have, and for an adapter that it would get wrong.
     """
-    from vllm import LLM
-
     _refuse_unknown(options.engine_args)
     base = base_of(model)
     arguments = {
@@ -125,7 +130,7 @@ def _load_engine(model: str, options: Generate, dtype: str) -> "LLMEngine":
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(model)}
     if device().type == "cpu":
         arguments |= _cpu_arguments(base or model, {**arguments, **options.engine_args})
-    return LLM(**{**arguments, **options.engine_args}).llm_engine
+    return {**arguments, **options.engine_args}
 
 
 def _refuse_unknown(engine_args: dict[str, Any]) -> None:
@@ -190,5 +195,7 @@ def _reason(error: Exception) -> str:
     """An error in one line; one of pydantic's names the option and what is wrong with it."""
     if callable(details := getattr(error, "errors", None)):
         first = details()[0]
-        return ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        text = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
+    else:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return text if len(text) < 240 else text.split(". ")[0]
