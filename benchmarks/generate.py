@@ -26,9 +26,9 @@ from figures import Figure, report
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "tiny")]  # the package of this checkout, and the tiny world
 
-PROMPTS, K, SHARD, BATCH = 128, 8, 64, 50
+PROMPTS, K, SHARD, BATCH = 100, 8, 50, 50
 MAX_NEW_TOKENS, STOP_IDS = 96, range(256, 272)  # 16 of 512 tokens: some 30 tokens on average
-TURNS = "abcabbaabc"
+TURNS = "abcabbaabbac"
 WAYS = {"a": "ours", "b": "bare", "c": "the plain pattern"}
 
 
