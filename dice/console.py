@@ -112,15 +112,16 @@ class Counter:
     def expect(self, count: int) -> None:
         """So much more is to be done."""
         self.total += count
-        self._write()
+        self.write()
 
     def add(self, count: int, tokens: int = 0) -> None:
         """So much more is done, and so many tokens sampled."""
         self.done, self.tokens = self.done + count, self.tokens + tokens
         if self.done == self.total or time.monotonic() - self.written > 0.5:
-            self._write()
+            self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Tell the parent now. It is told twice a second, and when all that was expected is done."""
         self.written = time.monotonic()
         self.path.write_text(json.dumps([self.done, self.total, self.tokens]))
 

@@ -73,6 +73,7 @@ class Answering:
         for stream in streams:
             for sampled in self.sampler.sample(self._requests(stream)):
                 self._take(sampled)
+        self.counter.write()
 
     def _requests(self, shards: Iterable[Shard]) -> Iterator[Request]:
         """The prompts as the sampler wants them, without those that leave no room for a response."""

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dice import launch, store, worker
+from dice import launch, start, store, worker
 from dice.console import Bar, Counter, Tally, read_counters
 from dice.engines import Request, Sampled, fake
 from dice.errors import BadInput
 from dice.generate import Answering, Shard, sample_shards, seed_of
-from dice.recipe import ROOT
+from dice.recipe import ROOT, Generate
 from dice.schema import Prompt, Response, prompt_id
 from dice.worker import Claims, Worker
 
@@ -172,7 +172,7 @@ def test_workers_share_what_is_left_and_write_the_bytes_of_one(fake_run, tmp_pat
     workers = [worker_process(tmp_path / "progress", fake_run, rank, 2) for rank in range(2)]
     assert [process.wait(timeout=60) for process in workers] == [0, 0]
     assert {path.name: path.read_bytes() for path in store.shards(folder / "responses")} == expected
-    assert read_counters(tmp_path / "progress") == Tally(4, 4, read_counters(tmp_path / "progress").tokens)
+    assert read_counters(tmp_path / "progress").done == 4
 
 
 def test_a_claim_lasts_as_long_as_its_process(tmp_path):
@@ -237,6 +237,13 @@ def test_tensor_parallel_engines_share_out_the_gpus(monkeypatch):
         launch.engines_per_node(2)
 
 
+def test_only_vllm_spreads_a_model_over_gpus():
+    """Also where it is `auto` that has become hf; a recipe that says hf is refused when it is read."""
+    start.check_gpus(Generate(engine="hf"))
+    with pytest.raises(BadInput, match="generate.tensor_parallel is 2; only vllm does that"):
+        start.check_gpus(Generate(engine="hf", tensor_parallel=2))
+
+
 def test_the_bar_tells_prompts_tokens_and_time_left():
     bar = Bar("generate", "prompts", lambda: (0, 0))
     assert bar.describe(Tally(0, 1200), 100.0) == "0 of 1,200 prompts"
@@ -256,7 +263,7 @@ def test_counters_of_all_workers_add_up(tmp_path):
     first.add(3, tokens=100)
     second.add(2, tokens=50)
     for counter in (first, second):
-        counter._write()
+        counter.write()
     (tmp_path / "2.json").write_text("[")  # being written at this moment
     assert read_counters(tmp_path) == Tally(5, 10, 150)
     assert json.loads((tmp_path / "1.json").read_text()) == [2, 0, 50]
