@@ -8,9 +8,10 @@ a) ours: `dice.generate.Answering`, from messages to shards on the disk;
 b) bare: token ids of all prompts in one call of `LLM.generate` with n = K, nothing done with the answers;
 c) the plain pattern: K passes over the prompts with n = 1, in batches of 50, as before.
 
-The requests (ids, seeds, limits, stop tokens) and the engine are the same. Stop tokens are a small share of the vocabulary, so lengths vary widely. Each run begins with an
-empty prefix cache; starting up is not counted. A machine's speed drifts, and others may use it, so the
-three take turns (TURNS), and the fastest run of each counts.
+The requests (ids, seeds, limits, stop tokens) and the engine are the same. Stop tokens are a small share
+of the vocabulary, so lengths vary widely. Each run begins with an empty prefix cache; starting up is not
+counted. A machine's speed drifts, and others may use it, so the three take turns (TURNS), and the fastest
+run of each counts.
 """
 
 import os
