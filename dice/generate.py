@@ -20,7 +20,7 @@ from dice.recipe import Recipe
 from dice.schema import Prompt, Response, UnreadResponse
 from dice.stage import Outcome, Stage
 from dice.store import Run, open_run
-from dice.worker import Worker
+from dice.worker import Claims, Worker
 
 UNANSWERED = "prompts too long for the model"  # the reason that this stage drops a prompt for
 
@@ -124,9 +124,9 @@ def _response(sampled: Sampled, chat: Any, seed: int) -> Response:
     )
 
 
-def unfinished(worker: Worker, prompts: Path, folder: Path, size: int) -> Iterator[Shard]:
+def unfinished(claims: Claims, prompts: Path, folder: Path, size: int) -> Iterator[Shard]:
     """The shards of `size` prompts that `folder` lacks and no other worker has taken, read one by one."""
-    claims, rows = worker.claims(folder.name), store.read_rows(prompts, Prompt)
+    rows = store.read_rows(prompts, Prompt)
     for number in itertools.count():
         part = list(itertools.islice(rows, size))
         if not part:
@@ -150,7 +150,8 @@ def sample_shards(
     options = recipe.generate
     if worker.rank == 0:  # any worker may get any shard, so one of them counts them all
         counter.expect(count_unfinished(prompts, folder, options.shard_size))
-    shards = unfinished(worker, prompts, folder, options.shard_size)
+    claims = worker.claims(folder.name)  # kept until the last shard is written
+    shards = unfinished(claims, prompts, folder, options.shard_size)
     first = next(shards, None)
     if first is None:
         return

@@ -46,7 +46,7 @@ class Worker:
 
 
 class Claims:
-    """Numbered items, each for the worker that asks first, for as long as its process lives.
+    """Numbered items, each for the worker that asks first, for as long as it keeps this object.
 
     An item is a byte of a file that all workers share, a claim is a lock on it: locks are known to other
     machines on a shared file system, and go with a process that is killed. Where the file system

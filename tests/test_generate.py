@@ -13,7 +13,7 @@ from dice import launch, start, store, worker
 from dice.console import Bar, Counter, Tally, read_counters
 from dice.engines import Request, Sampled, fake
 from dice.errors import BadInput
-from dice.generate import Answering, Shard, sample_shards, seed_of
+from dice.generate import Answering, Shard, sample_shards, seed_of, unfinished
 from dice.recipe import ROOT, Generate
 from dice.schema import Prompt, Response, prompt_id
 from dice.worker import Claims, Worker
@@ -175,24 +175,60 @@ def test_workers_share_what_is_left_and_write_the_bytes_of_one(fake_run, tmp_pat
     assert read_counters(tmp_path / "progress").done == 4
 
 
-def test_a_claim_lasts_as_long_as_its_process(tmp_path):
+def claimant(path: Path) -> subprocess.Popen:
+    """Another worker's process: prints whether it gets item 5, and lives until it is killed."""
     code = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from dice.worker import Claims
-claims = Claims(Path({str(tmp_path / "it.claims")!r}), 0, 2)
+claims = Claims(Path({str(path)!r}), 0, 2)
 print(claims.take(5), flush=True)
 sys.stdin.read()
 """
-    other = subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-c", code]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_claim_lasts_as_long_as_its_process(tmp_path):
+    other = claimant(tmp_path / "it.claims")
     assert other.stdout.readline() == "True\n"
     ours = Claims(tmp_path / "it.claims", 1, 2)
     assert ours.take(4) and not ours.take(5) and ours.take(4)
     other.kill()
     other.wait()
     assert ours.take(5)
+
+
+def test_shards_at_work_stay_claimed_when_all_have_been_handed_out(tmp_path):
+    store.write_rows(tmp_path / "prompts.jsonl", make_prompts("abcdef"))
+    claims = Claims(tmp_path / "it.claims", 1, 2)
+    assert len(list(unfinished(claims, tmp_path / "prompts.jsonl", tmp_path / "responses", 1))) == 6
+    other = claimant(tmp_path / "it.claims")
+    assert other.stdout.readline() == "False\n"
+    other.kill()
+    other.wait()
+
+
+def test_a_worker_keeps_its_claims_until_it_has_written(fake_run, tmp_path, monkeypatch):
+    """The engine has had all its requests, and the last shard is not written yet."""
+    seen = []
+
+    def late(self, requests):
+        for request in list(requests):
+            if not seen:
+                other = claimant(fake_run.round_dir(1) / "generate.progress" / "responses.claims")
+                seen.append(other.stdout.readline())
+                other.kill()
+                other.wait()
+            for sample in range(SAMPLES):
+                yield Sampled(request.prompt_id, sample, [fake.STOP], "stop")
+
+    monkeypatch.setattr(fake.Sampler, "sample", late)
+    prompts = tmp_path / "prompts.jsonl"
+    store.write_rows(prompts, make_prompts(f"prompt {n}" for n in range(18)))  # six shards
+    worker, counter = alone(fake_run), Counter(tmp_path / "0.json")
+    sample_shards(worker, fake_run.recipe, "fake-dpo", prompts, tmp_path / "responses", 1, counter)
+    assert seen == ["False\n"] and len(store.shards(tmp_path / "responses")) == 6
 
 
 def test_without_locks_items_are_dealt_out(tmp_path, monkeypatch):
