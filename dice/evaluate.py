@@ -19,9 +19,9 @@ from rich.table import Table
 from dice import launch, registry, sources, store
 from dice.console import console
 from dice.errors import BadInput
-from dice.generate import sample_shards
+from dice.generate import sample_shards, sampling_settings
 from dice.recipe import Recipe, resolve
-from dice.schema import Judged, Prompt, Response
+from dice.schema import Judged, Response
 from dice.stage import Outcome, Stage
 from dice.store import Run, open_run
 from dice.worker import Worker
@@ -79,8 +79,7 @@ def work(worker: Worker, run_dir: str, *names: str) -> None:
     """A worker's share of some models' answers. Evaluation counts as round 0 for the seeds."""
     run = open_run(run_dir)
     folder, recipe = _folder(run, 0), _options(run.recipe)
-    prompts = list(store.read_rows(folder / "prompts.jsonl", Prompt))
-    counter = worker.counter()
+    prompts, counter = folder / "prompts.jsonl", worker.counter()
     for name in names:
         sample_shards(worker, recipe, models(run)[name], prompts, folder / "responses" / name, 0, counter)
 
@@ -99,8 +98,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = _options(run.recipe)
-    own = {"seed": recipe.seed, "template": recipe.template, "dtype": recipe.dtype}
-    return {**own, "generate": asdict(recipe.generate), "evaluate": asdict(recipe.evaluate)}
+    return {**sampling_settings(recipe), "evaluate": asdict(recipe.evaluate)}
 
 
 def _run(run: Run, t: int) -> Outcome:
@@ -113,7 +111,8 @@ def _run(run: Run, t: int) -> Outcome:
     names = list(models(run))
     # vLLM does not give a GPU back within a process, so each of its models gets one of its own.
     for batch in [[name] for name in names] if recipe.generate.engine == "vllm" else [names]:
-        launch.run_workers("evaluate", folder, [str(run.path), *batch], "answers")
+        arguments = [str(run.path), *batch]
+        launch.run_workers("evaluate", folder, arguments, "prompts", recipe.generate.tensor_parallel)
     answers = {name: _answers(folder, name, questions, judge) for name in names}
     answered = sorted(set.intersection(*map(set, answers.values())))
     dropped["prompts too long for a model"] = len(prompts) - len(answered)

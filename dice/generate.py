@@ -1,11 +1,14 @@
 """Stage 1.1: K responses to each prompt, sampled from the round's policy.
 
-Prompts become shards, fixed slices of the prompt list; each shard is written whole once its last
-response is there. Sample i of a prompt has the seed `seed_of(recipe seed, round, prompt_id) + i`.
+Prompts become shards, fixed slices of the prompt list. Workers take them as they become free,
+hand them to an engine each, and write a shard, whole, as soon as its last response is there. Sample i
+of a prompt has the seed `seed_of(recipe seed, round, prompt_id) + i`.
 """
 
 import hashlib
-from dataclasses import asdict
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,10 @@ from dice.console import Counter
 from dice.engines import Request, Sampled, Sampler, load_chat, load_sampler
 from dice.errors import BadInput
 from dice.recipe import Recipe
-from dice.schema import Prompt, Response
+from dice.schema import Prompt, Response, UnreadResponse
 from dice.stage import Outcome, Stage
 from dice.store import Run, open_run
-from dice.worker import Worker
+from dice.worker import Claims, Worker
 
 UNANSWERED = "prompts too long for the model"  # the reason that this stage drops a prompt for
 
@@ -28,25 +31,83 @@ def seed_of(seed: int, t: int, name: str) -> int:
     return int.from_bytes(digest[:8], "big") >> 12
 
 
-def sample_shard(
-    prompts: list[Prompt], seeds: list[int], chat: Any, sampler: Sampler, counter: Counter
-) -> list[Response]:
-    """The responses to some prompts, by prompt and sample.
+class Shard:
+    """Some prompts, where the responses to them go, and those that are there already."""
 
-    A prompt that leaves no room for a response under the model's limit gets none.
-    """
-    requests = [
-        Request(prompt.prompt_id, chat.encode_prompt(prompt.messages), seed)
-        for prompt, seed in zip(prompts, seeds, strict=True)
-    ]
-    fitting = [request for request in requests if len(request.prompt_ids) < sampler.max_model_len]
-    order = {prompt.prompt_id: position for position, prompt in enumerate(prompts)}
-    seed_by_prompt = {request.prompt_id: request.seed for request in requests}
-    responses = []
-    for sampled in sampler.sample(fitting):
-        responses.append(_response(sampled, chat, seed_by_prompt[sampled.prompt_id] + sampled.sample))
-        counter.add(1)
-    return sorted(responses, key=lambda response: (order[response.prompt_id], response.sample))
+    def __init__(self, path: Path, prompts: list[Prompt]) -> None:
+        self.path, self.prompts = path, prompts
+        self.left = len(prompts)  # prompts that are neither answered nor dropped
+        self.responses: list[Response] = []
+
+    def prompt_done(self) -> None:
+        """Write the shard after its last prompt, in the order of the prompts and of their samples."""
+        self.left -= 1
+        if not self.left:
+            order = {prompt.prompt_id: position for position, prompt in enumerate(self.prompts)}
+            self.responses.sort(key=lambda response: (order[response.prompt_id], response.sample))
+            store.write_rows(self.path, self.responses)
+
+
+@dataclass
+class _Asked:
+    """A prompt that the sampler has."""
+
+    seed: int  # of its first sample
+    shard: Shard
+    left: int  # samples still to come
+
+
+class Answering:
+    """Shards through a sampler: prompts become requests, samples become responses."""
+
+    def __init__(self, recipe: Recipe, t: int, chat: Any, sampler: Sampler, counter: Counter) -> None:
+        self.recipe, self.t, self.chat, self.sampler, self.counter = recipe, t, chat, sampler, counter
+        self.asked: dict[str, _Asked] = {}  # by prompt_id
+
+    def run(self, shards: Iterable[Shard]) -> None:
+        """Answer shards and write them; in memory are those that the sampler is at work on.
+
+        Raises BadInput for prompts that the model can't read.
+        """
+        streams = [shards] if self.sampler.takes_stream else ([shard] for shard in shards)
+        for stream in streams:
+            for sampled in self.sampler.sample(self._requests(stream)):
+                self._take(sampled)
+        self.counter.write()
+
+    def _requests(self, shards: Iterable[Shard]) -> Iterator[Request]:
+        """The prompts as the sampler wants them, without those that leave no room for a response."""
+        recipe, limit = self.recipe, self.sampler.max_model_len
+        for shard in shards:
+            for prompt in shard.prompts:
+                prompt_ids = self._encode(prompt)
+                if len(prompt_ids) >= limit:
+                    print(f"dropped prompt {prompt.prompt_id}: {len(prompt_ids):,} tokens of {limit:,}")
+                    self.counter.add(1)
+                    shard.prompt_done()
+                    continue
+                seed = seed_of(recipe.seed, self.t, prompt.prompt_id)
+                self.asked[prompt.prompt_id] = _Asked(seed, shard, recipe.generate.samples)
+                yield Request(prompt.prompt_id, prompt_ids, seed)
+
+    def _encode(self, prompt: Prompt) -> list[int]:
+        prompt_ids = self.chat.encode_prompt(prompt.messages)
+        if (largest := max(prompt_ids)) >= self.sampler.vocabulary:
+            raise BadInput(
+                f"prompt {prompt.prompt_id} has token id {largest:,}, but the policy has embeddings for ids "
+                f"below {self.sampler.vocabulary:,} only: its tokenizer or template "
+                f"{self.recipe.template!r} does not fit it"
+            )
+        return prompt_ids
+
+    def _take(self, sampled: Sampled) -> None:
+        asked = self.asked[sampled.prompt_id]
+        asked.shard.responses.append(_response(sampled, self.chat, asked.seed + sampled.sample))
+        asked.left -= 1
+        self.counter.add(0 if asked.left else 1, len(sampled.response_ids))
+        if not asked.left:
+            del self.asked[sampled.prompt_id]
+            asked.shard.prompt_done()
 
 
 def _response(sampled: Sampled, chat: Any, seed: int) -> Response:
@@ -63,35 +124,48 @@ def _response(sampled: Sampled, chat: Any, seed: int) -> Response:
     )
 
 
+def unfinished(claims: Claims, prompts: Path, folder: Path, size: int) -> Iterator[Shard]:
+    """The shards of `size` prompts that `folder` lacks and no other worker has taken, read one by one."""
+    rows = store.read_rows(prompts, Prompt)
+    for number in itertools.count():
+        part = list(itertools.islice(rows, size))
+        if not part:
+            return
+        path = store.shard_path(folder, number)
+        if claims.take(number) and not path.exists():  # in this order: another may have just written it
+            yield Shard(path, part)
+
+
+def count_unfinished(prompts: Path, folder: Path, size: int) -> int:
+    """The number of prompts in shards that `folder` lacks."""
+    count = store.count_rows(prompts)
+    shards = enumerate(range(0, count, size))
+    return sum(min(size, count - start) for n, start in shards if not store.shard_path(folder, n).exists())
+
+
 def sample_shards(
-    worker: Worker, recipe: Recipe, model: str, prompts: list[Prompt], folder: Path, t: int, counter: Counter
+    worker: Worker, recipe: Recipe, model: str, prompts: Path, folder: Path, t: int, counter: Counter
 ) -> None:
-    """Answer a worker's share of the prompts' shards, those that exist in `folder` left alone."""
+    """Answer a worker's part of the shards of a prompts file; those that exist in `folder` are left alone."""
     options = recipe.generate
-    starts = range(0, len(prompts), options.shard_size)
-    mine = worker.share([(shard, start) for shard, start in enumerate(starts)])
-    todo = {
-        store.shard_path(folder, shard): prompts[start : start + options.shard_size]
-        for shard, start in mine
-        if not store.shard_path(folder, shard).exists()
-    }
-    counter.expect(sum(map(len, todo.values())) * options.samples)
-    if not todo:
+    if worker.rank == 0:  # any worker may get any shard, so one of them counts them all
+        counter.expect(count_unfinished(prompts, folder, options.shard_size))
+    claims = worker.claims(folder.name)  # kept until the last shard is written
+    shards = unfinished(claims, prompts, folder, options.shard_size)
+    first = next(shards, None)
+    if first is None:
         return
     chat = load_chat(options.engine, model, recipe.template)
     sampler = load_sampler(options.engine)(model, list(chat.stop_ids), options, recipe.dtype)
-    for path, part in todo.items():
-        seeds = [seed_of(recipe.seed, t, prompt.prompt_id) for prompt in part]
-        store.write_rows(path, sample_shard(part, seeds, chat, sampler, counter))
+    Answering(recipe, t, chat, sampler, counter).run(itertools.chain([first], shards))
 
 
 def work(worker: Worker, run_dir: str, t: str) -> None:
     """A worker's part of round t."""
     run, number = open_run(run_dir), int(t)
     folder = run.round_dir(number)
-    prompts = list(store.read_rows(folder / "prompts.jsonl", Prompt))
-    model, counter = run.policy(number), worker.counter()
-    sample_shards(worker, run.recipe, model, prompts, folder / "responses", number, counter)
+    prompts, responses = folder / "prompts.jsonl", folder / "responses"
+    sample_shards(worker, run.recipe, run.policy(number), prompts, responses, number, worker.counter())
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
@@ -104,33 +178,43 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
     }
 
 
-def _settings(run: Run, t: int) -> dict[str, Any]:
-    recipe = run.recipe
+def sampling_settings(recipe: Recipe) -> dict[str, Any]:
+    """The part of a recipe that responses depend on; on how many GPUs they are sampled is none of it."""
+    options = asdict(recipe.generate)
+    del options["tensor_parallel"]
     own = {"seed": recipe.seed, "template": recipe.template, "dtype": recipe.dtype}
-    return {**own, "generate": asdict(recipe.generate)}
+    return {**own, "generate": options}
+
+
+def _settings(run: Run, t: int) -> dict[str, Any]:
+    return sampling_settings(run.recipe)
 
 
 def _run(run: Run, t: int) -> Outcome:
     folder, recipe = run.round_dir(t), run.recipe
     prompts, dropped = sources.read_prompts(recipe.dataset_dir, recipe.prompts)
-    rows_read = len(prompts) + dropped.total()
+    count = len(prompts)
     store.write_rows(folder / "prompts.jsonl", prompts)
-    launch.run_workers("generate", folder, [str(run.path), str(t)], "responses")
+    del prompts  # texts: the workers need the memory
+    arguments = [str(run.path), str(t)]
+    launch.run_workers("generate", folder, arguments, "prompts", recipe.generate.tensor_parallel)
 
-    rows = tokens = cut_off = 0
-    answered = set()
+    rows = tokens = cut_off = answered = 0
+    rows_read = count + dropped.total()
     for path in store.shards(folder / "responses"):
-        for response in store.read_rows(path, Response):
+        in_shard = set()
+        for response in store.read_rows(path, UnreadResponse):
             rows, tokens = rows + 1, tokens + response.n_tokens
             cut_off += response.finish_reason == "length"
-            answered.add(response.prompt_id)
-    dropped[UNANSWERED] = len(prompts) - len(answered)
+            in_shard.add(response.prompt_id)
+        answered += len(in_shard)
+    dropped[UNANSWERED] = count - answered
     if not rows:
         raise BadInput(f"{folder}: no response was sampled; every prompt is too long for the model")
     return Outcome(
         rows_in=rows_read,
         rows_out=rows,
-        summary=f"{rows:,} responses to {len(answered):,} prompts, {tokens / rows:.0f} tokens on average",
+        summary=f"{rows:,} responses to {answered:,} prompts, {tokens / rows:.0f} tokens on average",
         dropped=dict(dropped),
         figures={"tokens": tokens, "cut_off": cut_off},
     )

@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from dice.console import Bar, read_counters
+from dice.console import Bar, Tally, read_counters
 from dice.errors import BadInput, StageFailed
 from dice.recipe import ROOT
 
@@ -66,6 +66,23 @@ def workers_per_node() -> int:
     return workers
 
 
+def engines_per_node(gpus_each: int) -> int:
+    """How many workers of so many GPUs each this machine has room for: NPROC_PER_NODE counts GPUs then.
+
+    Raises BadInput where the GPUs can't be shared out evenly.
+    """
+    processes = workers_per_node()
+    if gpus_each > 1 and not gpu_count():
+        raise BadInput(f"generate.tensor_parallel is {gpus_each}, but there is no GPU")
+    if processes % gpus_each:
+        fitting = ", ".join(str(n) for n in range(1, processes + 1) if processes % n == 0)
+        raise BadInput(
+            f"generate.tensor_parallel is {gpus_each}, which {processes} GPUs can't be shared out by; "
+            f"it can be {fitting}, or set NPROC_PER_NODE to a multiple of it"
+        )
+    return processes // gpus_each
+
+
 def _positive(name: str, default: int) -> int:
     value = os.environ.get(name) or str(default)
     if not value.isdigit() or int(value) < 1:
@@ -73,11 +90,19 @@ def _positive(name: str, default: int) -> int:
     return int(value)
 
 
-def torchrun(arguments: Sequence[str]) -> list[str]:
-    """The command that runs `arguments` (a file or `-m module`, and its arguments) in every worker."""
+def torchrun(arguments: Sequence[str], workers: int | None = None) -> list[str]:
+    """The command that runs `arguments` (a file or `-m module`, and its arguments) in every worker.
+
+    There are so many `workers` on this machine; by default `workers_per_node()`.
+    """
     port = os.environ.get("MASTER_PORT") or str(_free_port())
     address = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={workers_per_node()}"]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc_per_node={workers or workers_per_node()}",
+    ]
     command += [f"--nnodes={node_count()}", f"--node_rank={os.environ.get('NODE_RANK', '0')}"]
     return [*command, f"--master_addr={address}", f"--master_port={port}", *arguments]
 
@@ -93,7 +118,7 @@ def run_logged(
     log: Path,
     label: str,
     unit: str,
-    poll: Callable[[], tuple[int, int]],
+    poll: Callable[[], Tally | tuple[int, int]],
     env: dict[str, str] | None = None,
 ) -> None:
     """Run a command, its output appended to `log`, a bar (`poll` gives done and total) meanwhile.
@@ -123,17 +148,19 @@ def run_logged(
         raise StageFailed(_failure(label, process.returncode, log))
 
 
-def run_workers(stage: str, folder: Path, arguments: Sequence[str], unit: str) -> None:
+def run_workers(stage: str, folder: Path, arguments: Sequence[str], unit: str, gpus_each: int = 1) -> None:
     """Run `python -m dice.worker STAGE FOLDER ...` once per worker and wait for all of them.
 
-    Workers count what they have done in FOLDER/STAGE.progress. Raises BadInput with the worker's
-    message where one of them found the input unusable, StageFailed where one broke.
+    A worker has a GPU, or `gpus_each` of them. Workers count what they have done in
+    FOLDER/STAGE.progress. Raises BadInput with the worker's message where one of them found the
+    input unusable, StageFailed where one broke.
     """
     progress = folder / f"{stage}.progress"
     shutil.rmtree(progress, ignore_errors=True)
     module = ["-m", "dice.worker", stage, str(progress), *arguments]
-    several = workers_per_node() * node_count() > 1
-    command = torchrun(module) if several else [sys.executable, *module]
+    workers = engines_per_node(gpus_each)
+    several = workers * node_count() > 1
+    command = torchrun(module, workers) if several else [sys.executable, *module]
     # On CPUs torchrun would give each worker one thread, and sums would be rounded differently than
     # in a single worker. The number of workers must not change results.
     threads = {} if gpu_count() else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpu_count()))}

@@ -7,11 +7,12 @@ import warnings
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from dice.checkpoints import alters_base, base_of
 from dice.errors import BadInput
+from dice.recipe import resolve
 
 ADAPTER_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning, SafetensorError)
 
@@ -174,7 +175,17 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def end_ids(model: torch.nn.Module) -> list[int]:
-    """Token ids that end a response according to the model's generation config."""
-    eos = model.generation_config.eos_token_id if model.generation_config else None
-    return eos if isinstance(eos, list) else [] if eos is None else [eos]
+def end_ids(name: str) -> list[int]:
+    """Token ids that end a response according to the generation config of a model; sorted.
+
+    An adapter without one has its base's. A model without one has what its config says.
+    """
+    folder = resolve(name)
+    base = None if (folder / "generation_config.json").is_file() else base_of(name)
+    home = base or (str(folder) if folder.is_dir() else name)
+    try:
+        config = GenerationConfig.from_pretrained(home)
+    except OSError:
+        config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(home))
+    eos = config.eos_token_id
+    return sorted(eos) if isinstance(eos, list) else [] if eos is None else [eos]

@@ -27,6 +27,18 @@ MANAGED_TRAIN_ARGS = {
     "gradient_accumulation_steps",
 }  # fmt: skip
 
+# Options of vLLM that the rest of the recipe settles, and what to use instead.
+MANAGED_ENGINE_ARGS = {
+    "model": "policy",
+    "tokenizer": "policy",
+    "skip_tokenizer_init": "template",
+    "runner": "policy",
+    "generation_config": "the other keys of generate",
+    "tensor_parallel_size": "generate.tensor_parallel",
+    "data_parallel_size": "NPROC_PER_NODE",
+    "enable_lora": "policy",
+}
+
 
 @dataclass
 class Replay:
@@ -48,7 +60,8 @@ class Generate:
     max_model_len: int | None = None  # prompt plus response, in tokens; default: the model's own limit
     shard_size: int = 256  # prompts per shard: what a kill can cost, and what workers share out
     batch_tokens: int = 65536  # of prompts and responses that the hf engine's cache holds at once
-    engine_args: dict[str, Any] = field(default_factory=dict)  # passed to vLLM as they are
+    tensor_parallel: int = 1  # GPUs that a vLLM engine spreads its model over
+    engine_args: dict[str, Any] = field(default_factory=dict)  # passed to vLLM as they are; not for hf
 
 
 @dataclass
@@ -167,6 +180,13 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def _managed(engine_args: dict[str, Any]) -> str:
+    """What to say of the first of vLLM's options that is not for users to set; empty where there is none."""
+    names = [name for name in MANAGED_ENGINE_ARGS if name in engine_args]
+    instead = MANAGED_ENGINE_ARGS[names[0]] if names else ""
+    return f"generate.engine_args: {names[0]} follows from the recipe; use {instead}" if names else ""
+
+
 RULES = (
     Rule("run", lambda v, _: re.fullmatch(r"\w[\w.-]*", v), "a run's name has letters, digits, . _ -"),
     _at_least("rounds", 1),
@@ -180,12 +200,23 @@ RULES = (
     ),
     _one_of("generate.engine", "auto", "hf", "vllm", "fake"),
     Rule("generate.samples", lambda v, _: v >= 2, "a pair needs at least 2 samples of a prompt"),
-    Rule("generate.temperature", lambda v, _: v > 0, "it must be above 0, or all samples agree"),
+    Rule(
+        "generate.temperature",
+        lambda v, _: 0 < v <= 2,
+        "it must be above 0, or all samples agree, and at most 2, which is vLLM's limit",
+    ),
     Rule("generate.top_p", lambda v, _: 0 < v <= 1, "it must be above 0 and at most 1"),
     _at_least("generate.max_new_tokens", 1),
     _at_least("generate.max_model_len", 2),
     _at_least("generate.shard_size", 1),
     _at_least("generate.batch_tokens", 1),
+    _at_least("generate.tensor_parallel", 1),
+    Rule(
+        "generate.tensor_parallel",
+        lambda v, r: v == 1 or r.generate.engine in ("vllm", "auto"),
+        lambda r: f"only vllm does that; generate.engine is {r.generate.engine}",
+    ),
+    Rule("generate.engine_args", lambda v, _: not _managed(v), lambda r: _managed(r.generate.engine_args)),
     _at_least("score.cutoff_len", 2),
     Rule(
         "score.batch_tokens",

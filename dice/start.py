@@ -14,7 +14,7 @@ from dice.checkpoints import base_of, check_model
 from dice.console import say
 from dice.engines import resolve_engine
 from dice.errors import BadInput, StageFailed
-from dice.recipe import ROOT, Recipe, resolve
+from dice.recipe import ROOT, Generate, Recipe, resolve
 from dice.recipe_io import load_recipe, load_resolved, origin
 from dice.stage import differences
 
@@ -35,6 +35,7 @@ def start(name: str, overrides: Sequence[str]) -> store.Run:
     if real:
         with naming(place("generate.engine")):
             check_engine(recipe.generate.engine)
+        check_gpus(recipe.generate)
         with naming(place("template")):
             check_template(recipe.template)
         check_train_args(recipe, place)
@@ -104,6 +105,16 @@ def check_engine(engine: str) -> None:
         raise BadInput(
             "generate.engine is vllm, which is not installed; install it or use generate.engine=hf"
         )
+
+
+def check_gpus(options: Generate) -> None:
+    """Raises BadInput where engines can't have as many GPUs as generate.tensor_parallel says."""
+    if options.engine != "vllm" and options.tensor_parallel > 1:
+        raise BadInput(
+            f"generate.tensor_parallel is {options.tensor_parallel}; only vllm does that, and "
+            f"generate.engine is {options.engine}"
+        )
+    launch.engines_per_node(options.tensor_parallel)
 
 
 def check_train_args(recipe: Recipe, place: Callable[[str], str]) -> None:

@@ -4,6 +4,7 @@ What it prints goes to the stage's log. Input that can't be used is reported to 
 file, so that the terminal shows one line instead of a traceback.
 """
 
+import fcntl
 import importlib
 import os
 import sys
@@ -36,8 +37,36 @@ class Worker:
         """This worker's items: every world_size-th, the same whatever is already done."""
         return items[self.rank :: self.world_size]
 
+    def claims(self, name: str) -> "Claims":
+        """For sharing out numbered items as workers become free, instead of beforehand."""
+        return Claims(self.progress / f"{name}.claims", self.rank, self.world_size)
+
     def counter(self) -> Counter:
         return Counter(self.progress / f"{self.rank}.json")
+
+
+class Claims:
+    """Numbered items, each for the worker that asks first, for as long as it keeps this object.
+
+    An item is a byte of a file that all workers share, a claim is a lock on it: locks are known to other
+    machines on a shared file system, and go with a process that is killed. Where the file system
+    knows no locks, every world_size-th item is a worker's.
+    """
+
+    def __init__(self, path: Path, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("ab")
+
+    def take(self, number: int) -> bool:
+        """Whether the item is this worker's from now on."""
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except (BlockingIOError, PermissionError):  # systems differ in how they say that it is taken
+            return False
+        except OSError:
+            return number % self.world_size == self.rank
+        return True
 
 
 def main(stage: str, progress: str, *arguments: str) -> None:
@@ -58,17 +87,19 @@ def main(stage: str, progress: str, *arguments: str) -> None:
 
 
 def _leave_torchrun(worker: Worker) -> None:
-    """Become an independent process on one GPU.
+    """Become an independent process on its own part of this machine's GPUs.
 
     Workers never talk to each other, and vLLM would take torchrun's variables for its own.
     """
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     for name in [*os.environ]:
         if name in TORCHRUN_VARIABLES or name.startswith("TORCHELASTIC_"):
             del os.environ[name]
-    if worker.world_size > 1 and gpu_count():
+    if neighbours > 1 and (gpus := gpu_count()):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = visible.split(",") if visible else [str(index) for index in range(gpu_count())]
-        os.environ["CUDA_VISIBLE_DEVICES"] = devices[worker.local_rank]
+        devices = visible.split(",") if visible else [str(index) for index in range(gpus)]
+        each = gpus // neighbours
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices[worker.local_rank * each :][:each])
 
 
 if __name__ == "__main__":

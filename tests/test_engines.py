@@ -1,6 +1,8 @@
 """Sampling: by transformers and by vLLM, with a tiny random model."""
 
 import importlib.util
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -89,6 +91,39 @@ def test_hf_never_goes_beyond_the_models_limit(random_model, chat):
         assert len(prompt.prompt_ids) + len(s.response_ids) <= longest + 2
 
 
+def test_hf_samples_from_an_adapter_what_its_merged_model_samples(random_model, chat, tmp_path):
+    from peft import PeftModel
+    from test_models import make_adapter
+    from transformers import AutoModelForCausalLM
+
+    adapter = make_adapter(random_model, tmp_path / "adapter", 1)
+    whole = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(random_model), adapter)
+    whole.merge_and_unload().save_pretrained(tmp_path / "merged")
+    of_adapter, of_merged, of_base = (
+        answers(sampler("hf", model, chat).sample(requests(chat)))
+        for model in (adapter, tmp_path / "merged", random_model)
+    )
+    assert of_adapter == of_merged != of_base
+
+
+def test_end_tokens_are_those_of_the_generation_config(random_model, tmp_path):
+    """Of the model's own, else of its config; an adapter's own, else its base's."""
+    from dice.models import end_ids
+
+    assert end_ids(str(random_model)) == [1]
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(random_model, base)
+    (base / "generation_config.json").write_text('{"eos_token_id": [7, 5], "temperature": 0.1}')
+    assert end_ids(str(base)) == [5, 7]
+    (base / "generation_config.json").unlink()
+    assert end_ids(str(base)) == [1]  # of config.json
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    assert end_ids(str(adapter)) == [1]
+    (adapter / "generation_config.json").write_text('{"eos_token_id": 9}')
+    assert end_ids(str(adapter)) == [9]
+
+
 def test_choose_inverts_the_cumulative_distribution():
     import torch
 
@@ -145,8 +180,6 @@ found["stopped"] = listed(engine.sample(requests(chat)))
 found["limit"] = engine.max_model_len
 json.dump(found, open(sys.argv[2], "w"))
 """
-    import json
-
     result = run_python(script, str(random_model), str(tmp_path / "found.json"))
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads((tmp_path / "found.json").read_text())

@@ -6,7 +6,7 @@ vLLM is installed. `fake` needs no model: it samples, scores and trains in no ti
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -36,10 +36,17 @@ class Sampler(Protocol):
     """One model, loaded once."""
 
     max_model_len: int  # tokens of prompt plus response that fit
+    vocabulary: int  # token ids below this have an embedding
+    takes_stream: bool  # whether to hand over all requests as one stream, or each shard by itself
 
-    def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None: ...
+    def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
+        """Loads a model. Raises BadInput, in one line, where it or an option can't be used.
 
-    def sample(self, requests: list[Request]) -> Iterator[Sampled]:
+        A response ends at one of `stop_ids` or of the end tokens of the model's generation config.
+        """
+        ...
+
+    def sample(self, requests: Iterable[Request]) -> Iterator[Sampled]:
         """K answers for each request, in any order. Every prompt is shorter than max_model_len."""
         ...
 

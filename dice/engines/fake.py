@@ -8,7 +8,7 @@ import hashlib
 import json
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,13 @@ class Sampler:
     """Answers of one to nine words, cut at `max_new_tokens` bytes."""
 
     max_model_len = 1 << 20
+    vocabulary = 256
+    takes_stream = True
 
     def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
         self.options, self.identity = options, identity(model)
 
-    def sample(self, requests: list[Request]) -> Iterator[Sampled]:
+    def sample(self, requests: Iterable[Request]) -> Iterator[Sampled]:
         limit = self.options.max_new_tokens
         for request in requests:
             for sample in range(self.options.samples):

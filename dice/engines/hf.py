@@ -3,34 +3,39 @@
 Prompts are batched by length, left-padded, and prefilled once; the K samples of a prompt share that
 prefill. Each step feeds one token per unfinished row; rows that are done leave the batch.
 
+A LoRA adapter is used on its base as it is, unmerged.
+
 Every sample has its own random numbers, from its own seed, and a token is chosen by inverting the
 cumulative distribution at one of them. So a sample depends on its seed and its probabilities alone.
 Batches are formed within a shard, which makes a shard's bytes independent of the number of workers.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 from transformers import DynamicCache
 
 from dice.engines import Request, Sampled
-from dice.models import end_ids, load_model
+from dice.models import Models, end_ids
 from dice.recipe import Generate
 
 
 class Sampler:
     """Samples `samples` responses per request from one model."""
 
+    takes_stream = False  # batches are formed within a shard
+
     def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
-        self.model = load_model(model, dtype)
+        self.model = Models(dtype, attention="auto", quantization_bit=None).use(model)
         self.options = options
-        self.stop_ids = torch.tensor(sorted({*stop_ids, *end_ids(self.model)}), device=self.model.device)
+        self.stop_ids = torch.tensor(sorted({*stop_ids, *end_ids(model)}), device=self.model.device)
         self.pad_id = stop_ids[0]
+        self.vocabulary = self.model.get_input_embeddings().weight.shape[0]
         limit = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
         self.max_model_len = min(limit, options.max_model_len or limit)
 
-    def sample(self, requests: list[Request]) -> Iterator[Sampled]:
+    def sample(self, requests: Iterable[Request]) -> Iterator[Sampled]:
         """The requests' responses, K for each, in the order of batches."""
         left = sorted(requests, key=lambda r: (-len(r.prompt_ids), r.prompt_id))
         while left:
@@ -128,6 +133,7 @@ def choose(logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p:
         probs = torch.zeros_like(probs).scatter_(-1, order, ranked)
     precise = torch.float32 if probs.device.type == "mps" else torch.float64
     cumulative = probs.cumsum(-1, dtype=precise)
-    targets = draws.to(cumulative) * cumulative[:, -1]
+    # The type first: an Apple GPU takes no float64 at all.
+    targets = draws.to(cumulative.dtype).to(cumulative.device) * cumulative[:, -1]
     chosen = torch.searchsorted(cumulative, targets[:, None], right=True)
     return chosen.squeeze(1).clamp(max=logits.shape[-1] - 1)
