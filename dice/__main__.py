@@ -54,6 +54,16 @@ class Commands:
         start(str(recipe), overrides)
 
     @promised
+    def plan(self, recipe: str, *overrides: str) -> None:
+        """Print what a recipe would run, its memory, disk and hours; run nothing.
+
+        python -m dice plan RECIPE [key=value ...] [gpus=8xA100-80G]
+        """
+        from dice.plan import show_plan
+
+        show_plan(str(recipe), [str(override) for override in overrides])
+
+    @promised
     def generate(self, run: str, round: int) -> None:
         """Sample K responses per prompt from the round's policy."""
         _stage("generate", run, round)

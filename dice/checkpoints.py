@@ -20,6 +20,8 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json",
 class NotHere(BadInput):
     """A name of the Hub whose model is not on this machine, while the Hub can't be asked for it."""
 
+    reason = "the Hub can't be reached"
+
 
 def check_model(role: str, name: str) -> Path | None:
     """The complete folder of a model: its own, or the Hub's cache; None where the Hub has it.
@@ -40,8 +42,7 @@ def check_model(role: str, name: str) -> Path | None:
             hub.look_up(name)
             return None
         except hub.OutOfReach as error:
-            reason = f"the Hub can't be reached: {error}"
-            raise NotHere(_neither(role, name, reason)) from None
+            raise NotHere(_neither(role, name, f"{NotHere.reason}: {error}")) from None
         except hub.NoSuchModel as error:
             reason = str(error)
     raise BadInput(_neither(role, name, reason))

@@ -40,7 +40,7 @@ def before_preparation(recipe: Recipe, place: Place) -> list[Check]:
         batch,
         Check("engine", partial(check_engine, recipe, place), "install vLLM, or set generate.engine=hf"),
         Check("template", partial(check_template, recipe, place), "set template to one of those names"),
-        Check("arguments", partial(check_train_args, recipe, place), "correct the key in the training file"),
+        Check("arguments", partial(check_train_args, recipe, place), "correct that key or its value"),
         names,
     ]
 
