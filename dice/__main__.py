@@ -6,6 +6,7 @@ The loop itself is bash: scripts/run_dice/iter.sh and pipeline.sh.
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,16 @@ class Commands:
         from dice.plan import show_plan
 
         show_plan(str(recipe), [str(override) for override in overrides])
+
+    @promised
+    def doctor(self, recipe: str, *overrides: str) -> None:
+        """Find out what would go wrong with a recipe, in about a minute; change nothing.
+
+        Status 0: nothing at fault; 1: a run would go wrong; 2: `start` would refuse the recipe.
+        """
+        from dice.doctor import examine
+
+        sys.exit(examine(str(recipe), [str(override) for override in overrides]))
 
     @promised
     def generate(self, run: str, round: int) -> None:

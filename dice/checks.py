@@ -186,6 +186,7 @@ def check_fit(recipe: Recipe, place: Place) -> str:
 
     A pair of them that this run was started with before is trusted: finding out takes seconds.
     """
+    check_template(recipe, place)
     before = previous(recipe)
     if not before or (before.policy, before.template) != (recipe.policy, recipe.template):
         upstream.hush()

@@ -175,7 +175,7 @@ def _show_how(planned: Budget, rows: list[Row]) -> None:
         )
         return
     kind = 0 if device.is_gpu else 1
-    peak = f"{device.flops / 1e12:,.2g} TFLOP/s" if kind else f"{device.flops / 1e12:,.0f} TFLOP/s"
+    peak = f"{device.flops / 1e12:,.0f} TFLOP/s" if device.is_gpu else f"{device.flops / 1e9:,.0f} GFLOP/s"
     shares = {
         "training": estimate.TRAINING,
         "scoring": estimate.SCORING,
@@ -186,7 +186,7 @@ def _show_how(planned: Budget, rows: list[Row]) -> None:
         f"{peak} and {device.bandwidth / 1e9:,.0f} GB/s per {'GPU' if device.is_gpu else 'machine (assumed)'}"
     )
     console.print(f"  {whose}, of which is used: {used}", markup=False)
-    console.print("  expect it to be right within a factor of two; the first round measures", markup=False)
+    console.print("  right within a factor of two or so; a stage that has run here is taken at its own time")
 
 
 def hours(seconds: float | None) -> str:

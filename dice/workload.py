@@ -26,7 +26,7 @@ class Workload:
     prompt_tokens: float
     response_tokens: float
     longest_prompt: int  # tokens
-    chars_per_token: float
+    chars_per_token: float  # of responses
     generated: int  # pairs of the mixture that are generated
     offline: int  # ... and replayed ones
     held_out: int  # pairs of the mixture that validate
@@ -57,12 +57,14 @@ def workload(recipe: Recipe) -> Workload:
         assumptions.append(f"{count:,} prompts: the data set is not here yet")
     offline = len({pair.prompt_id for pair in pairs}) if pairs else count
     generated, replayed = replay.mixture_sizes(offline, count * recipe.pair.per_prompt, recipe.replay.gamma)
-    per_token, how = _chars_per_token(recipe, prompts)
-    assumptions += [how] if how else []
+    if prompts and not _tokenizer_file(recipe.policy):
+        assumptions.append(f"{CHARS_PER_TOKEN:g} characters a token")
     prompt_tokens, longest = PROMPT_TOKENS, PROMPT_TOKENS * 4
     if prompts:
+        per_token = _chars_per_token(recipe, [prompt.messages[-1]["content"] for prompt in prompts])
         lengths = [sum(len(turn["content"]) for turn in prompt.messages) / per_token for prompt in prompts]
         prompt_tokens, longest = fmean(lengths), math.ceil(max(lengths))
+    per_token = _chars_per_token(recipe, [text for pair in pairs for text in (pair.chosen, pair.rejected)])
     response_tokens, how = _response_tokens(recipe, pairs, per_token)
     held_out = _held_out(recipe, generated + replayed)
     return Workload(
@@ -102,23 +104,21 @@ def is_here(recipe: Recipe, name: str) -> bool:
 
 def _count_of_recipe(recipe: Recipe) -> int:
     """As many prompts as the recipe's steps and its validation use up, where it has so many steps."""
-    steps, held_out = recipe.train.args.get("max_steps", -1), recipe.train.args.get("val_size", 0)
+    steps, held_out = recipe.train.args.get("max_steps") or -1, recipe.train.args.get("val_size") or 0
     if steps > 0:
         return steps * recipe.train.global_batch_size + (int(held_out) if held_out >= 1 else 0)
     return PROMPTS
 
 
-def _chars_per_token(recipe: Recipe, prompts: Sequence[Prompt]) -> tuple[float, str]:
-    """Characters per token, and what was assumed, if anything."""
-    tokenizer = _tokenizer_file(recipe.policy)
-    if tokenizer and prompts:
-        from tokenizers import Tokenizer
+def _chars_per_token(recipe: Recipe, texts: Sequence[str]) -> float:
+    """Of some of the texts under the policy's tokenizer; assumed where that or they are not here."""
+    tokenizer, sample = _tokenizer_file(recipe.policy), texts[:SAMPLED]
+    if not (tokenizer and sample):
+        return CHARS_PER_TOKEN
+    from tokenizers import Tokenizer
 
-        encoder = Tokenizer.from_file(str(tokenizer))
-        texts = [prompt.messages[-1]["content"] for prompt in prompts[:SAMPLED]]
-        tokens = sum(len(encoding.ids) for encoding in encoder.encode_batch(texts, add_special_tokens=False))
-        return max(1, sum(map(len, texts))) / max(1, tokens), ""
-    return CHARS_PER_TOKEN, f"{CHARS_PER_TOKEN:g} characters a token" if prompts else ""
+    encoded = Tokenizer.from_file(str(tokenizer)).encode_batch(sample, add_special_tokens=False)
+    return max(1, sum(map(len, sample))) / max(1, sum(len(one.ids) for one in encoded))
 
 
 def _tokenizer_file(name: str) -> Path | None:
@@ -140,13 +140,13 @@ def _response_tokens(recipe: Recipe, pairs: Sequence[Preference], per_token: flo
 
 def _held_out(recipe: Recipe, pairs: int) -> int:
     """LLaMA-Factory's val_size: a number of pairs, or a share below 1."""
-    size = recipe.train.args.get("val_size", 0) or 0
+    size = recipe.train.args.get("val_size") or 0
     return int(size) if size >= 1 else math.ceil(size * pairs)
 
 
 def _steps(recipe: Recipe, pairs: int) -> int:
     args = recipe.train.args
-    if (steps := args.get("max_steps", -1)) > 0:
+    if (steps := args.get("max_steps") or -1) > 0:
         return steps
-    epochs = float(args.get("num_train_epochs", DEFAULT_EPOCHS))
+    epochs = float(args.get("num_train_epochs") or DEFAULT_EPOCHS)
     return math.ceil(max(0, pairs) / recipe.train.global_batch_size * epochs)
