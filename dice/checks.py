@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from dice import chat, evaluate, launch, registry, replay, sources, trainer, upstream
-from dice.checkpoints import check_different, check_model
+from dice import chat, evaluate, hub, launch, registry, replay, sources, trainer, upstream
+from dice.checkpoints import NotHere, check_different, check_model
 from dice.errors import BadInput
 from dice.recipe import Recipe, resolve
 from dice.recipe_io import COMMAND_LINE, load_resolved
@@ -145,7 +145,11 @@ def check_data(recipe: Recipe, key: str) -> str:
     """
     read, name = data_sets(recipe)[key]
     with naming(key):
-        rows, dropped = read(recipe.dataset_dir, name)
+        try:
+            rows, dropped = read(recipe.dataset_dir, name)
+        except BadInput as error:
+            on_hub = not registry.find_entry(recipe.dataset_dir, name).is_local
+            raise NotHere(str(error)) if on_hub and hub.out_of_reach() else error from None
         if key == "replay.dataset":
             replay.check_size(len({row.prompt_id for row in rows}), recipe.replay.gamma)
     what = "pairs" if key == "replay.dataset" else "prompts"

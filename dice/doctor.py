@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from dice import status
-from dice.checks import ROLES, Place, after_preparation, before_preparation, to_be_made
+from dice import hub, status
+from dice.checks import ROLES, Place, after_preparation, before_preparation, data_sets, to_be_made
 from dice.console import console
 from dice.errors import BadInput
 from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look, of_check
@@ -39,6 +39,7 @@ def examine(name: str, overrides: Sequence[str]) -> int:
     """
     recipe = load(name, overrides)
     begun = time.monotonic()
+    hub.settle()
     console.print(f"\ndoctor of {name} ({status.shown(recipe.run_dir)}); nothing is changed\n", markup=False)
     found = []
     for finding in findings(recipe, partial(origin, name, overrides)):
@@ -90,11 +91,16 @@ def _made(looks: Sequence[Look]) -> Findings:
                 finding = look()
         except BadInput as error:
             finding = Finding(FAULT, topic, str(error), "correct it and ask again", refused=True)
+        except Exception as error:  # of a library, about something that nobody thought of
+            what = f"could not be looked at: {type(error).__name__}: {error}".splitlines()[0]
+            finding = Finding(WARNING, topic, what, "mend what else is said here; if it stays, report it")
         yield finding
 
 
 def _absent(recipe: Recipe, finding: Finding) -> Finding:
-    """A finding on a model that may be on the Hub, which can't be asked."""
+    """A finding on what may be on the Hub, which can't be asked."""
+    if finding.topic in data_sets(recipe):
+        return replace(finding, what=f"on the Hub: {finding.what}, and the set is not in its cache")
     if finding.topic not in ROLES:
         return replace(finding, what="not known before both models are on this machine")
     name = getattr(recipe, finding.topic)

@@ -5,12 +5,16 @@ out of reach for the rest of the process.
 """
 
 import functools
+import os
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from dice.store import WEIGHTS
 
+Answer = TypeVar("Answer")
 TIMEOUT = 5.0  # seconds, name resolution included, which no library can limit
 
 
@@ -48,28 +52,62 @@ def cached(name: str) -> Path | None:
 _out_of_reach: list[str] = []  # why, once it is known
 
 
+def out_of_reach() -> bool:
+    """Whether it has been found out that the Hub can't be asked."""
+    return bool(_out_of_reach)
+
+
+def settle() -> None:
+    """Find out whether the Hub can be asked; where not, no library of this process will wait for it."""
+    try:
+        _in_time(_knock)
+    except OutOfReach:
+        from huggingface_hub import constants
+
+        constants.HF_HUB_OFFLINE = True
+        os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are yet to be imported
+
+
 @functools.cache
 def look_up(name: str) -> Remote:
     """What the Hub says of a model. Raises OutOfReach or NoSuchModel."""
-    answer: list[Remote | Exception] = []
+    return _in_time(lambda: _ask(name))
+
+
+def _in_time(question: Callable[[], Answer]) -> Answer:
+    """The answer to a question to the Hub. Raises what it raises, OutOfReach where there is no answer."""
+    found: list[Answer | Exception] = []
 
     def ask() -> None:
         try:
-            answer.append(_ask(name))
+            found.append(question())
         except (OutOfReach, NoSuchModel) as error:
-            answer.append(error)
+            found.append(error)
 
     if not _out_of_reach:
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         thread.join(TIMEOUT + 1)
-        found = answer[0] if answer else OutOfReach(f"no answer within {TIMEOUT:.0f} seconds")
-        if isinstance(found, Remote):
-            return found
-        if isinstance(found, NoSuchModel):
-            raise found
-        _out_of_reach.append(str(found))
+        answer = found[0] if found else OutOfReach(f"no answer within {TIMEOUT:.0f} seconds")
+        if isinstance(answer, NoSuchModel):
+            raise answer
+        if not isinstance(answer, OutOfReach):
+            return answer
+        _out_of_reach.append(str(answer))
     raise OutOfReach(_out_of_reach[0])
+
+
+def _knock() -> None:
+    import httpx
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        raise OutOfReach("HF_HUB_OFFLINE is set")
+    try:
+        get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
+    except (httpx.HTTPError, OSError) as error:
+        raise OutOfReach(_first_line(error)) from None
 
 
 def _ask(name: str) -> Remote:
@@ -93,10 +131,14 @@ def _ask(name: str) -> Remote:
     except HFValidationError as error:
         raise NoSuchModel(str(error).splitlines()[0]) from None
     except (httpx.HTTPError, OSError, ValueError) as error:
-        raise OutOfReach((str(error).strip() or type(error).__name__).splitlines()[0]) from None
+        raise OutOfReach(_first_line(error)) from None
     sizes = {suffix: 0 for suffix in WEIGHTS}
     for file in info.siblings or ():
         if "/" not in file.rfilename and file.rfilename.endswith(WEIGHTS):
             sizes[Path(file.rfilename).suffix] += file.size or 0
     parameters = info.safetensors.total if info.safetensors else None
     return Remote(parameters, next(filter(None, sizes.values()), None))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

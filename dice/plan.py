@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dice import estimate, hardware, status
+from dice import estimate, hardware, hub, status
 from dice.budget import Budget, budget
 from dice.checkpoints import NotHere, downloaded
 from dice.checks import ROLES, Place, after_preparation, before_preparation, to_be_made
@@ -35,6 +35,7 @@ def show_plan(name: str, overrides: Sequence[str]) -> None:
     Raises BadInput for what `start` would refuse as well, and for GPUs that do not exist.
     """
     recipe, machine, given = _read(name, overrides)
+    hub.settle()
     here = machine.origin != "as given"
     _refuse(recipe, lambda key: origin(name, given, key), here)
     run = Run(recipe.run_dir, recipe)
@@ -155,7 +156,10 @@ def _show_disk(planned: Budget) -> None:
 
 
 def _show_advice(planned: Budget) -> None:
-    """What does not fit, and what would help."""
+    """What does not fit, and what would help; what would tell more."""
+    prepare = planned.recipe.prepare
+    if planned.policy is None and planned.recipe.generate.engine != "fake" and prepare:
+        say(f"not everything can be told before it is made: run `{prepare}`, then plan again", mark="!")
     if text := memory_advice(planned):
         say(text, mark="!")
 

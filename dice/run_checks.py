@@ -1,6 +1,7 @@
 """The doctor on the run as a whole: versions, steps against rows, memory, disk."""
 
 import os
+import re
 import shutil
 import sys
 from functools import partial
@@ -47,10 +48,13 @@ def versions(case: Case) -> Finding:
 
 
 def _pins() -> dict[str, str]:
-    """The tested versions by package, of requirements.txt; development tools left out."""
+    """The tested versions by package, of requirements.txt; development tools left out.
+
+    vLLM's stands in a comment there, and counts where it is installed.
+    """
     text = (ROOT / "requirements.txt").read_text(encoding="utf-8").partition("# Development")[0]
-    lines = [line for line in text.splitlines() if "==" in line and not line.startswith("#")]
-    return dict(line.strip().split("==", 1) for line in lines)
+    found = dict(re.findall(r"([\w-]+)==(\d[\w.]*)", text))
+    return {name: pin for name, pin in found.items() if not name.startswith("vllm") or _version(name)}
 
 
 def _version(name: str) -> str | None:
@@ -95,6 +99,9 @@ def steps(case: Case) -> Finding:
     if work.train_pairs < work.batch:
         what = f"{work.train_pairs:,} pairs to train on, less than one batch of {work.batch} ({told})"
         return Finding(FAULT, topic, what, "lower train.global_batch_size, or take more prompts")
+    if (warmup := case.recipe.train.args.get("warmup_steps") or 0) >= work.steps:
+        what = f"train.warmup_steps {warmup:,} of {work.steps:,} steps: the learning rate is never reached"
+        return Finding(WARNING, topic, what, "lower train.warmup_steps")
     what = f"{work.steps:,} steps of {work.batch} are {work.epochs:.1f} epochs of {work.train_pairs:,} pairs"
     if work.epochs > MANY_EPOCHS + 0.1:
         advice = "lower train.num_train_epochs or train.max_steps, or take more prompts"

@@ -143,8 +143,8 @@ def look(stage: Stage, run: Run, t: int) -> tuple[dict[str, Any] | None, list[st
         return None, []
     try:
         basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
-    except (BadInput, OSError) as error:  # an input is gone
-        return manifest, [str(error)]
+    except (BadInput, OSError):
+        return manifest, ["an input is gone"]
     missing = [f"{name} is missing" for name in manifest["outputs"] if not (folder / name).is_file()]
     return manifest, differences(_basis(manifest), basis) or missing
 

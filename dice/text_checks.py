@@ -1,17 +1,19 @@
 """The doctor on texts: does the template fit the model, do all stages read the same token ids?"""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from jinja2 import TemplateError
 
 from dice import chat, store
+from dice.checkpoints import base_of, tokenizer_home
 from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look, spread
 from dice.schema import Message, Preference
 from dice.training_rows import IGNORED, training_rows
 
+MARK = re.compile(r"<\|?[\w/-]+\|?>|\[/?[A-Z_]+\]")  # <|user|>, <start_of_turn>, [INST]
 SHOWN = 8  # token ids of a difference that a message shows
 FEW = 0.01  # share of rows below which nobody minds
 TRAINED_WITH = "set template to the one that the policy was trained with"
@@ -33,7 +35,7 @@ def chat_template(case: Case) -> Finding:
     topic, name = "chat template", case.recipe.template
     own = chat.load_tokenizer(case.home("policy"))
     if not own.chat_template:
-        return Finding(FINE, topic, "the policy has none of its own to compare with")
+        return _marks(case)
     turns = [Message(role="user", content="Hi there")]
     apart = ""
     for messages in ([Message(role="system", content="Be kind."), *turns], turns):
@@ -42,7 +44,8 @@ def chat_template(case: Case) -> Finding:
         except (TemplateError, ValueError):  # one that takes no system prompt
             continue
         ours = case.chat.tokenizer.decode(case.chat.encode_prompt(messages))
-        if _letters(ours, own) == _letters(theirs, own):
+        # Where their template has no BOS their tokenizer may add it.
+        if theirs.strip() in (ours.strip(), ours.removeprefix(own.bos_token or "").strip()):
             return Finding(FINE, topic, f"{name} renders what the policy's own does")
         apart = f"{name} renders {ours!r:.150}, the policy's own {theirs!r:.150}"
     if not apart:
@@ -50,9 +53,15 @@ def chat_template(case: Case) -> Finding:
     return Finding(WARNING, topic, apart, f"{TRAINED_WITH}; where that is this one, go on")
 
 
-def _letters(text: str, tokenizer: Any) -> str:
-    """A rendering without BOS, which is put there by some tokenizers and by some templates."""
-    return text.removeprefix(tokenizer.bos_token or "").strip()
+def _marks(case: Case) -> Finding:
+    """Are the template's marks, such as <|user|>, tokens of a policy without a chat template of its own?"""
+    tokenizer = case.chat.tokenizer
+    rendered = tokenizer.decode(case.chat.encode_prompt([Message(role="user", content="Hi")]))
+    known = tokenizer.get_vocab()
+    if unknown := sorted({mark for mark in MARK.findall(rendered) if mark not in known}):
+        what = f"{', '.join(unknown)} of {case.recipe.template} are no tokens of the policy's but text"
+        return Finding(WARNING, "chat template", what, f"{TRAINED_WITH}; where that is this one, go on")
+    return Finding(FINE, "chat template", "the policy has none of its own, and all of the template's tokens")
 
 
 def end_of_turn(case: Case) -> Finding:
@@ -64,7 +73,7 @@ def end_of_turn(case: Case) -> Finding:
         what = f"template {name} ends a turn with {tokenizer.decode(tail)!r}, where sampling does not stop"
         return Finding(FAULT, topic, what, TRAINED_WITH)
     home = case.home("policy")
-    own = _own_ends(Path(home)) | {chat.load_tokenizer(home).eos_token_id} - {None}
+    own = _own_ends(Path(base_of(home) or home)) | {chat.load_tokenizer(home).eos_token_id} - {None}
     end = tokenizer.convert_ids_to_tokens(ends[-1])
     if ends[-1] in own:
         return Finding(FINE, topic, f"{end}, for the template and for the policy")
@@ -92,7 +101,7 @@ def token_ids(case: Case) -> Finding:
             what = f"scoring reads a prompt differently than generation: {_difference(case, ids, prompt)}"
             return Finding(FAULT, topic, what, "take another template: in this one responses change prompts")
     try:
-        trained = training_rows(case.pairs, case.home("policy"), case.recipe.template, args)
+        trained = training_rows(case.pairs, tokenizer_home(case.home("policy")), case.recipe.template, args)
     except (ValueError, TypeError, OSError) as error:
         what = f"LLaMA-Factory can't prepare rows for training: {error}".splitlines()[0]
         return Finding(FAULT, topic, what, "correct the training file")

@@ -18,7 +18,7 @@ IGNORED = -100  # the label of a token that is not trained on
 
 
 def training_rows(
-    pairs: Sequence[Preference], model: str, template: str, args: dict[str, Any]
+    pairs: Sequence[Preference], tokenizer_home: str, template: str, args: dict[str, Any]
 ) -> list[tuple[list[int], list[int]]]:
     """(token ids, labels) of the chosen and then the rejected answer of every pair, whatever their length.
 
@@ -27,7 +27,7 @@ def training_rows(
     """
     hush()
     parameters = llamafactory("hparams")
-    model_args = _parse(parameters.ModelArguments, args, model_name_or_path=model)
+    model_args = _parse(parameters.ModelArguments, args, model_name_or_path=tokenizer_home)
     data_args = _parse(parameters.DataArguments, args, template=template, dataset="mixed")
     data_args.cutoff_len = sys.maxsize  # longer pairs are dropped, not cut
     tokenizer = llamafactory("model.loader").load_tokenizer(model_args)["tokenizer"]

@@ -99,7 +99,7 @@ def _pairs(recipe: Recipe) -> list[Preference]:
 def is_here(recipe: Recipe, name: str) -> bool:
     """Whether a data set can be read without the network. Raises BadInput where it isn't registered."""
     source = registry.find_entry(recipe.dataset_dir, name)
-    return Path(source.hub).is_dir() if source.hub else source.file.exists()
+    return source.is_local and (source.hub is not None or source.file.exists())
 
 
 def _count_of_recipe(recipe: Recipe) -> int:

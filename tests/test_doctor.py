@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from dice import doctor
+from dice import doctor, hub
 from dice.errors import BadInput
 from dice.findings import FAULT, FINE, OPEN, WARNING
 from dice.logprobs import Options, Scorer
@@ -99,6 +99,29 @@ def test_data_that_can_not_be_read(settings, data_dir, file, topic):
     assert finding.level == FAULT and f"{file}:1: not JSON" in finding.what
 
 
+def test_data_on_a_hub_that_can_not_be_reached(settings, data_dir):
+    hub.settle()  # which the tests keep out of reach
+    registry = {"far": {"hf_hub_url": "some/set", "columns": {"prompt": "instruction"}}}
+    (data_dir / "dataset_info.json").write_text(json.dumps(registry))
+    finding = found("prompts", *settings, "prompts=far", "replay.gamma=0", "evaluate.prompts=far")
+    assert finding.level == OPEN and "on the Hub: the Hub can't be reached" in finding.what
+
+
+def test_a_judge_that_can_not_be_run(settings, tmp_path):
+    (tmp_path / "judge.py").write_text("quality = 1 / 0")
+    finding = found("names", *settings, f"evaluate.judge={tmp_path / 'judge.py'}:quality")
+    assert finding.level == FAULT and "can't be run (ZeroDivisionError: division by zero)" in finding.what
+
+
+def test_a_policy_that_is_an_adapter(settings, random_model, tmp_path):
+    """Its tokenizer and its EOS are its base's; its base is a reference like any other."""
+    from test_models import make_adapter
+
+    adapter = make_adapter(random_model, tmp_path / "adapter", 1)
+    for topic in ("policy", "two models", "tokenizers", "fit", "token ids"):
+        assert found(topic, *settings, f"policy={adapter}", f"reference={random_model}").level == FINE
+
+
 def test_policy_and_reference_are_one_model(settings, random_model):
     finding = found("two models", *settings, f"reference={random_model}")
     assert finding.level == FAULT and "every implicit reward would be 0" in finding.what
@@ -137,6 +160,7 @@ def test_versions(settings, tmp_path, monkeypatch):
         ("steps", WARNING, "train.num_train_epochs=9", "are 9.0 epochs of 20 pairs"),
         ("steps", FAULT, "train.global_batch_size=32", "20 pairs to train on, less than one batch of 32"),
         ("steps", FAULT, "train.val_size=20", "train.val_size 20 leaves nothing"),
+        ("steps", WARNING, "train.warmup_steps=50", "train.warmup_steps 50 of 15 steps"),
         ("memory", WARNING, "policy=some/model-700b", "train needs about"),
         ("memory", OPEN, "policy=some/model", "nothing tells the policy's size"),
         ("disk", FAULT, "rounds=1000000000000", "are free in"),
@@ -179,6 +203,25 @@ def test_a_chat_template_of_the_policys_own(settings, policy, turn, level, told)
     (policy / "chat_template.jinja").write_text(loop)
     finding = found("chat template", *settings, f"policy={policy}")
     assert (finding.level, told in finding.what) == (level, True), finding
+
+
+def test_marks_that_are_no_tokens(settings):
+    """The random model has no chat template of its own, and reads zephyr's marks as text."""
+    assert found("chat template", *settings).level == FINE
+    finding = found("chat template", *settings, "template=zephyr-custom")
+    assert finding.level == WARNING
+    assert finding.what.startswith("<|assistant|>, <|system|>, <|user|> of zephyr-custom are no tokens")
+
+
+def test_a_chat_template_with_a_bos_that_ours_lacks(settings, policy):
+    text = "{{ bos_token }}<|system|>\n{{ messages[0]['content'] }}<|eot_id|>\n<|user|>\n"
+    text += "{{ messages[1]['content'] }}<|eot_id|>\n<|assistant|>\n"
+    (policy / "chat_template.jinja").write_text(text)
+    change_json(policy / "tokenizer_config.json", eos_token="<|eot_id|>")
+    overrides = [*settings, f"policy={policy}", "template=zephyr-custom"]
+    assert found("chat template", *overrides).level == WARNING
+    (policy / "chat_template.jinja").write_text(text.removeprefix("{{ bos_token }}"))
+    assert found("chat template", *overrides).level == FINE
 
 
 def test_a_template_without_an_end(settings):
