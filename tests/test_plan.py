@@ -1,6 +1,7 @@
 """The plan: machines, sizes, arithmetic by hand, and what is printed for runs that are begun or not."""
 
 import json
+import os
 import re
 import shutil
 
@@ -62,6 +63,31 @@ def test_gpus_that_are_found(product, gib, name):
 
 def test_a_gpu_that_nobody_knows_has_no_speed():
     assert recognize("NVIDIA Z900", 24 * GIB).flops is None
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """A machine with two GPUs, as far as nvidia-smi tells."""
+    program = tmp_path / "bin" / "nvidia-smi"
+    program.parent.mkdir()
+    lines = {"--list-gpus": "GPU 0: one\nGPU 1: two", "*": "NVIDIA A100-SXM4-80GB, 81920\nNVIDIA T4, 15360"}
+    cases = "".join(f"{case}) printf '{text}\\n' ;;\n" for case, text in lines.items())
+    program.write_text(f"#!/bin/sh\ncase $1 in\n{cases}esac\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("DICE_DEVICE", raising=False)
+    return monkeypatch
+
+
+def test_the_gpus_of_this_machine(nvidia_smi):
+    found = hardware.find()
+    assert (found.count, found.origin, found.device.name) == (2, "found here", "NVIDIA A100-SXM4-80GB")
+    assert (found.device.flops, found.device.memory) == (A100.flops, 80 * GIB)
+    nvidia_smi.setenv("NPROC_PER_NODE", "1")
+    assert hardware.find().count == 1
+    nvidia_smi.setenv("DICE_DEVICE", "cpu")
+    assert not hardware.find().device.is_gpu and hardware.find().origin == "no GPU was found"
 
 
 def test_sizes_of_files(random_model, tmp_path):
