@@ -6,13 +6,14 @@ from functools import cached_property
 from typing import Any
 
 from dice import estimate, trainer
-from dice.estimate import Cost, Training
+from dice.estimate import Cost, Sampling, Training
 from dice.hardware import Machine
 from dice.recipe import Recipe
 from dice.sizes import Size, size_of
 from dice.workload import Workload, is_here, workload
 
-VLLM_SHARE = 0.9  # of a GPU's memory, unless engine_args say otherwise
+# Unless generate.engine_args say otherwise: the share of a GPU's memory, rows that are decoded at once.
+VLLM_SHARE, VLLM_ROWS = 0.9, 256
 LORA_RANK, TRAINED_LAYERS, SAVE_STEPS = 8, 2, 500  # LLaMA-Factory's own values
 HELD_OUT = 1000  # prompts to evaluate on, where their set is not here yet
 
@@ -40,6 +41,16 @@ class Budget:
         wanted = self.work.longest_prompt + recipe.generate.max_new_tokens
         return min(filter(None, (wanted, recipe.generate.max_model_len, context)))
 
+    @property
+    def sampling(self) -> Sampling:
+        """What vLLM decodes at once is its own affair; the hf engine fills `generate.batch_tokens`."""
+        options, longest = self.recipe.generate, self.longest
+        if options.engine == "vllm":
+            share = options.engine_args.get("gpu_memory_utilization", VLLM_SHARE)
+            return Sampling(options.engine_args.get("max_num_seqs", VLLM_ROWS), longest, share)
+        rows = max(options.samples, options.batch_tokens // longest)
+        return Sampling(rows, rows * longest, 1.0)
+
     @cached_property
     def training(self) -> Training:
         """Raises BadInput where the global batch can't be split over the devices."""
@@ -53,9 +64,7 @@ class Budget:
         if size is None:
             return None
         if stage in ("generate", "evaluate"):
-            options = recipe.generate
-            share = options.engine_args.get("gpu_memory_utilization", VLLM_SHARE)
-            cost = estimate.generate(size, machine, work, self.longest, share, options.engine == "vllm")
+            cost = estimate.generate(size, machine, work, self.sampling)
             if stage == "generate" or cost.seconds is None:
                 return cost
             return replace(cost, seconds=cost.seconds * self.evaluated / work.responses)

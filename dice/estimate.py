@@ -13,7 +13,6 @@ from dice.workload import Workload
 # Share of the device's peak that is reached, by what it does: (GPU, CPU).
 SCORING, TRAINING, DECODING, BANDWIDTH = (0.4, 0.2), (0.35, 0.5), (0.3, 0.2), (0.6, 0.6)
 STEP_SECONDS = 0.004  # of a decoding step, beside its arithmetic
-VLLM_SEQUENCES = 256  # that vLLM decodes at once at most, unless engine_args say otherwise
 READ_RATE = 1.5e9  # bytes per second at which weights are read from the disk
 START_SECONDS = {"generate": (60, 8), "score": (30, 8), "train": (60, 15)}  # beside reading weights
 PAIR_SECONDS = 30e-6  # of a response, in the pair stage
@@ -22,6 +21,15 @@ SCORING_TOKENS = (65536, 640)  # of a forward pass; halved where they do not fit
 ADAM = 16  # bytes of a trained parameter: weight and gradient in bf16, master copy and two moments in float32
 FOUR_BIT = 0.56  # bytes of a parameter in 4 bits, with its scales
 LOGIT_BYTES = 14  # of a token's logit in training: bf16, float32, its log-softmax, and the gradient
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an engine samples."""
+
+    rows: int  # decoded at once, at most
+    held_tokens: int  # whose keys and values must fit at least
+    memory_share: float  # of the device's memory that the engine takes
 
 
 @dataclass(frozen=True)
@@ -79,21 +87,16 @@ def _plus(first: float | None, second: float) -> float | None:
     return None if first is None else first + second
 
 
-def generate(
-    size: Size, machine: Machine, work: Workload, longest: int, memory_share: float, is_vllm: bool
-) -> Cost:
-    """Sampling. Each prompt is read once; then every step reads the weights and all keys and values.
-
-    `longest` is the longest row, in tokens; `memory_share` the part of the memory that vLLM takes.
-    """
+def generate(size: Size, machine: Machine, work: Workload, how: Sampling) -> Cost:
+    """Sampling. Each prompt is read once; then every step reads the weights and all keys and values."""
     device = machine.device
     weights, per_token = weight_bytes(size, device), cache_bytes(size, device)
-    needed = weights + per_token * longest + _of(OVERHEAD, device)
+    needed = weights + per_token * how.held_tokens + _of(OVERHEAD, device)
     if not device.flops:
         return Cost(int(needed), None)
     row = work.prompt_tokens / work.samples + work.response_tokens
-    room = device.memory * memory_share - weights - _of(OVERHEAD, device)
-    at_once = max(1, min(VLLM_SEQUENCES if is_vllm else 1024, room / (per_token * row)))
+    room = device.memory * how.memory_share - weights - _of(OVERHEAD, device)
+    at_once = max(1, min(how.rows, room / (per_token * row)))
     context = work.prompt_tokens + work.response_tokens / 2
     moved = (weights + at_once * per_token * context) / (device.bandwidth * _of(BANDWIDTH, device))
     flops = at_once * (2 * size.parameters + _attention_flops(size, context))

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from dice import estimate, generate, hardware, plan, sizes, stage
 from dice.budget import budget
 from dice.errors import BadInput
-from dice.estimate import Training
+from dice.estimate import Sampling, Training
 from dice.hardware import GIB, GPUS, Machine, parse_gpus, recognize
 from dice.sizes import Size, size_of
 from dice.start import load, start
@@ -168,7 +168,32 @@ def test_time_by_hand(fake_settings):
     slower, unknown = Machine(A100, 1, ""), Machine(recognize("?", GIB), 1, "")
     first, second = (estimate.train(SMALL, m, work, FULL, 10).seconds for m in (machine, slower))
     assert first < second
-    assert estimate.generate(SMALL, unknown, work, 10, 0.9, True).seconds is None
+    assert estimate.generate(SMALL, unknown, work, Sampling(8, 10, 0.9)).seconds is None
+
+
+def test_sampling_by_hand(fake_settings):
+    """Eight rows at once: a step reads 200 bytes of weights, and 2 x 2 x 2 x 2 bytes a token of the rows."""
+    work = workload(load("tiny", fake_settings))
+    cost = estimate.generate(SMALL, Machine(A100, 2, ""), work, Sampling(8, 1000, 0.9))
+    assert cost.memory == 200 + 16 * 1000 + 3 * GIB
+    context = work.prompt_tokens + work.response_tokens / 2
+    step = (200 + 8 * 16 * context) / (0.6 * 2039e9) + 0.004  # the bandwidth is what limits
+    steps = work.responses * work.response_tokens / 8
+    reading = work.prompts * work.prompt_tokens * 200 / (0.4 * 312e12)
+    assert cost.seconds == pytest.approx((steps * step + reading) / 2 + 200 / 1.5e9 + 60)
+
+
+def test_what_the_engines_hold_at_once(fake_settings):
+    """vLLM: its own limit; hf: as many rows of prompt and max_new_tokens as generate.batch_tokens hold."""
+
+    def sampling(*overrides):
+        return budget(load("tiny", [*fake_settings, *overrides]), Machine(A100, 1, "")).sampling
+
+    longest = workload(load("tiny", fake_settings)).longest_prompt + 64
+    assert sampling("generate.engine=vllm") == Sampling(256, longest, 0.9)
+    assert sampling("generate.engine=vllm", "generate.engine_args.max_num_seqs=32").rows == 32
+    assert sampling("generate.engine=hf", f"generate.batch_tokens={100 * longest}").rows == 100
+    assert sampling("generate.engine=hf", "generate.batch_tokens=1").rows == 8  # one prompt's samples
 
 
 def test_work_is_counted_where_the_data_is(fake_settings):
