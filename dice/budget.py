@@ -1,11 +1,11 @@
 """What a recipe costs on a machine: its models' sizes, its work and its training file, put together."""
 
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
-from dice import estimate, trainer
+from dice import estimate, store, trainer
 from dice.estimate import Cost, Sampling, Training
 from dice.hardware import Machine
 from dice.recipe import Recipe
@@ -134,8 +134,7 @@ def training(recipe: Recipe, machine: Machine, work: Workload) -> Training:
 def _zero(deepspeed: Any) -> dict[str, Any]:
     """The ZeRO part of a DeepSpeed configuration, a file or a mapping."""
     if isinstance(deepspeed, str):
-        with open(deepspeed, encoding="utf-8") as file:
-            deepspeed = json.load(file)
+        deepspeed = store.read_json(Path(deepspeed))
     return (deepspeed or {}).get("zero_optimization") or {}
 
 

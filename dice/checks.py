@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from dice import chat, evaluate, hub, launch, registry, replay, sources, trainer, upstream
+from dice import chat, evaluate, hub, launch, registry, replay, sources, store, trainer, upstream
 from dice.checkpoints import NotHere, check_different, check_model
 from dice.errors import BadInput
 from dice.recipe import Recipe, resolve
@@ -102,6 +102,8 @@ def check_train_args(recipe: Recipe, place: Place) -> str:
     deepspeed = args.get("deepspeed")
     if isinstance(deepspeed, str) and not resolve(deepspeed).is_file():
         raise BadInput(f"{place('train.deepspeed')}: train.deepspeed: {resolve(deepspeed)} does not exist")
+    if isinstance(deepspeed, str) and store.read_json(resolve(deepspeed)) is None:
+        raise BadInput(f"{place('train.deepspeed')}: train.deepspeed: {resolve(deepspeed)} is no JSON object")
     before = previous(recipe)
     if before and before.train.args == args:
         return fine

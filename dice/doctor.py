@@ -9,12 +9,12 @@ import io
 import textwrap
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from dice import hub, status
-from dice.checks import ROLES, Place, after_preparation, before_preparation, data_sets, to_be_made
+from dice.checks import ROLES, Check, Place, after_preparation, before_preparation, data_sets, to_be_made
 from dice.console import console
 from dice.errors import BadInput
 from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look, of_check
@@ -66,35 +66,32 @@ def findings(recipe: Recipe, place: Place) -> Findings:
 
 def _all(recipe: Recipe, place: Place) -> Findings:
     later = to_be_made(recipe, place)
-    for check in [*before_preparation(recipe, place), *after_preparation(recipe, place)]:
-        with _quiet():
-            finding = of_check(check, later)
-            if finding.level == OPEN and check.topic not in later:
-                finding = _absent(recipe, finding)
-        yield finding
+    quick = [*before_preparation(recipe, place), *after_preparation(recipe, place)]
+    yield from _made([(check.topic, partial(_quick, recipe, check, later)) for check in quick])
     case = Case(recipe, later)
-    yield from _made(run_checks(case))
-    if recipe.generate.engine != "fake":
-        with _quiet():
-            looks = text_checks(case)
-        yield from _made(looks)
-        with _quiet():
-            found = list(model_checks(case))
-        yield from found
+    groups = [run_checks] if recipe.generate.engine == "fake" else [run_checks, text_checks, model_checks]
+    for group in groups:
+        yield from _made(group(case))
 
 
-def _made(looks: Sequence[Look]) -> Findings:
+def _made(looks: Iterable[Look]) -> Findings:
     """What some checks find; one that can't be made for what another one found does not end the others."""
     for topic, look in looks:
         try:
             with _quiet():
-                finding = look()
+                found = list(look())
         except BadInput as error:
-            finding = Finding(FAULT, topic, str(error), "correct it and ask again", refused=True)
+            found = [Finding(FAULT, topic, str(error), "correct it and ask again", refused=True)]
         except Exception as error:  # of a library, about something that nobody thought of
             what = f"could not be looked at: {type(error).__name__}: {error}".splitlines()[0]
-            finding = Finding(WARNING, topic, what, "mend what else is said here; if it stays, report it")
-        yield finding
+            found = [Finding(WARNING, topic, what, "mend what else is said here; if it stays, report it")]
+        yield from found
+
+
+def _quick(recipe: Recipe, check: Check, later: dict[str, str]) -> Findings:
+    finding = of_check(check, later)
+    is_absent = finding.level == OPEN and check.topic not in later
+    yield _absent(recipe, finding) if is_absent else finding
 
 
 def _absent(recipe: Recipe, finding: Finding) -> Finding:

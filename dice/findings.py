@@ -31,7 +31,7 @@ class Finding:
 
 
 Findings = Iterator[Finding]
-Look = tuple[str, Callable[[], Finding]]  # topic, and what finds it
+Look = tuple[str, Callable[[], Findings]]  # topic, and what looks at it
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Case:
         home = self.home("policy")
         try:
             return chat.load_chat(home, self.recipe.template) if home else None
-        except BadInput:  # which the quick part told of
+        except Exception:  # whatever it is, the quick part told of it
             return None
 
     def home(self, role: str) -> str | None:
@@ -93,6 +93,12 @@ class Case:
             pass
         made_up = ("Yes, of course.\n\n1. This", "No.")
         return [Preference("", messages, *made_up) for messages in spread(self.prompts)]
+
+
+def looks_at(case: Case, *checks: Callable[[Case], Finding]) -> Iterator[Look]:
+    """Some checks of a case, to be made one by one, each under its own name."""
+    for check in checks:
+        yield check.__name__.replace("_", " "), lambda check=check: iter([check(case)])
 
 
 def spread(rows: list) -> list:

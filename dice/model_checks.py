@@ -1,13 +1,13 @@
 """The doctor on models: loaded and asked for the log-probs of a few answers of the real data."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dice.errors import BadInput
-from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings
+from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look
 
 if TYPE_CHECKING:
     from dice.logprobs import Scorer
@@ -20,8 +20,12 @@ RARELY = math.log(0.01)  # nats: an end of turn that is hardly ever sampled
 SWAPPED = "policy is the model after DPO, reference the one before: are they swapped?"
 
 
-def model_checks(case: Case) -> Findings:
-    """All of them, or why no model is loaded."""
+def model_checks(case: Case) -> Iterator[Look]:
+    """All of them, in one go: each model is loaded once."""
+    yield "rewards", lambda: _model_checks(case)
+
+
+def _model_checks(case: Case) -> Findings:
     if reason := _why_not(case):
         yield Finding(OPEN, "rewards", reason)
         return

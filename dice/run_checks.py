@@ -4,14 +4,14 @@ import os
 import re
 import shutil
 import sys
-from functools import partial
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from dice.checks import ROLES
-from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look
+from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look, looks_at
 from dice.forecast import download_bytes, existing, gigabytes, memory_advice
 from dice.recipe import ROOT, resolve
 
@@ -22,10 +22,9 @@ MANY_NEEDED = 0.75  # of a prompt's samples, so that a few dropped ones cost the
 NEARLY_FULL = 0.8  # of the free disk: the need is an estimate
 
 
-def run_checks(case: Case) -> list[Look]:
+def run_checks(case: Case) -> Iterator[Look]:
     """All of them."""
-    looks = (versions, samples, steps, memory, disk, downloads)
-    return [(look.__name__, partial(look, case)) for look in looks]
+    return looks_at(case, versions, samples, steps, memory, disk, downloads)
 
 
 def versions(case: Case) -> Finding:

@@ -1,15 +1,14 @@
 """The doctor on texts: does the template fit the model, do all stages read the same token ids?"""
 
 import re
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jinja2 import TemplateError
 
 from dice import chat, store
 from dice.checkpoints import base_of, tokenizer_home
-from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look, spread
+from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look, looks_at, spread
 from dice.schema import Message, Preference
 from dice.training_rows import IGNORED, training_rows
 
@@ -19,15 +18,22 @@ FEW = 0.01  # share of rows below which nobody minds
 TRAINED_WITH = "set template to the one that the policy was trained with"
 
 
-def text_checks(case: Case) -> list[Look]:
-    """All of them, or why there is nothing to look at."""
+def text_checks(case: Case) -> Iterator[Look]:
+    """All of them, as far as there is something to look at."""
+    yield from looks_at(case, texts)
+    if case.chat is not None:
+        yield from looks_at(case, chat_template, end_of_turn)
+        if case.pairs:
+            yield from looks_at(case, token_ids, round_trip, room, cutoff)
+
+
+def texts(case: Case) -> Finding:
+    """Are there a tokenizer and rows to look at?"""
     if case.chat is None:
-        reason = "there is no tokenizer here that goes with the template"
-        return [("texts", partial(Finding, OPEN, "texts", reason))]
-    looks = (chat_template, end_of_turn, token_ids, round_trip, room, cutoff)
+        return Finding(OPEN, "texts", "there is no tokenizer here that goes with the template")
     if not case.pairs:
-        looks = looks[:2]
-    return [(look.__name__.replace("_", " "), partial(look, case)) for look in looks]
+        return Finding(OPEN, "texts", "there are no rows here to look at, but the template")
+    return Finding(FINE, "texts", f"{len(case.pairs)} pairs and {len(case.prompts):,} prompts to look at")
 
 
 def chat_template(case: Case) -> Finding:

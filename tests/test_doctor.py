@@ -57,7 +57,7 @@ def test_a_healthy_run(settings, tmp_path):
     assert [finding for finding in findings if finding.level in (FAULT, OPEN)] == []
     # Random models: they end no answer, know nothing of labels, and their EOS is the tokenizer's own.
     assert {f.topic for f in findings if f.level == WARNING} <= {"end of turn", "endings", "rewards"}
-    assert len({finding.topic for finding in findings}) == len(findings) == 28
+    assert len({finding.topic for finding in findings}) == len(findings) == 29
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -428,6 +428,26 @@ def test_what_prepare_is_still_to_make(own_recipe, tmp_path):
         assert finding.level == OPEN and "not here yet, `prepare` makes it" in finding.what
     assert found("policy", *overrides, "policy=data/not-made/x", recipe=own_recipe).level == FAULT
     assert not (tmp_path / "prepared").exists() and not (tmp_path / "results").exists()
+
+
+def test_what_nobody_thought_of(settings):
+    """A template of one's own that fails ends one check, not the doctor."""
+    from dice.upstream import llamafactory
+
+    registry = llamafactory("data.template")
+
+    class Failing(registry.Template):
+        def encode_oneturn(self, tokenizer, messages, system=None, tools=None):
+            if messages[0]["content"] not in ("Hi", "Hi there"):
+                raise KeyError("no such turn")
+            return super().encode_oneturn(tokenizer, messages, system, tools)
+
+    registry.register_template(name="failing", template_class=Failing)
+    try:
+        finding = found("token ids", *settings, "template=failing")
+    finally:
+        del registry.TEMPLATES["failing"]
+    assert finding.level == WARNING and "could not be looked at: KeyError: 'no such turn'" in finding.what
 
 
 @pytest.mark.slow

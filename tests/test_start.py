@@ -179,6 +179,8 @@ def test_an_argument_that_llama_factory_does_not_have():
         check_train_args("train.learning_rat=1")
     with pytest.raises(BadInput, match="on the command line: train.deepspeed: .*gone.json does not exist"):
         check_train_args("train.deepspeed=gone.json")
+    with pytest.raises(BadInput, match="on the command line: train.deepspeed: .*README.md is no JSON object"):
+        check_train_args("train.deepspeed=README.md")
 
 
 @pytest.mark.parametrize(
