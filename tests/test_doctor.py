@@ -388,6 +388,7 @@ def test_a_policy_that_never_ends(settings):
     assert finding.level == WARNING and "the policy ends real answers with probability 0.00" in finding.what
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_model_too_large_for_a_cpu(settings, policy):
     """1.2 billion parameters, of which the disk holds only the header."""
     shape, size = [600, 2_000_000], 600 * 2_000_000 * 2
@@ -468,10 +469,13 @@ def test_status(settings, capsys):
 
 
 @pytest.mark.parametrize("name", ["llama3", "zephyr"])
-def test_recipes_whose_models_are_not_here(name, capsys):
-    assert doctor.examine(name, []) == 0
-    shown = capsys.readouterr().out
-    assert shown.count("not on this machine; a run downloads it") == 2 and "0 faults" in shown
+def test_recipes_whose_models_are_not_here(name):
+    """They are said to be absent, and the rest is looked at. How full this disk is does not matter."""
+    findings = list(doctor.findings(load(name, []), partial(origin, name, [])))
+    absent = [finding for finding in findings if "not on this machine; a run downloads it" in finding.what]
+    assert [finding.topic for finding in absent] == ["policy", "reference"]
+    assert {finding.topic for finding in findings if finding.level == FAULT} <= {"disk", "downloads"}
+    assert {"versions", "steps", "memory"} <= {finding.topic for finding in findings}
 
 
 @pytest.mark.slow

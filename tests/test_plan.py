@@ -219,7 +219,8 @@ def printed(capsys, name, *overrides):
     return capsys.readouterr().out
 
 
-def test_the_plan_of_a_run_that_is_not_begun(fake_settings, tmp_path, capsys):
+def test_the_plan_of_a_run_that_is_not_begun(fake_settings, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("DICE_DEVICE", "cpu")
     shown = printed(capsys, "tiny", *fake_settings)
     assert "80 responses to 10 prompts" in shown and "done" not in shown
     assert shown.count("to do") == 9 and "no GPU was found" in shown
