@@ -6,6 +6,7 @@ The loop itself is bash: scripts/run_dice/iter.sh and pipeline.sh.
 import functools
 import importlib
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,26 @@ class Commands:
         from dice.start import start
 
         start(str(recipe), overrides)
+
+    @promised
+    def plan(self, recipe: str, *overrides: str) -> None:
+        """Print what a recipe would run, its memory, disk and hours; run nothing.
+
+        python -m dice plan RECIPE [key=value ...] [gpus=8xA100-80G]
+        """
+        from dice.plan import show_plan
+
+        show_plan(str(recipe), [str(override) for override in overrides])
+
+    @promised
+    def doctor(self, recipe: str, *overrides: str) -> None:
+        """Find out what would go wrong with a recipe, in about a minute; change nothing.
+
+        Status 0: nothing at fault; 1: a run would go wrong; 2: `start` would refuse the recipe.
+        """
+        from dice.doctor import examine
+
+        sys.exit(examine(str(recipe), [str(override) for override in overrides]))
 
     @promised
     def generate(self, run: str, round: int) -> None:

@@ -100,7 +100,7 @@ def load_chat(model: str, template: str) -> Chat:
     registry = llamafactory("data.template")
     if template not in registry.TEMPLATES:
         raise BadInput(unknown_template(template))
-    tokenizer = _load_tokenizer(model)
+    tokenizer = load_tokenizer(model)
     known_tokens = set(tokenizer.get_vocab())
     arguments = llamafactory("hparams").DataArguments(template=template)
     fitted = registry.get_template_and_fix_tokenizer(tokenizer, arguments)
@@ -119,7 +119,7 @@ def load_chat(model: str, template: str) -> Chat:
     return chat
 
 
-def _load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
+def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
@@ -138,7 +138,7 @@ def check_alike(policy: str, reference: str) -> None:
     """
     if not has_tokenizer(reference):
         return
-    ours, theirs = _load_tokenizer(policy), _load_tokenizer(reference)
+    ours, theirs = load_tokenizer(policy), load_tokenizer(reference)
     vocabulary, other = ours.get_vocab(), theirs.get_vocab()
     apart = sorted(t for t in vocabulary if other.get(t) != vocabulary[t] and t != ours.pad_token)
     if apart:

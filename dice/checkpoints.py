@@ -4,11 +4,12 @@ Found out from headers and file names, in milliseconds, so that a broken referen
 after hours of sampling.
 """
 
-import logging
+import filecmp
 import re
 from pathlib import Path
+from typing import Any
 
-from dice import store
+from dice import hub, store
 from dice.errors import BadInput
 from dice.recipe import resolve
 
@@ -16,21 +17,101 @@ HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
-def check_model(role: str, name: str) -> None:
-    """Raises BadInput where a model is neither a complete folder nor to be had from the Hub."""
+class NotHere(BadInput):
+    """A name of the Hub whose model is not on this machine, while the Hub can't be asked for it."""
+
+    reason = "the Hub can't be reached"
+
+
+def check_model(role: str, name: str) -> Path | None:
+    """The complete folder of a model: its own, or the Hub's cache; None where the Hub has it.
+
+    Raises BadInput for a folder that is no causal LM's, and where there is neither folder nor model
+    of the Hub; NotHere where that can't be found out.
+    """
     folder = resolve(name)
     if folder.is_dir():
-        if (folder / "adapter_config.json").is_file():
-            _check_adapter(role, folder)
-        elif lack := _lack(folder, needs_tokenizer=role == "policy"):
-            raise BadInput(f"{role}: {folder} {lack}; it is not a Hugging Face model folder")
-        return
+        _check_folder(role, folder)
+        return folder
     reason = "no such folder"
     if HUB_ID.fullmatch(name) and not resolve(name.partition("/")[0]).exists():
-        reason = _why_not_from_hub(name)
-        if reason is None:
-            return
-    raise BadInput(f"{role}: {name!r} is neither a folder here nor a model of the Hub ({reason})")
+        if folder := downloaded(name):
+            _check_folder(role, folder)
+            return folder
+        try:
+            hub.look_up(name)
+            return None
+        except hub.OutOfReach as error:
+            raise NotHere(_neither(role, name, f"{NotHere.reason}: {error}")) from None
+        except hub.NoSuchModel as error:
+            reason = str(error)
+    raise BadInput(_neither(role, name, reason))
+
+
+def downloaded(name: str) -> Path | None:
+    """The folder of a Hub model that was downloaded whole; None where something is missing."""
+    folder = hub.cached(name)
+    if folder is None or not _weights(folder):
+        return None
+    index = store.read_json(folder / "model.safetensors.index.json") or {}
+    parts = set(index.get("weight_map", {}).values())
+    return folder if all((folder / part).is_file() for part in parts) else None
+
+
+def _neither(role: str, name: str, reason: str) -> str:
+    return f"{role}: {name!r} is neither a folder here nor a model of the Hub ({reason})"
+
+
+def _check_folder(role: str, folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():
+        _check_adapter(role, folder)
+    elif lack := _lack(folder, needs_tokenizer=role == "policy"):
+        raise BadInput(f"{role}: {folder} {lack}; it is not a Hugging Face model folder")
+    elif kind := _other_kind(store.read_json(folder / "config.json")):
+        raise BadInput(f"{role}: {folder} is not a causal LM: its config.json says {kind}")
+
+
+def _other_kind(config: dict[str, Any]) -> str | None:
+    """What a model's config.json says that it is where that is no causal LM; None where it is one."""
+    names = config.get("architectures") or []
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+        return None
+    if "AutoModelForCausalLM" in (config.get("auto_map") or {}):
+        return None
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
+
+    if names:
+        return None if {*names} & {*CAUSAL.values()} else ", ".join(names)
+    return None if config["model_type"] in CAUSAL else f"model_type {config['model_type']}"
+
+
+def check_different(policy: Path, reference: Path) -> None:
+    """Raises BadInput where two complete folders hold the same model: every reward would be 0."""
+    if policy.resolve() == reference.resolve():
+        how = "are the same folder"
+    elif _same_weights(policy, reference):
+        how = "have the same weights"
+    else:
+        return
+    raise BadInput(f"policy {policy} and reference {reference} {how}: every implicit reward would be 0")
+
+
+def _same_weights(first: Path, second: Path) -> bool:
+    """Whether two folders hold the same weights, byte for byte. Most differ in a glance at them."""
+    ours, theirs = ({path.name: path for path in _weights(folder)} for folder in (first, second))
+    bases = [base_of(str(folder)) for folder in (first, second)]
+    if ours.keys() != theirs.keys() or bases[0] != bases[1]:
+        return False
+    pairs = [(ours[name], theirs[name]) for name in sorted(ours)]
+    if any(store.file_digest(a) != store.file_digest(b) for a, b in pairs):
+        return False
+    return all(filecmp.cmp(a, b, shallow=False) for a, b in pairs)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """The files with a model's or an adapter's weights, in one format."""
+    old = [path for path in folder.glob("*.bin") if path.name.startswith(("pytorch_model", "adapter_model"))]
+    return [*folder.glob("*.safetensors")] or old
 
 
 def base_of(name: str) -> str | None:
@@ -118,16 +199,3 @@ def _unreadable(weights: Path) -> str | None:
             return None
     except (SafetensorError, OSError) as error:
         return str(error).strip().splitlines()[0]
-
-
-def _why_not_from_hub(name: str) -> str | None:
-    """Why a model's config.json can't be had from the Hub (or its local cache); None where it can."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every retry
-    try:
-        hf_hub_download(name, "config.json")
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        return str(error).strip().splitlines()[0]
-    return None

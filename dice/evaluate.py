@@ -63,7 +63,11 @@ def load_judge(spec: str) -> Callable[[str, str], float]:
         raise BadInput(f"evaluate.judge {spec!r}: {file} does not exist; give path/to/file.py:function")
     module_spec = importlib.util.spec_from_file_location("dice_judge", file)
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file may raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise BadInput(f"evaluate.judge {spec!r}: {file} can't be run ({reason})") from error
     judge = getattr(module, name, None)
     if not callable(judge):
         raise BadInput(f"evaluate.judge {spec!r}: {file} has no function {name!r}")

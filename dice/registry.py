@@ -53,6 +53,11 @@ class Source:
         return str(resolve(name)) if name and resolve(name).is_dir() else name
 
     @property
+    def is_local(self) -> bool:
+        """Whether the set is on this machine, or would be if it had been made."""
+        return self.hub is None or Path(self.hub).is_dir()
+
+    @property
     def file(self) -> Path:
         """The file or folder that `file_name` names."""
         return self.registry.parent / self.entry["file_name"]

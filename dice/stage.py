@@ -133,6 +133,23 @@ def _still_valid(stage: Stage, folder: Path, basis: dict[str, Any]) -> dict[str,
     return None
 
 
+def look(stage: Stage, run: Run, t: int) -> tuple[dict[str, Any] | None, list[str]]:
+    """What `execute` would find, nothing changed: (manifest, why the stage would run all the same).
+
+    A stage that never ran has neither. Outputs are looked for, not read through.
+    """
+    folder = stage.folder(run, t)
+    manifest = store.read_json(folder / f"{stage.name}.manifest.json")
+    if not manifest:
+        return None, []
+    try:
+        basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
+    except (BadInput, OSError):
+        return manifest, ["an input is gone"]
+    missing = [f"{name} is missing" for name in manifest["outputs"] if not (folder / name).is_file()]
+    return manifest, differences(_basis(manifest), basis) or missing
+
+
 def _basis(manifest: dict[str, Any]) -> dict[str, Any]:
     return {key: manifest.get(key) for key in ("inputs", "recipe")}
 

@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import importlib
 import importlib.machinery
+import logging
 import sys
 import types
 import typing
@@ -24,6 +25,11 @@ def llamafactory(module: str) -> types.ModuleType:
     """
     _stand_in_for_torchaudio()
     return importlib.import_module(f"llamafactory.{module}")
+
+
+def hush() -> None:
+    """Keep LLaMA-Factory's notes off the terminal, where nobody asked for them; its warnings stay."""
+    llamafactory("extras.logging").get_logger().setLevel(logging.WARNING)
 
 
 def arguments() -> dict[str, Any]:

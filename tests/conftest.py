@@ -91,10 +91,12 @@ def run_dice(*arguments: str) -> subprocess.CompletedProcess[str]:
     return run_script(sys.executable, "-m", "dice", *arguments)
 
 
-def run_python(script: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+def run_python(
+    script: str, *arguments: str, timeout: float = 600, **env: str
+) -> subprocess.CompletedProcess[str]:
     """A piece of Python in a process of its own, with tests and package importable."""
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    return run_script(sys.executable, "-c", script, *arguments, timeout=timeout, PYTHONPATH=path)
+    return run_script(sys.executable, "-c", script, *arguments, timeout=timeout, PYTHONPATH=path, **env)
 
 
 @pytest.fixture(scope="session")

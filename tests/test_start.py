@@ -7,7 +7,8 @@ import sys
 import pytest
 from conftest import run_script
 
-from dice import recipe_io, start
+from dice import checks, recipe_io, start
+from dice.checkpoints import check_model
 from dice.errors import BadInput
 from dice.recipe import RECIPES, ROOT, recipe_names
 
@@ -101,18 +102,18 @@ def test_names_of_nothing(fake_settings, tmp_path, override):
 )
 def test_models_that_are_not_there(name, message):
     with pytest.raises(BadInput) as caught:
-        start.check_model("policy", name)
+        check_model("policy", name)
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_models_that_are_incomplete(random_model, tmp_path):
     def refusal(role="policy"):
         with pytest.raises(BadInput) as caught:
-            start.check_model(role, str(folder))
+            check_model(role, str(folder))
         return str(caught.value)
 
     folder = shutil.copytree(random_model, tmp_path / "model")
-    start.check_model("policy", str(folder))
+    check_model("policy", str(folder))
     weights = folder / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[: len(content) // 2])
@@ -123,7 +124,7 @@ def test_models_that_are_incomplete(random_model, tmp_path):
     for file in folder.glob("tokenizer*"):
         file.unlink()
     assert "has no tokenizer" in refusal()
-    start.check_model("reference", str(folder))
+    check_model("reference", str(folder))
     index = {"weight_map": {"a": "part-1.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "lacks part-1.safetensors, which its index names" in refusal("reference")
@@ -132,10 +133,13 @@ def test_models_that_are_incomplete(random_model, tmp_path):
 
 
 def test_an_unknown_template():
+    def check(name):
+        return checks.check_template(recipe_io.load_recipe("tiny", [f"template={name}"]), str)
+
     with pytest.raises(BadInput, match="template: unknown template 'llama-3'; there are: .*llama3-custom"):
-        start.check_template("llama-3")
-    start.check_template("zephyr-custom")
-    start.check_template("qwen")
+        check("llama-3")
+    assert check("zephyr-custom") == "zephyr-custom"
+    assert check("qwen") == "qwen"
 
 
 def test_where_a_wrong_template_or_model_comes_from(fake_settings, tmp_path):
@@ -155,19 +159,19 @@ def test_where_a_wrong_template_or_model_comes_from(fake_settings, tmp_path):
 def test_a_batch_that_can_not_be_split(monkeypatch):
     monkeypatch.setenv("NPROC_PER_NODE", "3")
     with pytest.raises(BadInput, match="is 32, which 3 processes can't share evenly"):
-        start.check_batch(recipe_io.load_recipe("tiny"))
+        checks.check_batch(recipe_io.load_recipe("tiny"))
 
 
 def test_vllm_where_it_is_not_installed(monkeypatch):
-    monkeypatch.setattr(start.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(BadInput, match="generate.engine is vllm, which is not installed"):
-        start.check_engine("vllm")
+        checks.check_engine(recipe_io.load_recipe("tiny", ["generate.engine=vllm"]), str)
 
 
 def check_train_args(*overrides, recipe="tiny"):
     overrides = [*overrides, "run=never-started"]
     loaded = recipe_io.load_recipe(recipe, overrides)
-    start.check_train_args(loaded, lambda key: recipe_io.origin(recipe, overrides, key))
+    checks.check_train_args(loaded, lambda key: recipe_io.origin(recipe, overrides, key))
 
 
 def test_an_argument_that_llama_factory_does_not_have():
@@ -175,6 +179,8 @@ def test_an_argument_that_llama_factory_does_not_have():
         check_train_args("train.learning_rat=1")
     with pytest.raises(BadInput, match="on the command line: train.deepspeed: .*gone.json does not exist"):
         check_train_args("train.deepspeed=gone.json")
+    with pytest.raises(BadInput, match="on the command line: train.deepspeed: .*README.md is no JSON object"):
+        check_train_args("train.deepspeed=README.md")
 
 
 @pytest.mark.parametrize(
@@ -291,3 +297,71 @@ def test_sets_of_prompts_only_need_no_replay(data_dir, fake_settings):
     start.start("tiny", [*fake_settings, "replay.gamma=0", "replay.dataset=null"])
     registry = json.loads((data_dir / "dataset_info.json").read_text())
     assert "some_prompts" in registry
+
+
+def with_config(source, folder, **changes):
+    """A copy of a model whose config.json says something else; None takes a key out."""
+    shutil.copytree(source, folder)
+    config = {**json.loads((folder / "config.json").read_text()), **changes}
+    kept = {key: value for key, value in config.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(kept))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind"),
+    [
+        ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
+        ({"architectures": ["BertModel"], "model_type": "bert"}, "BertModel"),
+        ({"architectures": ["T5ForConditionalGeneration"], "model_type": "t5"}, "T5ForConditionalGeneration"),
+        ({"architectures": None, "model_type": "t5"}, "model_type t5"),
+    ],
+)
+def test_a_model_that_is_no_causal_lm(random_model, tmp_path, changes, kind):
+    folder = with_config(random_model, tmp_path / "model", **changes)
+    with pytest.raises(BadInput, match=f"policy: .* is not a causal LM: its config.json says {kind}"):
+        check_model("policy", str(folder))
+
+
+def test_a_causal_lm_by_any_other_name(random_model, tmp_path):
+    for number, names in enumerate((["OPTForCausalLM"], ["GPT2LMHeadModel"], None)):
+        check_model("policy", str(with_config(random_model, tmp_path / str(number), architectures=names)))
+
+
+def settings_with_models(fake_settings, policy, reference):
+    """`fake_settings` with real models, and an engine that looks at them."""
+    own = [
+        word for word in fake_settings if not word.startswith(("policy=", "reference=", "generate.engine="))
+    ]
+    return [*own, "generate.engine=hf", f"policy={policy}", f"reference={reference}"]
+
+
+def test_a_policy_that_is_its_own_reference(fake_settings, random_model, tmp_path):
+    twin = shutil.copytree(random_model, tmp_path / "twin")
+    for reference, how in ((random_model, "are both"), (twin, "have the same weights")):
+        with pytest.raises(BadInput, match=f"policy .*reference .*{how}.*: every implicit reward would be 0"):
+            start.start("tiny", settings_with_models(fake_settings, random_model, reference))
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_template_that_does_not_fit_is_found_before_round_1(
+    fake_settings, random_model, other_random_model
+):
+    settings = settings_with_models(fake_settings, random_model, other_random_model)
+    with pytest.raises(BadInput, match="^on the command line: template 'chatml' needs the tokens .*im_start"):
+        start.start("tiny", [*settings, "template=chatml"])
+    start.start("tiny", settings)
+
+
+def test_a_model_of_the_hub_that_was_downloaded(random_model, tmp_path):
+    """The cache's layout: snapshots by commit, a ref that names the commit. Half a model is none."""
+    snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / "abc"
+    shutil.copytree(random_model, snapshot)
+    (tmp_path / "hub" / "models--some--model" / "refs").mkdir()
+    (tmp_path / "hub" / "models--some--model" / "refs" / "main").write_text("abc")
+    look = "from dice.checkpoints import check_model; print(check_model('policy', 'some/model'))"
+    found = run_script(sys.executable, "-c", look, HF_HUB_CACHE=str(tmp_path / "hub"))
+    assert found.stdout.strip() == str(snapshot), found.stderr
+    (snapshot / "model.safetensors").unlink()
+    found = run_script(sys.executable, "-c", look, HF_HUB_CACHE=str(tmp_path / "hub"))
+    assert "neither a folder here nor a model of the Hub (the Hub can't be reached" in found.stderr

@@ -1,0 +1,151 @@
+"""What a recipe costs on a machine: its models' sizes, its work and its training file, put together."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from dice import estimate, store, trainer
+from dice.estimate import Cost, Sampling, Training
+from dice.hardware import Machine
+from dice.recipe import Recipe
+from dice.sizes import Size, size_of
+from dice.workload import Workload, is_here, workload
+
+# Unless generate.engine_args say otherwise: the share of a GPU's memory, rows that are decoded at once.
+VLLM_SHARE, VLLM_ROWS = 0.9, 256
+LORA_RANK, TRAINED_LAYERS, SAVE_STEPS = 8, 2, 500  # LLaMA-Factory's own values
+HELD_OUT = 1000  # prompts to evaluate on, where their set is not here yet
+
+
+@dataclass(frozen=True)
+class Budget:
+    """A recipe on a machine. Sizes are None where nothing tells them."""
+
+    recipe: Recipe
+    machine: Machine
+    work: Workload
+
+    @cached_property
+    def policy(self) -> Size | None:
+        return None if self.recipe.generate.engine == "fake" else size_of(self.recipe.policy)
+
+    @cached_property
+    def reference(self) -> Size | None:
+        return None if self.recipe.generate.engine == "fake" else size_of(self.recipe.reference)
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row that may be sampled."""
+        recipe, context = self.recipe, self.policy.context if self.policy else None
+        wanted = self.work.longest_prompt + recipe.generate.max_new_tokens
+        return min(filter(None, (wanted, recipe.generate.max_model_len, context)))
+
+    @property
+    def sampling(self) -> Sampling:
+        """What vLLM decodes at once is its own affair; the hf engine fills `generate.batch_tokens`."""
+        options, longest = self.recipe.generate, self.longest
+        if options.engine == "vllm":
+            share = options.engine_args.get("gpu_memory_utilization", VLLM_SHARE)
+            return Sampling(options.engine_args.get("max_num_seqs", VLLM_ROWS), longest, share)
+        rows = max(options.samples, options.batch_tokens // longest)
+        return Sampling(rows, rows * longest, 1.0)
+
+    @cached_property
+    def training(self) -> Training:
+        """Raises BadInput where the global batch can't be split over the devices."""
+        return training(self.recipe, self.machine, self.work)
+
+    def cost(self, stage: str) -> Cost | None:
+        """Of one round's stage, or of the evaluation; None where the models' sizes are not known."""
+        recipe, machine, work, size = self.recipe, self.machine, self.work, self.policy
+        if stage == "pair":
+            return estimate.pair(work)
+        if size is None:
+            return None
+        if stage in ("generate", "evaluate"):
+            cost = estimate.generate(size, machine, work, self.sampling)
+            if stage == "generate" or cost.seconds is None:
+                return cost
+            return replace(cost, seconds=cost.seconds * self.evaluated / work.responses)
+        if stage == "score":
+            larger = max((size, self.reference or size), key=lambda one: one.parameters)
+            return estimate.score(larger, machine, work, recipe.score.quantization_bit)
+        return estimate.train(size, machine, work, self.training, self.longest)
+
+    @cached_property
+    def evaluated(self) -> int:
+        """Answers to held-out prompts: of every round's model and of the two that the run starts from."""
+        options = self.recipe.evaluate
+        if not options.prompts:
+            return 0
+        prompts = HELD_OUT
+        if is_here(self.recipe, options.prompts):
+            from dice.sources import read_prompts
+
+            prompts = len(read_prompts(self.recipe.dataset_dir, options.prompts)[0])
+        return prompts * options.samples * (self.recipe.rounds + 2)
+
+    @property
+    def disk(self) -> tuple[int, int, int] | None:
+        """Bytes under results/: (the rounds' models, their texts, checkpoints while training)."""
+        if self.policy is None:
+            return None
+        model, texts = estimate.disk_bytes(self.policy, self.work, self.training)
+        answers = int(self.evaluated * (self.work.response_tokens * self.work.chars_per_token + 330))
+        return self.recipe.rounds * model, self.recipe.rounds * texts + answers, self._checkpoints()
+
+    def _checkpoints(self) -> int:
+        """Bytes of the checkpoints that the trainer keeps until a round is done: weights and Adam's state."""
+        args = self.recipe.train.args
+        strategy, every = args.get("save_strategy", "steps"), args.get("save_steps", SAVE_STEPS)
+        if strategy == "no":
+            return 0
+        saved = int(self.work.steps // every) if strategy == "steps" and every >= 1 else 2
+        kept = min(saved, 2)  # one goes once the next is complete
+        return kept * (estimate.ADAM - 2) * estimate.trained_parameters(self.policy, self.training)
+
+
+def budget(recipe: Recipe, machine: Machine) -> Budget:
+    """Raises BadInput where data or models that are here can't be read."""
+    return Budget(recipe, machine, workload(recipe))
+
+
+def training(recipe: Recipe, machine: Machine, work: Workload) -> Training:
+    """What the training file means on a machine."""
+    args = recipe.train.args
+    fitted = trainer.adapt(args, recipe.train.global_batch_size, machine.count, machine.device.is_gpu)
+    zero = _zero(fitted.get("deepspeed"))
+    return Training(
+        kind=args.get("finetuning_type", "lora"),
+        zero_stage=zero.get("stage", 0),
+        offloads_optimizer=_on_cpu(zero, "offload_optimizer"),
+        offloads_weights=_on_cpu(zero, "offload_param"),
+        quantization_bit=args.get("quantization_bit"),
+        rank=args.get("lora_rank", LORA_RANK),
+        trained_layers=abs(args.get("freeze_trainable_layers", TRAINED_LAYERS)),
+        per_device=fitted["per_device_train_batch_size"],
+        cutoff_len=recipe.score.cutoff_len,
+        keeps_reference=recipe.train.reference_logps == "model",
+        evaluations=_evaluations(args, work),
+    )
+
+
+def _zero(deepspeed: Any) -> dict[str, Any]:
+    """The ZeRO part of a DeepSpeed configuration, a file or a mapping."""
+    if isinstance(deepspeed, str):
+        deepspeed = store.read_json(Path(deepspeed))
+    return (deepspeed or {}).get("zero_optimization") or {}
+
+
+def _on_cpu(zero: dict[str, Any], what: str) -> bool:
+    return (zero.get(what) or {}).get("device", "none") != "none"
+
+
+def _evaluations(args: dict[str, Any], work: Workload) -> int:
+    """How often a round is validated."""
+    strategy = args.get("eval_strategy", "no")
+    if strategy == "epoch":
+        return round(work.epochs)
+    every = args.get("eval_steps") or args.get("logging_steps", SAVE_STEPS)
+    return int(work.steps // every) if strategy == "steps" and every >= 1 else 0
