@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "tiny")]  # the package of thi
 
 PROMPTS, K, SHARD, BATCH = 64, 16, 32, 50
 MAX_NEW_TOKENS, STOP_IDS = 64, range(256, 276)  # 20 of 512 tokens: some 20 tokens on average
-TURNS = "cabbaabcabbaabba"
+TURNS = "c" + "abba" * 5 + "c"
 WAYS = {"a": "ours", "b": "bare", "c": "the plain pattern"}
 
 
