@@ -262,7 +262,7 @@ def to_be_made(recipe: Recipe, place: Place) -> dict[str, str]:
     missing = {key: name for key, name in missing.items() if place(key) != COMMAND_LINE}
     if missing.keys() & {*ROLES}:
         both = " and ".join(missing[role] for role in ROLES if role in missing)
-        missing |= dict.fromkeys(("two models", "tokenizers", "fit"), both)
+        missing |= dict.fromkeys(("adapter", "two models", "tokenizers", "fit"), both)
     return missing
 
 

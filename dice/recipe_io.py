@@ -45,7 +45,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise BadInput(f"{where}: train.config names {config}, which does not exist")
     # The file may be complete, to be of use without DICE; what the loop sets is left out here.
     file_args = _read_yaml(config)
-    file_args = {key: value for key, value in file_args.items() if key not in MANAGED_TRAIN_ARGS}
+    file_args = _spelled_out({key: file_args[key] for key in file_args if key not in MANAGED_TRAIN_ARGS})
     defaults = {"run": path.parent.name, "train": {"args": file_args}}
     merged = _merge(path, given, defaults, source, given)
     _check(merged, path, given)
@@ -139,7 +139,14 @@ def _move_train_args(block: dict[str, Any], where: Callable[[str], str]) -> None
     for key in sorted(MANAGED_TRAIN_ARGS & args.keys()):
         raise BadInput(f"{where(f'train.{key}')}: train.{key} follows from the rest of the recipe")
     if args:
-        train["args"] = {**train.get("args", {}), **args}
+        train["args"] = {**train.get("args", {}), **_spelled_out(args)}
+
+
+def _spelled_out(args: dict[str, Any]) -> dict[str, Any]:
+    """YAML reads an unquoted `no` as false; as a strategy (when to save, when to validate) it is a word."""
+    return {
+        key: "no" if value is False and key.endswith("_strategy") else value for key, value in args.items()
+    }
 
 
 def _refuse_unknown_keys(block: dict[str, Any], where: Callable[[str], str]) -> None:

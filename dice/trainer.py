@@ -98,7 +98,11 @@ def _environment(work: Path, log: Path) -> dict[str, str]:
         "WANDB_DIR": str(log.parent),
         "WANDB_PROJECT": "dice",
     }
-    own = {"HF_DATASETS_CACHE": str(work / "datasets-cache"), "TOKENIZERS_PARALLELISM": "false"}
+    own = {
+        "HF_DATASETS_CACHE": str(work / "datasets-cache"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONHASHSEED": "0",  # peft writes sets into an adapter's configuration
+    }
     return own | {name: os.environ.get(name, value) for name, value in loggers.items()}
 
 

@@ -4,6 +4,7 @@
 #   bash scripts/setup.sh                  GPU or CPU, found out by itself
 #   DICE_DEVICE=cpu bash scripts/setup.sh  ... or decided by you: cpu, gpu
 #   DICE_PYTHON=/path/to/python ...        an environment of your own: checked, never changed
+#   bash scripts/setup.sh --editable-llamafactory   LLaMA-Factory's source under llama-factory/upstream/, to change
 #
 # iter.sh and test.sh call it.
 set -euo pipefail
@@ -13,12 +14,18 @@ VENV=.venv
 LOG=$VENV/setup.log
 TORCH=2.13.0
 VLLM=0.28.0
+UPSTREAM=llama-factory/upstream
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 2; }
 
 main() {
   local device stamp python
+  case ${1:-} in
+    '') ;;
+    --editable-llamafactory) want_editable ;;
+    *) die "'$1' is no option; there is --editable-llamafactory" ;;
+  esac
   device=$(find_device)
   if [[ -n ${DICE_PYTHON:-} ]]; then
     check_own_environment
@@ -54,9 +61,12 @@ find_device() {
 
 # What the environment depends on: these files, the device, and the stack's versions in this file.
 wanted_stamp() {
-  local sum
-  if command -v sha256sum >/dev/null; then sum=sha256sum; else sum='shasum -a 256'; fi
-  echo "$1 $(cat requirements.txt setup.py scripts/setup.sh | $sum | cut -d' ' -f1)"
+  echo "$1 $(cat requirements.txt setup.py scripts/setup.sh | checksum)"
+}
+
+# sha256 of a file, or of what comes in.
+checksum() {
+  if command -v sha256sum >/dev/null; then sha256sum "$@"; else shasum -a 256 "$@"; fi | cut -d' ' -f1
 }
 
 find_python() {
@@ -99,6 +109,38 @@ install_stack() {
     pip_install -r requirements.txt || fail "the stack can't be installed"
   fi
   pip_install --no-deps -e . || fail "package dice can't be installed"
+  if [[ -d $UPSTREAM ]]; then install_editable; fi
+}
+
+# The pinned release's own source, to be changed in place as in a vendored fork. What is there is kept.
+want_editable() {
+  if [[ -n ${DICE_PYTHON:-} ]]; then die "--editable-llamafactory changes .venv; take DICE_PYTHON away"; fi
+  bash "${BASH_SOURCE[0]}" # the environment first, as always
+  if [[ ! -d $UPSTREAM ]]; then unpack_upstream; fi
+  install_editable
+  say "LLaMA-Factory is installed from $UPSTREAM; changes there take effect at once"
+  exit 0
+}
+
+unpack_upstream() {
+  local pin name found
+  pin=$(sed -n 's/^llamafactory==\([^ ]*\).*/\1/p' requirements.txt)
+  name=llamafactory-$pin.tar.gz
+  found=$(mktemp -d)
+  trap "rm -rf '$found' '$UPSTREAM.partial'" EXIT
+  pip_python -m pip download --quiet --disable-pip-version-check --no-deps --no-binary llamafactory \
+    --dest "$found" "llamafactory==$pin" >>$LOG 2>&1 || fail "the source of LLaMA-Factory $pin can't be downloaded"
+  if [[ $(checksum "$found/$name") != "$(awk -v name="$name" '$2 == name {print $1}' llama-factory/upstream.sha256)" ]]; then
+    die "$name is not the file whose sha256 is in llama-factory/upstream.sha256"
+  fi
+  rm -rf "$UPSTREAM.partial"
+  mkdir "$UPSTREAM.partial"
+  tar -xzf "$found/$name" -C "$UPSTREAM.partial" --strip-components=1 || die "$name can't be unpacked"
+  mv "$UPSTREAM.partial" "$UPSTREAM"
+}
+
+install_editable() {
+  pip_install --no-deps -e "$UPSTREAM" || fail "LLaMA-Factory can't be installed from $UPSTREAM"
 }
 
 # Their builds for CUDA do not import beside a CPU torch, and take transformers with them.
@@ -140,4 +182,4 @@ if other and not os.environ.get("DICE_IN_LOOP"):
 PY
 }
 
-main
+main "$@"

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from dice import doctor, hub
+from dice.doctor.findings import FAULT, FINE, OPEN, WARNING
+from dice.doctor.models import same_again
 from dice.errors import BadInput
-from dice.findings import FAULT, FINE, OPEN, WARNING
 from dice.logprobs import Options, Scorer
-from dice.model_checks import same_again
 from dice.recipe import RECIPES
 from dice.recipe_io import origin
 from dice.start import load

@@ -181,3 +181,8 @@ def test_a_missing_key_is_named(tmp_path):
 
 def test_known_keys_are_spelled_out():
     assert {"policy", "replay.gamma", "generate.engine_args", "train.config"} <= set(known_keys(Recipe))
+
+
+def test_an_unquoted_no_is_a_strategy():
+    assert load_recipe("tiny", ["train.save_strategy=no"]).train.args["save_strategy"] == "no"
+    assert load_recipe("tiny", ["train.pure_bf16=no"]).train.args["pure_bf16"] is False

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dice import estimate, evaluate, generate, hub, pair, score, stage, train
-from dice.budget import Budget
-from dice.estimate import Cost
-from dice.hardware import GIB
-from dice.sizes import Size
+from dice import evaluate, generate, hub, pair, score, stage, train
+from dice.plan import estimate
+from dice.plan.budget import Budget
+from dice.plan.estimate import Cost
+from dice.plan.hardware import GIB
+from dice.plan.sizes import Size
 from dice.store import Run
 
 STAGES = (generate.STAGE, score.STAGE, pair.STAGE, train.STAGE)

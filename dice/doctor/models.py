@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dice.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look
 from dice.errors import BadInput
-from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look
 
 if TYPE_CHECKING:
     from dice.logprobs import Scorer

@@ -16,16 +16,16 @@ from functools import partial
 from dice import hub, status
 from dice.checks import ROLES, Check, Place, after_preparation, before_preparation, data_sets, to_be_made
 from dice.console import console
+from dice.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look, of_check
+from dice.doctor.models import model_checks
+from dice.doctor.run import run_checks
+from dice.doctor.texts import text_checks
 from dice.errors import BadInput
-from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look, of_check
-from dice.forecast import gigabytes
-from dice.model_checks import model_checks
+from dice.plan.forecast import gigabytes
+from dice.plan.sizes import size_of
 from dice.recipe import Recipe
 from dice.recipe_io import origin
-from dice.run_checks import run_checks
-from dice.sizes import size_of
 from dice.start import load
-from dice.text_checks import text_checks
 
 MARKS = {FAULT: "[red]✗[/]", WARNING: "[yellow]![/]", FINE: "[green]✓[/]", OPEN: "[dim]·[/]"}
 INDENT = 4 + 18  # of a finding's text: mark and topic

@@ -4,16 +4,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from dice import chat, hardware
-from dice.budget import Budget, budget
+from dice import chat
 from dice.checkpoints import NotHere, check_model
 from dice.checks import ROLES, Check
 from dice.errors import BadInput
+from dice.plan import hardware
+from dice.plan.budget import Budget, budget
+from dice.plan.sizes import Size, size_of
+from dice.plan.workload import is_here
 from dice.recipe import Recipe
 from dice.schema import Message, Preference
-from dice.sizes import Size, size_of
 from dice.sources import read_preferences, read_prompts
-from dice.workload import is_here
 
 FAULT, WARNING, FINE, OPEN = "fault", "warning", "fine", "open"
 ROWS = 32  # of the real data that are looked at closely

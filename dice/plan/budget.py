@@ -5,12 +5,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dice import estimate, store, trainer
-from dice.estimate import Cost, Sampling, Training
-from dice.hardware import Machine
+from dice import store, trainer
+from dice.plan import estimate
+from dice.plan.estimate import Cost, Sampling, Training
+from dice.plan.hardware import Machine
+from dice.plan.sizes import Size, size_of
+from dice.plan.workload import Workload, is_here, workload
 from dice.recipe import Recipe
-from dice.sizes import Size, size_of
-from dice.workload import Workload, is_here, workload
 
 # Unless generate.engine_args say otherwise: the share of a GPU's memory, rows that are decoded at once.
 VLLM_SHARE, VLLM_ROWS = 0.9, 256

@@ -8,9 +8,9 @@ from jinja2 import TemplateError
 
 from dice import chat, store
 from dice.checkpoints import base_of, tokenizer_home
-from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look, looks_at, spread
+from dice.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look, looks_at, spread
+from dice.doctor.training_rows import IGNORED, training_rows
 from dice.schema import Message, Preference
-from dice.training_rows import IGNORED, training_rows
 
 MARK = re.compile(r"<\|?[\w/-]+\|?>|\[/?[A-Z_]+\]")  # <|user|>, <start_of_turn>, [INST]
 SHOWN = 8  # token ids of a difference that a message shows

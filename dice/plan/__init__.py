@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dice import estimate, hardware, hub, status
-from dice.budget import Budget, budget
+from dice import hub, status
 from dice.checkpoints import NotHere, downloaded
 from dice.checks import ROLES, Place, after_preparation, before_preparation, to_be_made
 from dice.console import console, say
-from dice.estimate import Cost
-from dice.forecast import (
+from dice.plan import estimate, hardware
+from dice.plan.budget import Budget, budget
+from dice.plan.estimate import Cost
+from dice.plan.forecast import (
     Row,
     download_bytes,
     existing,
@@ -21,10 +22,10 @@ from dice.forecast import (
     rows_of,
     with_measured_lengths,
 )
-from dice.hardware import GIB, Device, Machine
+from dice.plan.hardware import GIB, Device, Machine
+from dice.plan.sizes import Size
 from dice.recipe import Recipe, resolve
 from dice.recipe_io import load_recipe, origin
-from dice.sizes import Size
 from dice.start import load
 from dice.store import Run
 
@@ -67,7 +68,7 @@ def _refuse(recipe: Recipe, place: Place, here: bool) -> None:
     later = to_be_made(recipe, place)
     checks = [*before_preparation(recipe, place), *after_preparation(recipe, place)]
     for check in checks:
-        elsewhere = not here and check.topic in ("batch", "engine")
+        elsewhere = not here and check.topic in ("batch", "engine", "engines", "packages")
         if check.topic not in later and not elsewhere:
             with contextlib.suppress(NotHere):
                 check.examine()

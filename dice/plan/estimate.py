@@ -6,9 +6,9 @@ gradient checkpointing repeats the forward pass. docs/plan-and-doctor.md has the
 
 from dataclasses import dataclass
 
-from dice.hardware import GIB, Device, Machine
-from dice.sizes import Size
-from dice.workload import Workload
+from dice.plan.hardware import GIB, Device, Machine
+from dice.plan.sizes import Size
+from dice.plan.workload import Workload
 
 # Share of the device's peak that is reached, by what it does: (GPU, CPU).
 SCORING, TRAINING, DECODING, BANDWIDTH = (0.4, 0.2), (0.35, 0.5), (0.3, 0.2), (0.6, 0.6)

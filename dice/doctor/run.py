@@ -11,8 +11,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from dice.checks import ROLES
-from dice.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look, looks_at
-from dice.forecast import download_bytes, existing, gigabytes, memory_advice
+from dice.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look, looks_at
+from dice.plan.forecast import download_bytes, existing, gigabytes, memory_advice
 from dice.recipe import ROOT, resolve
 
 PYTHONS = ((3, 11), (3, 12))
