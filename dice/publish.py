@@ -36,18 +36,17 @@ def export_checkpoint(source: str, output: str | None, push: str | None) -> None
 
 
 def _export(source: Path, folder: Path, readme: str, push: str | None) -> None:
-    if push and not REPOSITORY.fullmatch(push):
-        raise BadInput(f"--push is {push!r}; it must be OWNER/NAME, a repository of the Hub")
-    if folder.exists() and any(folder.iterdir()):
-        if not card.is_ours(folder):
-            raise BadInput(f"{folder} exists and was not made by export; give --output=FOLDER")
-        store.remove(folder)
+    if push:
+        _check_push(push)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not card.is_ours(folder)):
+        raise BadInput(f"{folder} exists and was not made by export; give --output=FOLDER")
     partial = folder.with_name(f".{folder.name}.partial")
     store.remove(partial)
     partial.mkdir(parents=True)
     try:
         how = _collect(source, partial)
         store.write_text(partial / "README.md", readme)
+        store.remove(folder)
         partial.replace(folder)
     finally:
         store.remove(partial)
@@ -146,13 +145,21 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copy2(path, target / path.name)
 
 
-def _push(folder: Path, repository: str) -> None:
-    """Upload an export to the Hub. Raises BadInput without a token or a right to write."""
-    from huggingface_hub import HfApi, get_token
-    from huggingface_hub.errors import HfHubHTTPError
+def _check_push(repository: str) -> None:
+    """Raises BadInput for what is no repository's name, and without a token."""
+    from huggingface_hub import get_token
 
+    if not REPOSITORY.fullmatch(repository):
+        raise BadInput(f"--push is {repository!r}; it must be OWNER/NAME, a repository of the Hub")
     if not get_token():
         raise BadInput(f"--push={repository}: no token of the Hub; run `hf auth login`, or set HF_TOKEN")
+
+
+def _push(folder: Path, repository: str) -> None:
+    """Upload an export to the Hub. Raises BadInput without a right to write."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
     try:
         api = HfApi()
         api.create_repo(repository, exist_ok=True, private=True)

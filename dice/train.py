@@ -90,7 +90,7 @@ def _run(run: Run, t: int) -> Outcome:
         trained = trainer.train(_begin(run, t), folder / "logs" / "train.log", "train")
     store.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
     trainer.collect(folder / "train", folder / "model")
-    return _outcome(rows, trained, recipe)
+    return _outcome(rows, trained, recipe, _expected(run, t))
 
 
 def check_rows(rows: int, recipe: Recipe) -> None:
@@ -121,22 +121,39 @@ def _begin(run: Run, t: int) -> dict[str, Any]:
 
 def _known_reference(run: Run, t: int) -> reference.ReferenceTable | None:
     """What scoring knows of the reference; None where that is nothing, or of weights in other bits."""
-    recipe, folder = run.recipe, run.round_dir(t)
-    same_weights = recipe.score.quantization_bit == recipe.train.args.get("quantization_bit")
-    if recipe.train.reference_logps != "table" or recipe.replay.gamma == 1 or not same_weights:
+    folder = run.round_dir(t)
+    if not _scores_are_of_use(run.recipe):
         return None
     return reference.from_scores(folder / "pairs.jsonl", store.shards(folder / "scores"))
 
 
-def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe) -> Outcome:
+def _expected(run: Run, t: int) -> int:
+    """Responses of the round's mixture, at least, whose reference log-probs scoring knows."""
+    if not _scores_are_of_use(run.recipe) or run.recipe.train.args.get("max_samples"):
+        return 0
+    return 2 * manifest_of(run, t, "pair")["generated"]
+
+
+def _scores_are_of_use(recipe: Recipe) -> bool:
+    """Whether scoring knows log-probs of the reference: of the same weights, in the same bits."""
+    same_weights = recipe.score.quantization_bit == recipe.train.args.get("quantization_bit")
+    return recipe.train.reference_logps == "table" and recipe.replay.gamma < 1 and same_weights
+
+
+def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe, expected: int) -> Outcome:
     used = trained.train_rows + trained.eval_rows
     steps = [entry for entry in trained.curves if "loss" in entry]
     how = ""
     if steps:  # none where there were fewer steps than logging_steps
         how = f", loss {steps[-1]['loss']:.3f}, accuracy {steps[-1]['rewards/accuracies']:.0%} at the end"
-    notes = []
+    notes, warnings = [], []
     if found := trained.reference:
         notes = [f"reference log-probs: {found['known']:,} from scoring, {found['computed']:,} computed"]
+        if found["known"] < expected:
+            warnings = [
+                f"scoring encodes {expected - found['known']:,} of {expected:,} generated responses "
+                "otherwise than training; `python -m dice doctor` tells more"
+            ]
     return Outcome(
         rows_in=rows,
         rows_out=used,
@@ -148,6 +165,7 @@ def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe) -> Outcome:
             **({"reference_logps": found} if found else {}),
         },
         notes=notes,
+        warnings=warnings,
     )
 
 

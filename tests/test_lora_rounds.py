@@ -153,6 +153,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint(lora_run, tmp_path):
     result = run_dice("train", str(copies[1]), "1")
     assert result.returncode == 0, result.stderr
     assert "goes on from step" in result.stdout
+    manifests = [store.read_json(folder / "train.manifest.json") for folder in (whole, killed)]
+    assert manifests[0]["reference_logps"] == manifests[1]["reference_logps"]
     assert (killed / "curves.jsonl").read_text() == (whole / "curves.jsonl").read_text()
     for path in (whole / "model").iterdir():
         assert (killed / "model" / path.name).read_bytes() == path.read_bytes(), path.name

@@ -6,7 +6,7 @@ from dice import store, trainer
 from dice.errors import BadInput
 from dice.recipe_io import load_recipe
 from dice.store import Run
-from dice.train import check_rows, round_config
+from dice.train import _outcome, check_rows, round_config
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,14 @@ def test_a_round_that_is_too_small_to_train_on(rows, changes, message):
     with pytest.raises(BadInput, match=message):
         check_rows(rows, load_recipe("tiny", changes))
     check_rows(10_000, load_recipe("tiny", changes))
+
+
+def test_responses_that_scoring_and_training_encode_differently_are_warned_of():
+    recipe = load_recipe("tiny")
+    trained = trainer.Trained(64, 0, [], {"known": 60, "computed": 68})
+    assert _outcome(64, trained, recipe, expected=60).warnings == []
+    (warning,) = _outcome(64, trained, recipe, expected=64).warnings
+    assert warning.startswith("scoring encodes 4 of 64 generated responses otherwise than training")
 
 
 def test_only_the_checkpoints_files_become_the_model(tmp_path):

@@ -25,7 +25,7 @@ from dice.errors import BadInput
 from dice.reference import IGNORED, ReferenceTable, row_hash
 from dice.upstream import llamafactory
 
-TABLE = "reference.safetensors"  # in a checkpoint's folder
+TABLE, COUNTS = "reference.safetensors", "reference.json"  # in a checkpoint's folder
 # How far a row's log-prob may be from itself, computed another way, in nats per square root of its
 # tokens: rounding errors add up like a random walk. Another model is off by whole nats.
 ROUNDING = {True: 0.2, False: 1e-3}  # in half precision (or quantized), and in single precision
@@ -51,6 +51,7 @@ class ReferenceTrainer(Trainer):
         self.table = ReferenceTable()
         self.uses_table = self.finetuning_args.use_ref_model and self.reference.logps == "table"
         self.known: frozenset[str] = frozenset()  # the table's rows that were not computed here
+        self.counts: dict[str, int] = {}  # rows of the data: known beforehand, computed here
         self.missing: list[dict[str, Any]] = []  # pairs of which the table lacks a side
         self.start_is_due = False  # whether the check of the first batch is still to be done
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
@@ -91,9 +92,15 @@ class ReferenceTrainer(Trainer):
                 f"{source}: none of the {rows:,} responses is in it; it belongs to other data, or to "
                 "another template or tokenizer"
             )
+        self.counts = {"known": known, "computed": rows - known}
+        if checkpoint:  # what was computed before the interruption is known now
+            self.counts = store.read_json(Path(checkpoint) / COUNTS) or self.counts
         if self.is_world_process_zero():
-            path = Path(self.args.output_dir, "reference.json")
-            store.write_json(path, {"known": known, "computed": rows - known})
+            store.write_json(Path(self.args.output_dir) / COUNTS, self.counts)
+            print(
+                f"reference log-probs: {known:,} of {rows:,} are known, {rows - known:,} to compute",
+                flush=True,
+            )
 
     def _pairs(self) -> Iterator[dict[str, Any]]:
         data = [self.train_dataset, self.eval_dataset]
@@ -236,6 +243,7 @@ class Hooks(TrainerCallback):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if trainer.uses_table:
             trainer.table.save(checkpoint / TABLE)
+            store.write_json(checkpoint / COUNTS, trainer.counts)
         resume.complete(checkpoint, trainer.model.name_or_path, trainer.accelerator.num_processes)
 
 
