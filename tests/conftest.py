@@ -111,7 +111,7 @@ def other_random_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_random_model(tmp_path_factory.mktemp("models") / "reference", seed=1)
 
 
-def make_random_model(folder: Path, seed: int) -> Path:
+def make_random_model(folder: Path, seed: int, **changes: int) -> Path:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -121,5 +121,5 @@ def make_random_model(folder: Path, seed: int) -> Path:
     texts = [row[key] for row in prepare.data_sets()["sft"][:500] for key in row]
     prepare.make_base(folder, ["user", "assistant", "system", "\n\n", *texts])
     torch.manual_seed(seed)
-    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)).save_pretrained(folder)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **changes)).save_pretrained(folder)
     return folder

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from conftest import TOPICS, run_script
+from conftest import TOPICS, make_random_model, run_script
 from safetensors.torch import load_file
 from test_models import make_adapter
 
@@ -23,6 +23,7 @@ from dice.schema import Message
 pytestmark = pytest.mark.slow
 TRAIN = ROOT / "llama-factory" / "src" / "train.py"
 DEEPSPEED = ROOT / "llama-factory" / "examples" / "deepspeed"
+PATH = os.pathsep.join([str(ROOT), str(TRAIN.parent), os.environ.get("PYTHONPATH", "")])
 LOSSES = ("sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo")
 MANY = """
 import sys, yaml
@@ -144,7 +145,7 @@ def torchrun(config, processes, **env):
     path.write_text(yaml.safe_dump(config))
     command = launch.torchrun([str(TRAIN), str(path)])
     command[3] = f"--nproc_per_node={processes}"
-    result = run_script(*command, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", **env)
+    result = run_script(*command, PYTHONPATH=PATH, OMP_NUM_THREADS="1", **env)
     assert result.returncode == 0, result.stderr[-3000:]
 
 
@@ -183,8 +184,7 @@ def test_every_preference_loss(data, random_model, tmp_path):
             both[side["reference_logps"]].append(side)
     for name, configs in both.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(configs))
-        path = os.pathsep.join([str(ROOT), str(TRAIN.parent)])
-        result = run_script(sys.executable, "-c", MANY, str(tmp_path / f"{name}.yaml"), PYTHONPATH=path)
+        result = run_script(sys.executable, "-c", MANY, str(tmp_path / f"{name}.yaml"), PYTHONPATH=PATH)
         assert result.returncode == 0, result.stderr[-3000:]
     for loss in LOSSES:
         compare(tmp_path / loss / "table", tmp_path / loss / "model", steps=4)
@@ -198,7 +198,7 @@ def refused(config, *arguments):
     """The one line that a training ends with before its first step."""
     path = Path(config["output_dir"] + ".yaml")
     path.write_text(yaml.safe_dump(config))
-    result = run_script(sys.executable, str(TRAIN), str(path), *arguments, PYTHONPATH=str(ROOT))
+    result = run_script(sys.executable, str(TRAIN), str(path), *arguments, PYTHONPATH=PATH)
     assert result.returncode == 1 and "Traceback" not in result.stderr
     said = (Path(config["output_dir"]) / "bad-input.txt").read_text()
     assert f"error: {said}\n" in result.stderr
@@ -261,10 +261,13 @@ def test_a_logger(data, random_model, tmp_path):
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="bitsandbytes is not installed")
-def test_an_adapter_on_a_quantized_base(data, random_model, adapter, tmp_path):
+def test_an_adapter_on_a_quantized_base(data, tmp_path):
     """QLoRA: the table of scores in 4 bits is right at step 0, and equals a reference model in 4 bits."""
+    width = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32}
+    base = make_random_model(tmp_path / "base", 0, **width)  # 4 bits come in blocks of 64 weights
+    adapter = make_adapter(base, tmp_path / "adapter", seed=3)
     changes = {"finetuning_type": "lora", "adapter_name_or_path": str(adapter), "quantization_bit": 4}
-    table, model = sides(data, tmp_path, random_model, bits=4, **changes)
+    table, model = sides(data, tmp_path, base, bits=4, **changes)
     for side in (table, model | {"ref_model_quantization_bit": 4}):
         torchrun(side, 1)
-    compare(tmp_path / "table", tmp_path / "model", tolerance=1e-3)
+    compare(tmp_path / "table", tmp_path / "model", tolerance=0.02)  # the CPU kernel computes in bfloat16

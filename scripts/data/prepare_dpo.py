@@ -35,17 +35,23 @@ def prepare(config: str, output: str, *overrides: str) -> None:
     if target.exists():
         return
     settings = load(config, overrides)
+    for key in ("model_name_or_path", "dataset", "dataset_dir"):
+        if not settings.get(key):
+            raise BadInput(f"{config}: {key} is missing; it must be a complete training file")
     if settings.get("dataset") == prepare_ultrafeedback.NAME:
         prepare_ultrafeedback.main()
-    work = target.with_name(f"{target.name}.partial")
-    processes, per_device = launch.workers_per_node(), settings["per_device_train_batch_size"]
-    batch = per_device * settings.get("gradient_accumulation_steps", 1)
+    work, log = (target.with_name(f"{target.name}.{end}") for end in ("partial", "log"))
+    processes = launch.workers_per_node()
+    batch = settings.get("per_device_train_batch_size", 1) * settings.get("gradient_accumulation_steps", 1)
     fitted = trainer.adapt(settings, batch, processes, launch.gpu_count() > 0)
     fitted |= {"output_dir": str(work), "dataset_dir": str(resolve(settings["dataset_dir"]))}
+    if settings != store.read_json(work / "settings.json"):  # of another start
+        store.remove(work)
     if checkpoint := resume.last_complete(work, processes if fitted.get("deepspeed") else None):
         fitted["resume_from_checkpoint"] = str(checkpoint)
+    store.write_json(work / "settings.json", settings)
     say(f"prepare   DPO of {settings['model_name_or_path']} on {settings['dataset']}, once")
-    trained = trainer.train(fitted, target.with_name(f"{target.name}.log"), "start")
+    trained = trainer.train(fitted, log, "start")
     trainer.collect(work, target)
     say(f"prepare   {output}: trained on {trained.train_rows:,} pairs", mark="+")
     store.remove(work)
