@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from dice import chat, evaluate, hub, launch, registry, replay, sources, store, trainer, upstream
+from dice import chat, evaluate, hub, launch, registry, replay, sources, store, train, trainer, upstream
 from dice.checkpoints import NotHere, base_of, check_different, check_model
 from dice.errors import BadInput
 from dice.recipe import Recipe, resolve
@@ -59,6 +59,7 @@ def after_preparation(recipe: Recipe, place: Place) -> list[Check]:
     template = "set template to the one that the policy was trained with"
     return [
         *checks,
+        Check("rows", partial(check_enough, recipe), "more prompts, or a smaller batch or val_size"),
         *(Check(role, partial(examine_model, recipe, role, place), model) for role in ROLES),
         Check(
             "adapter", partial(check_adapter, recipe), "set train.finetuning_type=lora, or merge the adapter"
@@ -188,6 +189,19 @@ def check_data(recipe: Recipe, key: str) -> str:
             replay.check_size(len({row.prompt_id for row in rows}), recipe.replay.gamma)
     what = "pairs" if key == "replay.dataset" else "prompts"
     return f"{len(rows):,} {what} of {name}{_left_out(dropped)}"
+
+
+def check_enough(recipe: Recipe) -> str:
+    """Raises BadInput where even a pair of every prompt would leave too few to train on."""
+    try:
+        sets = {key: read(recipe.dataset_dir, name)[0] for key, (read, name) in data_sets(recipe).items()}
+    except BadInput:  # another check says so
+        return "the data sets tell nothing yet"
+    offline = len({row.prompt_id for row in sets.get("replay.dataset", ())})
+    generated = len(sets["prompts"]) * recipe.pair.per_prompt
+    pairs = sum(replay.mixture_sizes(offline, generated, recipe.replay.gamma))
+    train.check_rows(pairs, recipe)
+    return f"at most {pairs:,} pairs a round"
 
 
 def _left_out(dropped: Counter[str]) -> str:

@@ -23,8 +23,8 @@ ATTENTION = ("auto", "sdpa", "flash_attention_2", "flash_attention_3", "eager")
 MANAGED_TRAIN_ARGS = {
     "do_train", "model_name_or_path", "adapter_name_or_path", "create_new_adapter", "ref_model",
     "ref_model_adapters", "ref_model_quantization_bit", "template", "cutoff_len", "dataset", "dataset_dir",
-    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name", "save_total_limit", "seed",
-    "gradient_accumulation_steps",
+    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name", "save_total_limit",
+    "save_only_model", "load_best_model_at_end", "seed", "gradient_accumulation_steps",
 }  # fmt: skip
 
 # Options of vLLM that the rest of the recipe settles, and what to use instead.

@@ -13,11 +13,15 @@ MARKER = "complete.json"
 
 
 def complete(checkpoint: Path, policy: str, processes: int) -> None:
-    """Mark a checkpoint as complete, and remove those before it. `policy` is what the training began with."""
+    """Mark a checkpoint as complete. `policy` identifies what the training began with."""
     files = {str(path.relative_to(checkpoint)): path.stat().st_size for path in _files(checkpoint)}
     store.write_json(checkpoint / MARKER, {"policy": policy, "processes": processes, "files": files})
+
+
+def remove_before(checkpoint: Path) -> None:
+    """Remove the checkpoints of earlier steps."""
     for other in checkpoint.parent.glob("checkpoint-*"):
-        if _step(other) < _step(checkpoint):
+        if 0 <= _step(other) < _step(checkpoint):
             store.remove(other)
 
 
@@ -27,7 +31,7 @@ def last_complete(work: Path, processes: int | None = None) -> Path | None:
     `processes` is given where a checkpoint belongs to that number of processes, as DeepSpeed's does.
     """
     found = None
-    for checkpoint in sorted(work.glob("checkpoint-*"), key=_step):
+    for checkpoint in sorted(work.glob("checkpoint-[0-9]*"), key=_step):
         if is_complete(checkpoint) and processes in (None, facts(checkpoint)["processes"]):
             found = checkpoint
     for path in list(work.iterdir()) if work.is_dir() else []:

@@ -21,6 +21,8 @@ from dice.recipe import Recipe
 from dice.stage import Outcome, Stage, manifest_of, require
 from dice.store import Run
 
+WITHOUT_REFERENCE = ("orpo", "simpo")  # values of pref_loss
+
 
 def round_config(run: Run, t: int) -> dict[str, Any]:
     """The LLaMA-Factory configuration of round t on this machine."""
@@ -30,6 +32,8 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
     return fitted | {
         "do_train": True,
         **_models(run.policy(t), recipe),
+        "policy_id": store.model_digest(run.policy(t)),
+        "only_last_checkpoint": True,
         "template": recipe.template,
         "cutoff_len": recipe.score.cutoff_len,
         "dataset": "mixed",
@@ -135,9 +139,18 @@ def _expected(run: Run, t: int) -> int:
 
 
 def _scores_are_of_use(recipe: Recipe) -> bool:
-    """Whether scoring knows log-probs of the reference: of the same weights, in the same bits."""
-    same_weights = recipe.score.quantization_bit == recipe.train.args.get("quantization_bit")
-    return recipe.train.reference_logps == "table" and recipe.replay.gamma < 1 and same_weights
+    """Whether scoring knows log-probs of the reference: of the same weights, and precisely enough."""
+    args = recipe.train.args
+    if recipe.train.reference_logps != "table" or recipe.replay.gamma == 1:
+        return False
+    if args.get("pref_loss") in WITHOUT_REFERENCE:
+        return False
+    plain_bits = args.get("quantization_type", "nf4") == "nf4" and args.get("double_quantization", True)
+    same_weights = recipe.score.quantization_bit == args.get("quantization_bit") and plain_bits
+    on_gpu = launch.gpu_count() > 0
+    scored_in_half = recipe.dtype != "float32" and (on_gpu or recipe.dtype != "auto")
+    trains_in_half = on_gpu and any(args.get(key) for key in ("bf16", "fp16", "pure_bf16"))
+    return same_weights and (trains_in_half or not scored_in_half)
 
 
 def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe, expected: int) -> Outcome:

@@ -14,8 +14,9 @@ def checkpoint(work, step, processes=2):
 
 def test_the_last_complete_one_and_nothing_else_stays(tmp_path):
     checkpoint(tmp_path, 9)
-    checkpoint(tmp_path, 10)
-    assert not (tmp_path / "checkpoint-9").exists()  # once the next is complete
+    (tmp_path / "checkpoint-best").mkdir()
+    resume.remove_before(checkpoint(tmp_path, 10))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-best"]
     (tmp_path / "checkpoint-11").mkdir()  # killed while it was written
     (tmp_path / "checkpoint-11" / "model.safetensors").write_text("half")
     (tmp_path / "trainer_log.jsonl").write_text("{}")

@@ -13,7 +13,7 @@ from conftest import TOPICS, make_random_model, run_script
 from safetensors.torch import load_file
 from test_models import make_adapter
 
-from dice import launch, trainer
+from dice import launch, resume, trainer
 from dice.chat import load_chat
 from dice.logprobs import Options, Scorer
 from dice.recipe import ROOT
@@ -235,20 +235,24 @@ def test_a_reference_model_that_is_not_the_policy_is_noticed(
 
 
 def test_a_checkpoint_of_another_model_or_of_other_data(data, random_model, other_random_model, tmp_path):
-    short = {"max_steps": 2, "save_steps": 1, "save_strategy": "steps", "reference_logps": "table"}
-    start = config(data, tmp_path / "out", random_model, **short)
+    short = {"max_steps": 3, "save_steps": 1, "save_strategy": "steps", "reference_logps": "table"}
+    start = config(data, tmp_path / "out", random_model, only_last_checkpoint=True, **short)
     torchrun(start, 1)
     checkpoints = sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*"))
-    assert checkpoints == ["checkpoint-2"]  # the one before is gone once this one is complete
-    resume = f"resume_from_checkpoint={tmp_path}/out/checkpoint-2"
+    assert checkpoints == ["checkpoint-2", "checkpoint-3"]  # 1 is gone since 2 is complete
+    assert resume.is_complete(tmp_path / "out" / "checkpoint-2")
+    assert not resume.is_complete(
+        tmp_path / "out" / "checkpoint-3"
+    )  # from there it would train a fourth step
+    going_on = f"resume_from_checkpoint={tmp_path}/out/checkpoint-2"
     other = start | {"output_dir": str(tmp_path / "other")}
-    said = refused(other, resume, f"model_name_or_path={other_random_model}")
+    said = refused(other, going_on, f"model_name_or_path={other_random_model}")
     assert f"checkpoint-2: its training began with {random_model}, not with {other_random_model}" in said
     (data / "more.json").write_text(json.dumps(rows(70)))
     info = json.loads((data / "dataset_info.json").read_text())
     info["more"] = info["pairs"] | {"file_name": "more.json"}
     (data / "dataset_info.json").write_text(json.dumps(info))
-    said = refused(other, resume, "dataset=more")
+    said = refused(other, going_on, "dataset=more")
     assert "12 of the 140 responses are not in it; the checkpoint was trained on other data" in said
 
 

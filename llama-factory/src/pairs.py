@@ -41,8 +41,13 @@ def count_rows() -> None:
         workflow = llamafactory(f"train.{stage}.workflow")
 
         def counted(*args: Any, original: Any = workflow.get_dataset, **kwargs: Any) -> dict[str, Any]:
-            data = original(*args, **kwargs)
+            try:
+                data = original(*args, **kwargs)
+            except (ValueError, RuntimeError) as error:  # no rows left, validation larger than the data
+                raise BadInput(f"the data can't be trained on: {str(error).splitlines()[0]}") from error
             data_args, training_args = args[2:4]
+            if data_args.streaming:  # such a set has no length
+                return data
             counts = {name: len(data.get(f"{name}_dataset") or ()) for name in ("train", "eval")}
             if training_args.should_save:
                 store.write_json(Path(training_args.output_dir) / "rows.json", counts)

@@ -20,9 +20,10 @@ import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
 
+from batches import hashes, kto_pair_loss, lengths, pair_hashes, share
 from dice import resume, store
 from dice.errors import BadInput
-from dice.reference import IGNORED, ReferenceTable, row_hash
+from dice.reference import IGNORED, ReferenceTable
 from dice.upstream import llamafactory
 
 TABLE, COUNTS = "reference.safetensors", "reference.json"  # in a checkpoint's folder
@@ -39,6 +40,8 @@ class Reference:
 
     logps: str | None = None  # table, model, or as upstream without a word
     table: Path | None = None  # what is known of it beforehand
+    policy: str | None = None  # what identifies the model that training begins with; by default its name
+    keeps_all: bool = True  # checkpoints; else a complete one replaces those before it
 
 
 class ReferenceTrainer(Trainer):
@@ -52,7 +55,8 @@ class ReferenceTrainer(Trainer):
         self.uses_table = self.finetuning_args.use_ref_model and self.reference.logps == "table"
         self.known: frozenset[str] = frozenset()  # the table's rows that were not computed here
         self.counts: dict[str, int] = {}  # rows of the data: known beforehand, computed here
-        self.missing: list[dict[str, Any]] = []  # pairs of which the table lacks a side
+        # Pairs of which the table lacks a side: tokens of the longer one, data set, index.
+        self.missing: list[tuple[int, Any, int]] = []
         self.start_is_due = False  # whether the check of the first batch is still to be done
         base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
         self.selects_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
@@ -61,7 +65,7 @@ class ReferenceTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
         """Read the table first. Raises BadInput for a table of other data, a checkpoint of another model."""
         if checkpoint := resume_from_checkpoint:
-            ours = self.model.name_or_path
+            ours = self.identity
             policy = resume.facts(Path(checkpoint)).get("policy", ours)
             if policy != ours:
                 raise BadInput(f"{checkpoint}: its training began with {policy}, not with {ours}")
@@ -71,17 +75,23 @@ class ReferenceTrainer(Trainer):
         self.start_is_due = bool(has_reference) and not resume_from_checkpoint
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    @property
+    def identity(self) -> str:
+        """What a checkpoint's training is said to have begun with."""
+        return self.reference.policy or self.model.name_or_path
+
     def _read_table(self, checkpoint: str | None) -> None:
         source = Path(checkpoint) / TABLE if checkpoint else self.reference.table
         if source:
             self.table = ReferenceTable.load(source)
             self.known = frozenset(self.table)
         known = rows = 0
-        for pair in self._pairs():
+        for dataset, index, pair in self._pairs():
             found = [key in self.table for key in pair_hashes(pair)]
             rows, known = rows + 2, known + sum(found)
             if not all(found):
-                self.missing.append(pair)
+                longest = max(len(pair["chosen_input_ids"]), len(pair["rejected_input_ids"]))
+                self.missing.append((longest, dataset, index))
         if checkpoint and known < rows:
             raise BadInput(
                 f"{source}: {rows - known:,} of the {rows:,} responses are not in it; the checkpoint was "
@@ -102,30 +112,27 @@ class ReferenceTrainer(Trainer):
                 flush=True,
             )
 
-    def _pairs(self) -> Iterator[dict[str, Any]]:
-        data = [self.train_dataset, self.eval_dataset]
-        for part in data:
+    def _pairs(self) -> Iterator[tuple[Any, int, dict[str, Any]]]:
+        for part in (self.train_dataset, self.eval_dataset):
             for dataset in part.values() if isinstance(part, dict) else [part]:
-                yield from dataset or ()
+                yield from ((dataset, index, pair) for index, pair in enumerate(dataset or ()))
 
     @torch.no_grad()
     def fill_table(self) -> None:
-        """Compute what is missing with the policy, in the batches and the mode of evaluation.
+        """Compute what is missing with the policy, in the mode of evaluation.
 
-        Every process takes its share of the batches, and they all take equally many: ZeRO-3 needs every
-        process for every forward pass. The longest come first, so that too little memory shows at once.
+        The longest come first, so that too little memory shows at once.
         """
         if not self.missing:
             return
-        pairs = sorted(self.missing, key=longest, reverse=True)
+        places = sorted(self.missing, key=lambda place: place[0], reverse=True)
         size, world = self.args.per_device_train_batch_size, self.accelerator.num_processes
-        batches = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-        batches += batches[: -len(batches) % world]
+        batches = [places[start : start + size] for start in range(0, len(places), size)]
         model = self.model_wrapped
         model.eval()
         found: list[tuple[str, float]] = []
-        for batch in batches[self.accelerator.process_index :: world]:
-            inputs = self._prepare_inputs(self.data_collator(batch))
+        for batch in share(batches, self.accelerator.process_index, world):
+            inputs = self._prepare_inputs(self.data_collator([dataset[index] for _, dataset, index in batch]))
             logps = self._summed_logps(model, inputs).tolist()
             found += zip(hashes(inputs), logps, strict=True)
         model.train()
@@ -201,8 +208,10 @@ class ReferenceTrainer(Trainer):
         if in_evaluation <= limit:
             reason = "the policy side is wrong: its log-probs are right in evaluation, but not in training"
         else:
-            name = self.reference.table if self.uses_table else self.finetuning_args.ref_model
-            held = f"{name} does not hold the log-probs of" if self.uses_table else f"{name} is not"
+            name = self.reference.table or "the table"
+            held = f"{name} does not hold the log-probs of"
+            if not self.uses_table:
+                held = f"{self.finetuning_args.ref_model or 'the base without its adapter'} is not"
             reason = f"the reference side is wrong: {held} the policy that is trained"
         raise BadInput(
             f"at step 0 the policy is not its reference: log-probs differ by {apart:.3g} nats per square "
@@ -235,54 +244,25 @@ class Hooks(TrainerCallback):
         self.trainer.fill_table()
 
     def on_save(self, args: Any, state: Any, *_: Any, **__: Any) -> None:
-        """Complete a checkpoint: the table, and last the marker that says so."""
+        """Complete a checkpoint: the table, and last the marker that says so.
+
+        That of the last step is none to go on from: the trainer would take one step more.
+        """
         trainer = self.trainer
         trainer.accelerator.wait_for_everyone()  # every process has written its part
-        if not trainer.is_world_process_zero():
+        is_last = state.global_step >= state.max_steps
+        if is_last or args.save_only_model or not trainer.is_world_process_zero():
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if trainer.uses_table:
             trainer.table.save(checkpoint / TABLE)
             store.write_json(checkpoint / COUNTS, trainer.counts)
-        resume.complete(checkpoint, trainer.model.name_or_path, trainer.accelerator.num_processes)
-
-
-def kto_pair_loss(
-    chosen: torch.Tensor,
-    rejected: torch.Tensor,
-    ref_chosen: torch.Tensor,
-    ref_rejected: torch.Tensor,
-    beta: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """KTO's loss on pairs, (B,), and the rewards of chosen and rejected; log-probs are (B,), in nats.
-
-    Each side is compared with the batch's divergence on the other side (arXiv 2402.01306, section 4.2).
-    """
-    good, bad = chosen - ref_chosen, rejected - ref_rejected
-    drift_of_good, drift_of_bad = good.mean().detach().clamp(min=0), bad.mean().detach().clamp(min=0)
-    losses = 2 - torch.sigmoid(beta * (good - drift_of_bad)) - torch.sigmoid(beta * (drift_of_good - bad))
-    return losses / 2, beta * good.detach(), beta * bad.detach()
-
-
-def hashes(batch: dict[str, torch.Tensor]) -> list[str]:
-    """The hash of every row of a padded batch, (2B, L): chosen, then rejected."""
-    columns = [batch[name].cpu().numpy() for name in ("input_ids", "labels", "attention_mask")]
-    return [row_hash(ids[mask > 0], labels[mask > 0]) for ids, labels, mask in zip(*columns, strict=True)]
-
-
-def pair_hashes(pair: dict[str, Any]) -> list[str]:
-    """The hashes of a tokenized pair: chosen, rejected."""
-    return [row_hash(pair[f"{side}_input_ids"], pair[f"{side}_labels"]) for side in ("chosen", "rejected")]
-
-
-def longest(pair: dict[str, Any]) -> int:
-    """Tokens of a tokenized pair's longer side."""
-    return max(len(pair["chosen_input_ids"]), len(pair["rejected_input_ids"]))
-
-
-def lengths(batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Tokens of each row that are trained on, (2B,)."""
-    return (batch["labels"][:, 1:] != IGNORED).sum(-1)
+        if not (checkpoint / "config.json").exists() and not (checkpoint / "adapter_config.json").exists():
+            trainer.model.config.save_pretrained(checkpoint)  # FSDP's parts come without
+            trainer.processing_class.save_pretrained(checkpoint)
+        resume.complete(checkpoint, trainer.identity, trainer.accelerator.num_processes)
+        if not trainer.reference.keeps_all:
+            resume.remove_before(checkpoint)
 
 
 def install(reference: Reference) -> None:

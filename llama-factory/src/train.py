@@ -4,12 +4,14 @@
 
 `llamafactory-cli train` starts its own file under torchrun, so templates registered beforehand
 would be gone in the workers; this file registers them in each worker, then hands over to
-LLaMA-Factory's `run_exp` with the same arguments. Two keys are DICE's own:
+LLaMA-Factory's `run_exp` with the same arguments. Some keys are DICE's own:
 
     reference_logps: table   DPO against the policy itself, without a second model in memory
                      model   the same with LLaMA-Factory's own reference
                              (without the key: LLaMA-Factory's own, unchecked)
     reference_table: FILE    reference log-probs that are known beforehand (dice/reference.py)
+    policy_id: TEXT          identifies the model that training begins with, for resuming; by default its name
+    only_last_checkpoint: true   a complete checkpoint replaces those before it
 
 llama-factory/README.md lists what differs from upstream, and why.
 """
@@ -30,19 +32,21 @@ from reference_trainer import Reference, install
 def take_reference(config: dict[str, Any]) -> Reference:
     """Take DICE's own keys out of a configuration. Raises BadInput for what does not go together."""
     logps, table = config.pop("reference_logps", None), config.pop("reference_table", None)
+    policy, keeps_all = config.pop("policy_id", None), not config.pop("only_last_checkpoint", False)
     if logps not in (None, "table", "model"):
         raise BadInput(f"reference_logps is {logps!r}; there are table, model")
     if logps != "table":
         if table:
             raise BadInput("reference_table is of use with reference_logps=table only")
-        return Reference(logps)
+        return Reference(logps, None, policy, keeps_all)
     if config.get("stage") != "dpo" or not config.get("do_train"):
         raise BadInput("reference_logps: table is for training with stage: dpo")
-    if config.get("ref_model"):
-        raise BadInput("with reference_logps: table the policy is its own reference; take ref_model out")
+    for key in ("ref_model", "ref_model_adapters"):
+        if config.get(key):
+            raise BadInput(f"with reference_logps: table the policy is its own reference; take {key} out")
     if config.get("streaming"):
         raise BadInput("reference_logps: table reads all rows before the first step; take streaming out")
-    return Reference(logps, Path(table) if table else None)
+    return Reference(logps, Path(table) if table else None, policy, keeps_all)
 
 
 def run(config: dict[str, Any], callbacks: list[Any] | None = None) -> None:

@@ -1,0 +1,51 @@
+"""Batches of pairs: what a row is known by, how long it is, who computes what; and a loss on them."""
+
+from typing import Any, TypeVar
+
+import torch
+
+from dice.reference import IGNORED, row_hash
+
+Item = TypeVar("Item")
+
+
+def hashes(batch: dict[str, torch.Tensor]) -> list[str]:
+    """The hash of every row of a padded batch, (2B, L): chosen, then rejected."""
+    columns = [batch[name].cpu().numpy() for name in ("input_ids", "labels", "attention_mask")]
+    return [row_hash(ids[mask > 0], labels[mask > 0]) for ids, labels, mask in zip(*columns, strict=True)]
+
+
+def pair_hashes(pair: dict[str, Any]) -> list[str]:
+    """The hashes of a tokenized pair: chosen, rejected."""
+    return [row_hash(pair[f"{side}_input_ids"], pair[f"{side}_labels"]) for side in ("chosen", "rejected")]
+
+
+def lengths(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Tokens of each row that are trained on, (2B,)."""
+    return (batch["labels"][:, 1:] != IGNORED).sum(-1)
+
+
+def share(items: list[Item], process: int, processes: int) -> list[Item]:
+    """The items of one process out of several, equally many for each: some are done more than once.
+
+    Every process takes part in every forward pass of ZeRO-3 and FSDP, so none may have one less.
+    """
+    rounds = -(-len(items) // processes)
+    return [items[(turn * processes + process) % len(items)] for turn in range(rounds)]
+
+
+def kto_pair_loss(
+    chosen: torch.Tensor,
+    rejected: torch.Tensor,
+    ref_chosen: torch.Tensor,
+    ref_rejected: torch.Tensor,
+    beta: float,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """KTO's loss on pairs, (B,), and the rewards of chosen and rejected; log-probs are (B,), in nats.
+
+    Each side is compared with the batch's divergence on the other side (arXiv 2402.01306, section 4.2).
+    """
+    good, bad = chosen - ref_chosen, rejected - ref_rejected
+    drift_of_good, drift_of_bad = good.mean().detach().clamp(min=0), bad.mean().detach().clamp(min=0)
+    losses = 2 - torch.sigmoid(beta * (good - drift_of_bad)) - torch.sigmoid(beta * (drift_of_good - bad))
+    return losses / 2, beta * good.detach(), beta * bad.detach()
