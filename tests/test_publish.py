@@ -35,5 +35,8 @@ def test_a_checkpoint_that_fsdp_split_is_gathered(random_model, tmp_path):
     assert result.returncode == 0, result.stderr
     found = weights(tmp_path / "model")
     assert all(bool((expected[name] == found[name]).all()) for name in expected)
+    (tmp_path / "broken" / "global_step5").mkdir(parents=True)
+    result = run_dice("export", str(tmp_path / "broken"), f"--output={tmp_path}/other")
+    assert result.returncode == 2 and "broken: its parts can't be put together" in result.stderr
     result = run_dice("export", str(tmp_path), f"--output={tmp_path}/other")
     assert result.returncode == 2 and "no model here" in result.stderr and not (tmp_path / "other").exists()

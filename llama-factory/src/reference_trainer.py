@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
 
 from batches import hashes, kto_pair_loss, lengths, pair_hashes, share
 from dice import resume, store
@@ -62,8 +63,10 @@ class ReferenceTrainer(Trainer):
         self.selects_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
         self.add_callback(Hooks(self))
 
-    def train(self, resume_from_checkpoint: str | None = None, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Read the table first. Raises BadInput for a table of other data, a checkpoint of another model."""
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
         if checkpoint := resume_from_checkpoint:
             ours = self.identity
             policy = resume.facts(Path(checkpoint)).get("policy", ours)
