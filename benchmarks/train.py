@@ -33,7 +33,7 @@ WAYS = {"stock": "LLaMA-Factory's DPO", "ours": "with the table"}
 
 
 def make_model(folder: Path) -> None:
-    """A Llama of 40 million random weights, with a tokenizer of whole words."""
+    """A Llama of 45 million random weights, with a byte-level tokenizer of 512 tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

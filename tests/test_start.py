@@ -350,7 +350,15 @@ def test_a_template_that_does_not_fit_is_found_before_round_1(
     settings = settings_with_models(fake_settings, random_model, other_random_model)
     with pytest.raises(BadInput, match="^on the command line: template 'chatml' needs the tokens .*im_start"):
         start.start("tiny", [*settings, "template=chatml"])
-    start.start("tiny", settings)
+    start.start("tiny", [*settings, "train.global_batch_size=4"])
+
+
+def test_too_few_rows_to_train_on_are_found_before_round_1(fake_settings, random_model, other_random_model):
+    settings = settings_with_models(fake_settings, random_model, other_random_model)
+    with pytest.raises(BadInput, match="global_batch_size is 32, but only 20 pairs are left to train on"):
+        start.start("tiny", settings)
+    with pytest.raises(BadInput, match="train.val_size is 30, but the round has only 20 pairs"):
+        start.start("tiny", [*settings, "train.val_size=30", "train.global_batch_size=4"])
 
 
 def test_a_model_of_the_hub_that_was_downloaded(random_model, tmp_path):
