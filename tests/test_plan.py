@@ -197,6 +197,19 @@ def test_what_the_engines_hold_at_once(fake_settings):
     assert sampling("generate.engine=hf", "generate.batch_tokens=1").rows == 8  # one prompt's samples
 
 
+def test_values_that_are_null_are_as_if_not_given(fake_settings, random_model):
+    others = [word for word in fake_settings if not word.startswith(("policy=", "generate.engine="))]
+    settings = [*others, f"policy={random_model}", "generate.engine=vllm", "train.save_strategy=null"]
+    nulls = ("train.save_steps", "train.lora_rank", "train.freeze_trainable_layers", "train.eval_strategy")
+    nulls = [f"{key}=null" for key in (*nulls, "generate.engine_args.max_num_seqs")]
+    planned = budget(load("tiny", [*settings, *nulls]), Machine(A100, 1, ""))
+    assert (planned.training.rank, planned.training.trained_layers) == (8, 2)
+    assert planned.sampling.rows == 256 and planned.disk[2] >= 0
+    text = load("tiny", [*settings, "generate.engine_args.gpu_memory_utilization=abc"])
+    with pytest.raises(BadInput, match="gpu_memory_utilization is 'abc'; it must be a number above 0"):
+        _ = budget(text, Machine(A100, 1, "")).sampling
+
+
 def test_work_is_counted_where_the_data_is(fake_settings):
     """10 prompts, 20 offline ones, gamma 0.5: 10 generated and 10 offline pairs, 1 of 20 held out."""
     settings = ["train.val_size=0.05", "train.global_batch_size=4", "train.num_train_epochs=2"]
@@ -267,6 +280,7 @@ def test_a_batch_that_these_gpus_can_not_share():
 def test_what_start_refuses_the_plan_refuses(fake_settings, random_model, tmp_path):
     for overrides, message in (
         (["train.learning_rat=1"], "unknown key 'train.learning_rat'"),
+        (['train.max_steps="300"'], "train.max_steps is '300'; LLaMA-Factory takes int"),
         (["prompts=nope"], "no data set 'nope'"),
         (["replay.gama=1"], "unknown key 'replay.gama'"),
         (["policy=no/such/model"], "neither a folder here nor a model of the Hub"),
