@@ -57,7 +57,7 @@ def test_a_healthy_run(settings, tmp_path):
     assert [finding for finding in findings if finding.level in (FAULT, OPEN)] == []
     # Random models: they end no answer, know nothing of labels, and their EOS is the tokenizer's own.
     assert {f.topic for f in findings if f.level == WARNING} <= {"end of turn", "endings", "rewards"}
-    assert len({finding.topic for finding in findings}) == len(findings) == 29
+    assert len({finding.topic for finding in findings}) == len(findings) == 32
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -379,6 +379,15 @@ def test_labels_the_wrong_way_round(settings, data_dir, random_model, other_rand
                 file.write(json.dumps({**pair, **row}) + "\n")
         finding = found("rewards", *settings)
         assert (finding.level, told in finding.what) == (level, True), finding
+
+
+@pytest.mark.slow
+def test_made_up_answers_have_no_labels(settings):
+    """Without replay nothing says which answer is the better one, and no pair is trained on as it is."""
+    loaded = load("tiny", [*settings, "replay.gamma=0", "score.cutoff_len=70"])
+    told = {f.topic: f.what for f in doctor.findings(loaded, partial(origin, "tiny", settings))}
+    assert "answers of the data" in told["rewards"] and "chosen above" not in told["rewards"]
+    assert "cutoff" not in told
 
 
 @pytest.mark.slow

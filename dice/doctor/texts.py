@@ -14,7 +14,6 @@ from dice.schema import Message, Preference
 
 MARK = re.compile(r"<\|?[\w/-]+\|?>|\[/?[A-Z_]+\]")  # <|user|>, <start_of_turn>, [INST]
 SHOWN = 8  # token ids of a difference that a message shows
-FEW = 0.01  # share of rows below which nobody minds
 TRAINED_WITH = "set template to the one that the policy was trained with"
 
 
@@ -24,7 +23,9 @@ def text_checks(case: Case) -> Iterator[Look]:
     if case.chat is not None:
         yield from looks_at(case, chat_template, end_of_turn)
         if case.pairs:
-            yield from looks_at(case, token_ids, round_trip, room, cutoff)
+            yield from looks_at(case, token_ids, round_trip, room)
+        if case.offline:
+            yield from looks_at(case, cutoff)
 
 
 def texts(case: Case) -> Finding:
@@ -173,7 +174,7 @@ def room(case: Case) -> Finding:
         ("score.cutoff_len", recipe.score.cutoff_len, "dropped where they use it"),
     ):
         tight = [length for length in lengths if tokens and length + wanted > tokens]
-        if len(tight) > FEW * len(lengths):
+        if tight:
             what = (
                 f"generate.max_new_tokens {wanted:,} behind {len(tight)} of {len(lengths)} prompts looked at "
                 f"(up to {max(tight):,} tokens) is more than {name}, {tokens:,}: such responses are {happens}"
@@ -187,10 +188,10 @@ def cutoff(case: Case) -> Finding:
     """Are offline pairs short enough to be trained on?"""
     topic, limit = "cutoff", case.recipe.score.cutoff_len
     lengths = [
-        max(sum(map(len, case.chat.encode(p.messages, text))) for text in _answers(p)) for p in case.pairs
+        max(sum(map(len, case.chat.encode(p.messages, text))) for text in _answers(p)) for p in case.offline
     ]
     over = sum(length > limit for length in lengths)
-    if over <= FEW * len(lengths):
+    if not over:
         return Finding(
             FINE, topic, f"pairs of up to {max(lengths):,} tokens are under score.cutoff_len {limit:,}"
         )

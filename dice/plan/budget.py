@@ -49,7 +49,10 @@ class Budget:
         options, longest = self.recipe.generate, self.longest
         if options.engine == "vllm":
             share = _engine_arg(options.engine_args, "gpu_memory_utilization", VLLM_SHARE)
-            return Sampling(_engine_arg(options.engine_args, "max_num_seqs", VLLM_ROWS), longest, share)
+            rows = _engine_arg(options.engine_args, "max_num_seqs", VLLM_ROWS)
+            # It does not start where a row of the longest length that it is made for would not fit.
+            held = options.max_model_len or (self.policy.context if self.policy else None) or longest
+            return Sampling(rows, held, share, options.tensor_parallel)
         rows = max(options.samples, options.batch_tokens // longest)
         return Sampling(rows, rows * longest, 1.0)
 
@@ -96,6 +99,14 @@ class Budget:
         model, texts = estimate.disk_bytes(self.policy, self.work, self.training)
         answers = int(self.evaluated * (self.work.response_tokens * self.work.chars_per_token + 330))
         return self.recipe.rounds * model, self.recipe.rounds * texts + answers, self._checkpoints()
+
+    @property
+    def disk_to_come(self) -> int | None:
+        """Bytes of `disk` that do not lie in the run's folder already."""
+        files = (path for path in self.recipe.run_dir.rglob("*") if path.is_file())
+        return (
+            None if self.disk is None else max(0, sum(self.disk) - sum(path.stat().st_size for path in files))
+        )
 
     def _checkpoints(self) -> int:
         """Bytes of the checkpoints that the trainer keeps until a round is done: weights and Adam's state."""
