@@ -193,7 +193,7 @@ ASKING = "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header
         (
             LLAMA3.replace("\n\n", "\n"),
             WARNING,
-            "llama3-custom renders '<|begin_of_text|><|start_header_id|>user",
+            "without a system prompt: llama3-custom renders '<|begin_of_text|><|start_header_id|>user",
         ),
         ("{{ raise_exception('not like this') }}", OPEN, "can't be rendered"),
     ],
@@ -202,6 +202,29 @@ def test_a_chat_template_of_the_policys_own(settings, policy, turn, level, told)
     loop = "{{ bos_token }}{% for m in messages %}" + turn + "{% endfor %}" + ASKING
     (policy / "chat_template.jinja").write_text(loop)
     finding = found("chat template", *settings, f"policy={policy}")
+    assert (finding.level, told in finding.what) == (level, True), finding
+
+
+@pytest.mark.parametrize(
+    ("row", "level", "told"),
+    [
+        ({}, FINE, "renders what the policy's own does"),
+        ({"system": "Be brief."}, WARNING, "with a system prompt: llama3-custom renders"),
+        ({"history": [["Hi", "Ho"]]}, WARNING, "several turns: llama3-custom renders"),
+    ],
+)
+def test_a_chat_template_that_differs_in_what_the_data_has(settings, policy, data_dir, row, level, told):
+    """A template that leaves out system prompts and answers: no matter, unless there are some."""
+    loop = "{% for m in messages %}{% if m['role'] == 'user' %}" + LLAMA3 + "{% endif %}{% endfor %}"
+    (policy / "chat_template.jinja").write_text("{{ bos_token }}" + loop + ASKING)
+    columns = {"prompt": "instruction", "system": "system", "history": "history"}
+    entries = json.loads((data_dir / "dataset_info.json").read_text())
+    entries["varied"] = {"file_name": "varied.json", "columns": columns}
+    (data_dir / "dataset_info.json").write_text(json.dumps(entries))
+    (data_dir / "varied.json").write_text(
+        json.dumps([{"instruction": "Tell me.", "system": "", "history": [], **row}])
+    )
+    finding = found("chat template", *settings, f"policy={policy}", "prompts=varied")
     assert (finding.level, told in finding.what) == (level, True), finding
 
 
