@@ -18,6 +18,11 @@ from dice.recipe import Recipe, resolve
 from dice.recipe_io import COMMAND_LINE, load_resolved
 
 ROLES = ("policy", "reference")
+# What train.report_to calls by the name of its package; others are left to the trainer.
+LOGGERS = {
+    "tensorboard", "wandb", "mlflow", "swanlab", "trackio", "neptune", "comet_ml", "clearml", "dvclive",
+    "codecarbon",
+}  # fmt: skip
 Place = Callable[[str], str]  # which file and line a key of the recipe comes from
 
 
@@ -103,13 +108,15 @@ def check_gpus(recipe: Recipe) -> str:
 
 def check_packages(recipe: Recipe, place: Place) -> str:
     """Raises BadInput for what a recipe asks for and only an optional package can do."""
-    loggers = recipe.train.args.get("report_to") or []
+    args = recipe.train.args
+    loggers = args.get("report_to") or []
+    quantized = args.get("quantization_bit") and (args.get("quantization_method") or "bnb") == "bnb"
     asked = {
         "score.quantization_bit": ["bitsandbytes"] if recipe.score.quantization_bit else [],
-        "train.quantization_bit": ["bitsandbytes"] if recipe.train.args.get("quantization_bit") else [],
-        "train.report_to": [loggers] if isinstance(loggers, str) else loggers,
+        "train.quantization_bit": ["bitsandbytes"] if quantized else [],
+        "train.report_to": LOGGERS & {*([loggers] if isinstance(loggers, str) else loggers)},
     }
-    needed = [(key, name) for key, names in asked.items() for name in names if name not in ("none", "all")]
+    needed = [(key, name) for key, names in asked.items() for name in sorted(names)]
     for key, name in needed:
         if not importlib.util.find_spec(name):
             raise BadInput(f"{place(key)}: {key} needs {name}, which is not installed: pip install {name}")

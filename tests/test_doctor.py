@@ -15,6 +15,8 @@ from dice.doctor.findings import FAULT, FINE, OPEN, WARNING
 from dice.doctor.models import same_again
 from dice.errors import BadInput
 from dice.logprobs import Options, Scorer
+from dice.plan import hardware
+from dice.plan.budget import budget
 from dice.recipe import RECIPES
 from dice.recipe_io import origin
 from dice.start import load
@@ -92,6 +94,32 @@ def test_an_engine_that_is_not_installed(settings, monkeypatch):
     assert finding.level == FAULT and "vllm, which is not installed" in finding.what
 
 
+def test_engines_that_can_not_share_the_gpus(settings, monkeypatch):
+    monkeypatch.delenv("DICE_DEVICE", raising=False)
+    monkeypatch.delenv("NPROC_PER_NODE", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    asked = [*settings, "generate.engine=vllm", "generate.tensor_parallel=3"]
+    finding = found("engines", *asked)
+    assert finding.level == FAULT and "tensor_parallel is 3, which 4 GPUs can't be shared" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("overrides", "level", "told"),
+    [
+        (["train.report_to=neptune"], FAULT, "train.report_to needs neptune, which is not installed"),
+        (["train.report_to=[wandb]"], FAULT, "train.report_to needs wandb, which is not installed"),
+        (["train.report_to=dagshub"], FINE, "nothing optional"),  # of another name than its package
+        (["train.quantization_bit=4"], FAULT, "train.quantization_bit needs bitsandbytes"),
+        (["train.quantization_bit=4", "train.quantization_method=hqq"], FINE, "nothing optional"),
+    ],
+)
+def test_packages_that_are_not_installed(settings, monkeypatch, overrides, level, told):
+    for name in ("neptune", "wandb", "bitsandbytes"):
+        monkeypatch.setitem(sys.modules, name, None)
+    finding = found("packages", *settings, "train.finetuning_type=lora", *overrides)
+    assert (finding.level, told in finding.what) == (level, True), finding
+
+
 @pytest.mark.parametrize(("file", "topic"), [("prompts.json", "prompts"), ("pairs.jsonl", "replay.dataset")])
 def test_data_that_can_not_be_read(settings, data_dir, file, topic):
     (data_dir / file).write_text('{"instruction": "a", "chosen": }')
@@ -120,6 +148,15 @@ def test_a_policy_that_is_an_adapter(settings, random_model, tmp_path):
     adapter = make_adapter(random_model, tmp_path / "adapter", 1)
     for topic in ("policy", "two models", "tokenizers", "fit", "token ids"):
         assert found(topic, *settings, f"policy={adapter}", f"reference={random_model}").level == FINE
+
+
+def test_an_adapter_that_training_can_not_train(settings, random_model, tmp_path):
+    from test_models import make_adapter
+
+    adapter = make_adapter(random_model, tmp_path / "adapter", 1)
+    asked = [*settings, f"policy={adapter}", f"reference={random_model}", "train.finetuning_type=full"]
+    finding = found("adapter", *asked)
+    assert finding.level == FAULT and "is an adapter, which finetuning_type: full can't train" in finding.what
 
 
 def test_policy_and_reference_are_one_model(settings, random_model):
@@ -174,6 +211,16 @@ def test_versions(settings, tmp_path, monkeypatch):
 def test_the_run_as_a_whole(settings, topic, level, override, told):
     finding = found(topic, *settings, override)
     assert (finding.level, told in finding.what) == (level, True), finding
+
+
+@pytest.mark.parametrize(("share", "level"), [(0.5, FINE), (0.9, WARNING), (1.1, FAULT)])
+def test_a_disk_that_is_nearly_full(settings, monkeypatch, share, level):
+    """So much of the free disk would be used."""
+    need = budget(load("tiny", settings), hardware.find()).disk_to_come
+    usage = shutil.disk_usage("/")._replace(free=int(need / share))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    finding = found("disk", *settings)
+    assert finding.level == level, finding
 
 
 def test_results_that_can_not_be_written(settings, tmp_path):
