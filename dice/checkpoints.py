@@ -23,6 +23,12 @@ class NotHere(BadInput):
     reason = "the Hub can't be reached"
 
 
+class NotDownloaded(NotHere):
+    """A data set of the Hub that is not in its cache, where nothing is to be downloaded."""
+
+    reason = "a run downloads it"
+
+
 def check_model(role: str, name: str) -> Path | None:
     """The complete folder of a model: its own, or the Hub's cache; None where the Hub has it.
 

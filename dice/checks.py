@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from dice import chat, evaluate, hub, launch, registry, replay, sources, store, trainer, upstream
-from dice.checkpoints import NotHere, base_of, check_different, check_model
+from dice.checkpoints import NotDownloaded, NotHere, base_of, check_different, check_model
 from dice.errors import BadInput
 from dice.recipe import Recipe, resolve
 from dice.recipe_io import COMMAND_LINE, load_resolved
@@ -52,10 +52,10 @@ def before_preparation(recipe: Recipe, place: Place) -> list[Check]:
     ]
 
 
-def after_preparation(recipe: Recipe, place: Place) -> list[Check]:
-    """Checks of what the recipe names: its data and its models."""
+def after_preparation(recipe: Recipe, place: Place, download: bool = False) -> list[Check]:
+    """Checks of what the recipe names: its data (that on the Hub, if `download` or cached) and its models."""
     correct = "correct that row, or name another data set"
-    checks = [Check(key, partial(check_data, recipe, key), correct) for key in data_sets(recipe)]
+    checks = [Check(key, partial(check_data, recipe, key, download), correct) for key in data_sets(recipe)]
     if recipe.generate.engine == "fake":
         return checks
     model = "name a causal LM: a folder with config.json, tokenizer and *.safetensors, or one of the Hub"
@@ -179,18 +179,22 @@ def check_names(recipe: Recipe) -> str:
     return f"{', '.join(dict.fromkeys(name for _, name in sets.values()))} in dataset_info.json"
 
 
-def check_data(recipe: Recipe, key: str) -> str:
+def check_data(recipe: Recipe, key: str, download: bool) -> str:
     """Read a data set of the recipe to its end. Raises BadInput, naming key, file and line.
 
-    Also where the offline pairs are so few that gamma leaves no room for a generated one.
+    Also where the offline pairs are so few that gamma leaves no room for a generated one. Raises NotHere
+    for one of the Hub that is not in its cache and can't, or without `download` must not, be fetched.
     """
     read, name = data_sets(recipe)[key]
     with naming(key):
+        on_hub = not registry.find_entry(recipe.dataset_dir, name).is_local
         try:
-            rows, dropped = read(recipe.dataset_dir, name)
+            with hub.only_cached() if on_hub and not download else contextlib.nullcontext():
+                rows, dropped = read(recipe.dataset_dir, name)
         except BadInput as error:
-            on_hub = not registry.find_entry(recipe.dataset_dir, name).is_local
-            raise NotHere(str(error)) if on_hub and hub.out_of_reach() else error from None
+            if on_hub and (hub.out_of_reach() or not download):
+                raise (NotHere if hub.out_of_reach() else NotDownloaded)(str(error)) from None
+            raise
         if key == "replay.dataset":
             replay.check_size(len({row.prompt_id for row in rows}), recipe.replay.gamma)
     what = "pairs" if key == "replay.dataset" else "prompts"

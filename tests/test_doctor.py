@@ -132,7 +132,29 @@ def test_data_on_a_hub_that_can_not_be_reached(settings, data_dir):
     registry = {"far": {"hf_hub_url": "some/set", "columns": {"prompt": "instruction"}}}
     (data_dir / "dataset_info.json").write_text(json.dumps(registry))
     finding = found("prompts", *settings, "prompts=far", "replay.gamma=0", "evaluate.prompts=far")
-    assert finding.level == OPEN and "on the Hub: the Hub can't be reached" in finding.what
+    assert finding.level == OPEN and "on the Hub, not in its cache: the Hub can't be reached" in finding.what
+
+
+def test_data_on_a_hub_that_can_be_reached(settings, data_dir, monkeypatch):
+    """It is not downloaded: `datasets` is kept from asking, whether it would be answered or not."""
+    import datasets
+    from huggingface_hub import constants
+
+    registry = {"far": {"hf_hub_url": "some/set", "columns": {"prompt": "instruction"}}}
+    (data_dir / "dataset_info.json").write_text(json.dumps(registry))
+    monkeypatch.setattr(hub, "_out_of_reach", [])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    asked = []
+
+    def load_dataset(*_, **__):
+        asked.append((constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE))
+        raise ConnectionError("not cached")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    finding = found("prompts", *settings, "prompts=far", "replay.gamma=0", "evaluate.prompts=far")
+    assert finding.level == OPEN and finding.what == "on the Hub, not in its cache: a run downloads it"
+    assert asked == [(True, True)] and not datasets.config.HF_HUB_OFFLINE
 
 
 def test_a_judge_that_can_not_be_run(settings, tmp_path):
