@@ -23,6 +23,12 @@ class NotHere(BadInput):
     reason = "the Hub can't be reached"
 
 
+class NotDownloaded(NotHere):
+    """A data set of the Hub that is not in its cache, where nothing is to be downloaded."""
+
+    reason = "a run downloads it"
+
+
 def check_model(role: str, name: str) -> Path | None:
     """The complete folder of a model: its own, or the Hub's cache; None where the Hub has it.
 
@@ -67,22 +73,32 @@ def _check_folder(role: str, folder: Path) -> None:
         _check_adapter(role, folder)
     elif lack := _lack(folder, needs_tokenizer=role == "policy"):
         raise BadInput(f"{role}: {folder} {lack}; it is not a Hugging Face model folder")
-    elif kind := _other_kind(store.read_json(folder / "config.json")):
-        raise BadInput(f"{role}: {folder} is not a causal LM: its config.json says {kind}")
+    elif reason := _unusable(store.read_json(folder / "config.json")):
+        raise BadInput(f"{role}: {folder} {reason}")
 
 
-def _other_kind(config: dict[str, Any]) -> str | None:
-    """What a model's config.json says that it is where that is no causal LM; None where it is one."""
-    names = config.get("architectures") or []
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
-        return None
-    if "AutoModelForCausalLM" in (config.get("auto_map") or {}):
-        return None
+def _unusable(config: dict[str, Any]) -> str | None:
+    """Why a model can't be used as a causal LM, by its config.json, in words that follow its name."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-    if names:
-        return None if {*names} & {*CAUSAL.values()} else ", ".join(names)
-    return None if config["model_type"] in CAUSAL else f"model_type {config['model_type']}"
+    kind, names, own_code = (
+        config["model_type"],
+        config.get("architectures") or [],
+        config.get("auto_map") or {},
+    )
+    known = kind in CONFIG_MAPPING  # then what auto_map names is not needed
+    if own_code and (not known or (kind not in CAUSAL and "AutoModelForCausalLM" in own_code)):
+        return "needs its own code (auto_map in its config.json), which DICE does not run"
+    if not known:
+        return f"has the model_type {kind!r}, which is unknown to transformers {transformers.__version__}"
+    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) or {*names} & {*CAUSAL.values()}:
+        return None
+    if not names and kind in CAUSAL:
+        return None
+    says = ", ".join(names) or f"model_type {kind}"
+    return f"is not a causal LM: its config.json says {says}"
 
 
 def check_different(policy: Path, reference: Path) -> None:
@@ -119,11 +135,7 @@ def base_of(name: str) -> str | None:
 
     Raises BadInput for an adapter that doesn't name its base.
     """
-    from transformers.utils import find_adapter_config_file
-
-    folder = resolve(name)
-    path = folder / "adapter_config.json" if folder.is_dir() else find_adapter_config_file(name)
-    config = store.read_json(Path(path)) if path else None
+    path, config = _adapter_config(name)
     if config is None:
         return None
     base = config.get("base_model_name_or_path")
@@ -134,12 +146,21 @@ def base_of(name: str) -> str | None:
     return str(resolve(base).resolve()) if resolve(base).is_dir() else base
 
 
+def _adapter_config(name: str) -> tuple[Path | None, dict[str, Any] | None]:
+    """The adapter_config.json of a folder or a Hub id, and what it says; None where there is none."""
+    from transformers.utils import find_adapter_config_file
+
+    folder = resolve(name)
+    path = folder / "adapter_config.json" if folder.is_dir() else find_adapter_config_file(name)
+    return (Path(path), store.read_json(Path(path))) if path else (None, None)
+
+
 def alters_base(adapter: str) -> bool:
     """Whether loading an adapter changes its base's own weights, so that switching it off doesn't help.
 
     Trained biases do, and so do initializations that take something away from the base (PiSSA, OLoRA).
     """
-    config = store.read_json(resolve(adapter) / "adapter_config.json") or {}
+    config = _adapter_config(adapter)[1] or {}
     plain = config.get("init_lora_weights", True) in (True, False, None, "gaussian")
     return not plain or config.get("bias", "none") != "none"
 

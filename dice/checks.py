@@ -12,12 +12,17 @@ from dataclasses import dataclass
 from functools import partial
 
 from dice import chat, evaluate, hub, launch, registry, replay, sources, store, train, trainer, upstream
-from dice.checkpoints import NotHere, base_of, check_different, check_model
+from dice.checkpoints import NotDownloaded, NotHere, base_of, check_different, check_model
 from dice.errors import BadInput
 from dice.recipe import Recipe, resolve
 from dice.recipe_io import COMMAND_LINE, load_resolved
 
 ROLES = ("policy", "reference")
+# What train.report_to calls by the name of its package; others are left to the trainer.
+LOGGERS = {
+    "tensorboard", "wandb", "mlflow", "swanlab", "trackio", "neptune", "comet_ml", "clearml", "dvclive",
+    "codecarbon",
+}  # fmt: skip
 Place = Callable[[str], str]  # which file and line a key of the recipe comes from
 
 
@@ -47,10 +52,10 @@ def before_preparation(recipe: Recipe, place: Place) -> list[Check]:
     ]
 
 
-def after_preparation(recipe: Recipe, place: Place) -> list[Check]:
-    """Checks of what the recipe names: its data and its models."""
+def after_preparation(recipe: Recipe, place: Place, download: bool = False) -> list[Check]:
+    """Checks of what the recipe names: its data (that on the Hub, if `download` or cached) and its models."""
     correct = "correct that row, or name another data set"
-    checks = [Check(key, partial(check_data, recipe, key), correct) for key in data_sets(recipe)]
+    checks = [Check(key, partial(check_data, recipe, key, download), correct) for key in data_sets(recipe)]
     if recipe.generate.engine == "fake":
         return checks
     model = "name a causal LM: a folder with config.json, tokenizer and *.safetensors, or one of the Hub"
@@ -104,13 +109,15 @@ def check_gpus(recipe: Recipe) -> str:
 
 def check_packages(recipe: Recipe, place: Place) -> str:
     """Raises BadInput for what a recipe asks for and only an optional package can do."""
-    loggers = recipe.train.args.get("report_to") or []
+    args = recipe.train.args
+    loggers = args.get("report_to") or []
+    quantized = args.get("quantization_bit") and (args.get("quantization_method") or "bnb") == "bnb"
     asked = {
         "score.quantization_bit": ["bitsandbytes"] if recipe.score.quantization_bit else [],
-        "train.quantization_bit": ["bitsandbytes"] if recipe.train.args.get("quantization_bit") else [],
-        "train.report_to": [loggers] if isinstance(loggers, str) else loggers,
+        "train.quantization_bit": ["bitsandbytes"] if quantized else [],
+        "train.report_to": LOGGERS & {*([loggers] if isinstance(loggers, str) else loggers)},
     }
-    needed = [(key, name) for key, names in asked.items() for name in names if name not in ("none", "all")]
+    needed = [(key, name) for key, names in asked.items() for name in sorted(names)]
     for key, name in needed:
         if not importlib.util.find_spec(name):
             raise BadInput(f"{place(key)}: {key} needs {name}, which is not installed: pip install {name}")
@@ -173,18 +180,22 @@ def check_names(recipe: Recipe) -> str:
     return f"{', '.join(dict.fromkeys(name for _, name in sets.values()))} in dataset_info.json"
 
 
-def check_data(recipe: Recipe, key: str) -> str:
+def check_data(recipe: Recipe, key: str, download: bool) -> str:
     """Read a data set of the recipe to its end. Raises BadInput, naming key, file and line.
 
-    Also where the offline pairs are so few that gamma leaves no room for a generated one.
+    Also where the offline pairs are so few that gamma leaves no room for a generated one. Raises NotHere
+    for one of the Hub that is not in its cache and can't, or without `download` must not, be fetched.
     """
     read, name = data_sets(recipe)[key]
     with naming(key):
+        on_hub = not registry.find_entry(recipe.dataset_dir, name).is_local
         try:
-            rows, dropped = read(recipe.dataset_dir, name)
+            with hub.only_cached() if on_hub and not download else contextlib.nullcontext():
+                rows, dropped = read(recipe.dataset_dir, name)
         except BadInput as error:
-            on_hub = not registry.find_entry(recipe.dataset_dir, name).is_local
-            raise NotHere(str(error)) if on_hub and hub.out_of_reach() else error from None
+            if on_hub and (hub.out_of_reach() or not download):
+                raise (NotHere if hub.out_of_reach() else NotDownloaded)(str(error)) from None
+            raise
         if key == "replay.dataset":
             replay.check_size(len({row.prompt_id for row in rows}), recipe.replay.gamma)
     what = "pairs" if key == "replay.dataset" else "prompts"

@@ -4,10 +4,11 @@ Nothing is downloaded and nothing is waited for long: a Hub that doesn't answer 
 out of reach for the rest of the process.
 """
 
+import contextlib
 import functools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -66,6 +67,20 @@ def settle() -> None:
 
         constants.HF_HUB_OFFLINE = True
         os.environ["HF_HUB_OFFLINE"] = "1"  # for libraries that are yet to be imported
+
+
+@contextlib.contextmanager
+def only_cached() -> Iterator[None]:
+    """Meanwhile nothing is downloaded: what is not in the Hub's cache can't be loaded."""
+    import datasets
+    from huggingface_hub import constants
+
+    kept = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = kept
 
 
 @functools.cache

@@ -62,7 +62,7 @@ def workers_per_node() -> int:
     gpus = gpu_count()
     workers = _positive("NPROC_PER_NODE", max(1, gpus))
     if workers > gpus > 0:
-        raise BadInput(f"environment: NPROC_PER_NODE is {workers}, but there are {gpus} GPUs")
+        raise BadInput(f"environment: NPROC_PER_NODE is {workers}, more than the {_gpus(gpus)} here")
     return workers
 
 
@@ -77,10 +77,14 @@ def engines_per_node(gpus_each: int) -> int:
     if processes % gpus_each:
         fitting = ", ".join(str(n) for n in range(1, processes + 1) if processes % n == 0)
         raise BadInput(
-            f"generate.tensor_parallel is {gpus_each}, which {processes} GPUs can't be shared out by; "
+            f"generate.tensor_parallel is {gpus_each}, which {_gpus(processes)} can't be shared out by; "
             f"it can be {fitting}, or set NPROC_PER_NODE to a multiple of it"
         )
     return processes // gpus_each
+
+
+def _gpus(count: int) -> str:
+    return f"{count} GPU{'s' * (count != 1)}"
 
 
 def _positive(name: str, default: int) -> int:

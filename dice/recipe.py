@@ -37,6 +37,8 @@ MANAGED_ENGINE_ARGS = {
     "tensor_parallel_size": "generate.tensor_parallel",
     "data_parallel_size": "NPROC_PER_NODE",
     "enable_lora": "policy",
+    "max_model_len": "generate.max_model_len",
+    "dtype": "dtype",
 }
 
 

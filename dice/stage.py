@@ -70,7 +70,8 @@ def _execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
         store.remove(started)
         say(f"{stage.name:<10}done before: {manifest['summary']}", mark="=")
         return manifest
-    if store.read_json(started) != basis:
+    resumed = store.read_json(started) == basis
+    if not resumed:
         for output in (*stage.outputs, *stage.working):
             store.remove(folder / output)
     store.remove_leftovers(folder)
@@ -91,6 +92,7 @@ def _execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
         **outcome.figures,
         **({"warnings": outcome.warnings} if outcome.warnings else {}),
         "seconds": round(seconds, 1),
+        **({"resumed": True} if resumed else {}),  # the seconds are of its last attempt alone
         "versions": versions(),
         "commit": commit(),
     }

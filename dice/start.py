@@ -30,7 +30,7 @@ def start(name: str, overrides: Sequence[str]) -> store.Run:
         check.examine()
     if recipe.prepare:
         prepare(recipe.prepare)
-    for check in after_preparation(recipe, place):
+    for check in after_preparation(recipe, place, download=True):
         check.examine()
     return _write(recipe)
 

@@ -15,6 +15,8 @@ from dice.doctor.findings import FAULT, FINE, OPEN, WARNING
 from dice.doctor.models import same_again
 from dice.errors import BadInput
 from dice.logprobs import Options, Scorer
+from dice.plan import hardware
+from dice.plan.budget import budget
 from dice.recipe import RECIPES
 from dice.recipe_io import origin
 from dice.start import load
@@ -57,7 +59,7 @@ def test_a_healthy_run(settings, tmp_path):
     assert [finding for finding in findings if finding.level in (FAULT, OPEN)] == []
     # Random models: they end no answer, know nothing of labels, and their EOS is the tokenizer's own.
     assert {f.topic for f in findings if f.level == WARNING} <= {"end of turn", "endings", "rewards"}
-    assert len({finding.topic for finding in findings}) == len(findings) == 29
+    assert len({finding.topic for finding in findings}) == len(findings) == 32
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -92,6 +94,32 @@ def test_an_engine_that_is_not_installed(settings, monkeypatch):
     assert finding.level == FAULT and "vllm, which is not installed" in finding.what
 
 
+def test_engines_that_can_not_share_the_gpus(settings, monkeypatch):
+    monkeypatch.delenv("DICE_DEVICE", raising=False)
+    monkeypatch.delenv("NPROC_PER_NODE", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    asked = [*settings, "generate.engine=vllm", "generate.tensor_parallel=3"]
+    finding = found("engines", *asked)
+    assert finding.level == FAULT and "tensor_parallel is 3, which 4 GPUs can't be shared" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("overrides", "level", "told"),
+    [
+        (["train.report_to=neptune"], FAULT, "train.report_to needs neptune, which is not installed"),
+        (["train.report_to=[wandb]"], FAULT, "train.report_to needs wandb, which is not installed"),
+        (["train.report_to=dagshub"], FINE, "nothing optional"),  # of another name than its package
+        (["train.quantization_bit=4"], FAULT, "train.quantization_bit needs bitsandbytes"),
+        (["train.quantization_bit=4", "train.quantization_method=hqq"], FINE, "nothing optional"),
+    ],
+)
+def test_packages_that_are_not_installed(settings, monkeypatch, overrides, level, told):
+    for name in ("neptune", "wandb", "bitsandbytes"):
+        monkeypatch.setitem(sys.modules, name, None)
+    finding = found("packages", *settings, "train.finetuning_type=lora", *overrides)
+    assert (finding.level, told in finding.what) == (level, True), finding
+
+
 @pytest.mark.parametrize(("file", "topic"), [("prompts.json", "prompts"), ("pairs.jsonl", "replay.dataset")])
 def test_data_that_can_not_be_read(settings, data_dir, file, topic):
     (data_dir / file).write_text('{"instruction": "a", "chosen": }')
@@ -104,7 +132,29 @@ def test_data_on_a_hub_that_can_not_be_reached(settings, data_dir):
     registry = {"far": {"hf_hub_url": "some/set", "columns": {"prompt": "instruction"}}}
     (data_dir / "dataset_info.json").write_text(json.dumps(registry))
     finding = found("prompts", *settings, "prompts=far", "replay.gamma=0", "evaluate.prompts=far")
-    assert finding.level == OPEN and "on the Hub: the Hub can't be reached" in finding.what
+    assert finding.level == OPEN and "on the Hub, not in its cache: the Hub can't be reached" in finding.what
+
+
+def test_data_on_a_hub_that_can_be_reached(settings, data_dir, monkeypatch):
+    """It is not downloaded: `datasets` is kept from asking, whether it would be answered or not."""
+    import datasets
+    from huggingface_hub import constants
+
+    registry = {"far": {"hf_hub_url": "some/set", "columns": {"prompt": "instruction"}}}
+    (data_dir / "dataset_info.json").write_text(json.dumps(registry))
+    monkeypatch.setattr(hub, "_out_of_reach", [])
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    asked = []
+
+    def load_dataset(*_, **__):
+        asked.append((constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE))
+        raise ConnectionError("not cached")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    finding = found("prompts", *settings, "prompts=far", "replay.gamma=0", "evaluate.prompts=far")
+    assert finding.level == OPEN and finding.what == "on the Hub, not in its cache: a run downloads it"
+    assert asked == [(True, True)] and not datasets.config.HF_HUB_OFFLINE
 
 
 def test_a_judge_that_can_not_be_run(settings, tmp_path):
@@ -120,6 +170,15 @@ def test_a_policy_that_is_an_adapter(settings, random_model, tmp_path):
     adapter = make_adapter(random_model, tmp_path / "adapter", 1)
     for topic in ("policy", "two models", "tokenizers", "fit", "token ids"):
         assert found(topic, *settings, f"policy={adapter}", f"reference={random_model}").level == FINE
+
+
+def test_an_adapter_that_training_can_not_train(settings, random_model, tmp_path):
+    from test_models import make_adapter
+
+    adapter = make_adapter(random_model, tmp_path / "adapter", 1)
+    asked = [*settings, f"policy={adapter}", f"reference={random_model}", "train.finetuning_type=full"]
+    finding = found("adapter", *asked)
+    assert finding.level == FAULT and "is an adapter, which finetuning_type: full can't train" in finding.what
 
 
 def test_policy_and_reference_are_one_model(settings, random_model):
@@ -176,6 +235,16 @@ def test_the_run_as_a_whole(settings, topic, level, override, told):
     assert (finding.level, told in finding.what) == (level, True), finding
 
 
+@pytest.mark.parametrize(("share", "level"), [(0.5, FINE), (0.9, WARNING), (1.1, FAULT)])
+def test_a_disk_that_is_nearly_full(settings, monkeypatch, share, level):
+    """So much of the free disk would be used."""
+    need = budget(load("tiny", settings), hardware.find()).disk_to_come
+    usage = shutil.disk_usage("/")._replace(free=int(need / share))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    finding = found("disk", *settings)
+    assert finding.level == level, finding
+
+
 def test_results_that_can_not_be_written(settings, tmp_path):
     (tmp_path / "results").write_text("a file")
     finding = found("disk", *settings)
@@ -193,7 +262,7 @@ ASKING = "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header
         (
             LLAMA3.replace("\n\n", "\n"),
             WARNING,
-            "llama3-custom renders '<|begin_of_text|><|start_header_id|>user",
+            "without a system prompt: llama3-custom renders '<|begin_of_text|><|start_header_id|>user",
         ),
         ("{{ raise_exception('not like this') }}", OPEN, "can't be rendered"),
     ],
@@ -202,6 +271,29 @@ def test_a_chat_template_of_the_policys_own(settings, policy, turn, level, told)
     loop = "{{ bos_token }}{% for m in messages %}" + turn + "{% endfor %}" + ASKING
     (policy / "chat_template.jinja").write_text(loop)
     finding = found("chat template", *settings, f"policy={policy}")
+    assert (finding.level, told in finding.what) == (level, True), finding
+
+
+@pytest.mark.parametrize(
+    ("row", "level", "told"),
+    [
+        ({}, FINE, "renders what the policy's own does"),
+        ({"system": "Be brief."}, WARNING, "with a system prompt: llama3-custom renders"),
+        ({"history": [["Hi", "Ho"]]}, WARNING, "several turns: llama3-custom renders"),
+    ],
+)
+def test_a_chat_template_that_differs_in_what_the_data_has(settings, policy, data_dir, row, level, told):
+    """A template that leaves out system prompts and answers: no matter, unless there are some."""
+    loop = "{% for m in messages %}{% if m['role'] == 'user' %}" + LLAMA3 + "{% endif %}{% endfor %}"
+    (policy / "chat_template.jinja").write_text("{{ bos_token }}" + loop + ASKING)
+    columns = {"prompt": "instruction", "system": "system", "history": "history"}
+    entries = json.loads((data_dir / "dataset_info.json").read_text())
+    entries["varied"] = {"file_name": "varied.json", "columns": columns}
+    (data_dir / "dataset_info.json").write_text(json.dumps(entries))
+    (data_dir / "varied.json").write_text(
+        json.dumps([{"instruction": "Tell me.", "system": "", "history": [], **row}])
+    )
+    finding = found("chat template", *settings, f"policy={policy}", "prompts=varied")
     assert (finding.level, told in finding.what) == (level, True), finding
 
 
@@ -379,6 +471,15 @@ def test_labels_the_wrong_way_round(settings, data_dir, random_model, other_rand
                 file.write(json.dumps({**pair, **row}) + "\n")
         finding = found("rewards", *settings)
         assert (finding.level, told in finding.what) == (level, True), finding
+
+
+@pytest.mark.slow
+def test_made_up_answers_have_no_labels(settings):
+    """Without replay nothing says which answer is the better one, and no pair is trained on as it is."""
+    loaded = load("tiny", [*settings, "replay.gamma=0", "score.cutoff_len=70"])
+    told = {f.topic: f.what for f in doctor.findings(loaded, partial(origin, "tiny", settings))}
+    assert "answers of the data" in told["rewards"] and "chosen above" not in told["rewards"]
+    assert "cutoff" not in told
 
 
 @pytest.mark.slow

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dice import launch, start, store, worker
+from dice import checks, launch, store, worker
 from dice.console import Bar, Counter, Tally, read_counters
 from dice.engines import Request, Sampled, fake
 from dice.errors import BadInput
 from dice.generate import Answering, Shard, sample_shards, seed_of, unfinished
-from dice.recipe import ROOT, Generate
+from dice.recipe import ROOT, Generate, Recipe
 from dice.schema import Prompt, Response, prompt_id
 from dice.worker import Claims, Worker
 
@@ -273,11 +273,21 @@ def test_tensor_parallel_engines_share_out_the_gpus(monkeypatch):
         launch.engines_per_node(2)
 
 
-def test_only_vllm_spreads_a_model_over_gpus():
+def test_only_vllm_spreads_a_model_over_gpus(monkeypatch):
     """Also where it is `auto` that has become hf; a recipe that says hf is refused when it is read."""
-    start.check_gpus(Generate(engine="hf"))
+    monkeypatch.delenv("DICE_DEVICE", raising=False)
+    monkeypatch.delenv("NPROC_PER_NODE", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+
+    def found(**options):
+        return checks.check_gpus(
+            Recipe("policy", "reference", "llama3", "prompts", generate=Generate(**options))
+        )
+
+    assert found(engine="hf") == "4 of 1 GPU each"
+    assert found(engine="vllm", tensor_parallel=2) == "2 of 2 GPUs each"
     with pytest.raises(BadInput, match="generate.tensor_parallel is 2; only vllm does that"):
-        start.check_gpus(Generate(engine="hf", tensor_parallel=2))
+        found(engine="hf", tensor_parallel=2)
 
 
 def test_the_bar_tells_prompts_tokens_and_time_left():

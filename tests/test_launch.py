@@ -95,7 +95,7 @@ def test_the_number_of_workers(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,3")
     assert (launch.gpu_count(), launch.workers_per_node()) == (2, 2)
     monkeypatch.setenv("NPROC_PER_NODE", "3")
-    with pytest.raises(BadInput, match="NPROC_PER_NODE is 3, but there are 2 GPUs"):
+    with pytest.raises(BadInput, match="NPROC_PER_NODE is 3, more than the 2 GPUs here"):
         launch.workers_per_node()
     monkeypatch.delenv("NPROC_PER_NODE")
     monkeypatch.setenv("DICE_DEVICE", "cpu")

@@ -43,7 +43,7 @@ def wait_for(path: Path) -> None:
 
 
 def files_of(run: Path) -> dict[str, bytes]:
-    """Every file of a run; of manifests, all but the time they took. Logs are left out."""
+    """Every file of a run; of manifests, all but time and `resumed`. Logs are left out."""
     found = {}
     for path in sorted(run.rglob("*")):
         name = str(path.relative_to(run))
@@ -53,6 +53,7 @@ def files_of(run: Path) -> dict[str, bytes]:
         if name.endswith(".manifest.json"):
             manifest = json.loads(content)
             del manifest["seconds"]
+            manifest.pop("resumed", None)
             content = json.dumps(manifest).encode()
         found[name] = content
     return found

@@ -13,6 +13,7 @@ from dice.errors import BadInput
 from dice.plan import estimate, hardware, sizes
 from dice.plan.budget import budget
 from dice.plan.estimate import Sampling, Training
+from dice.plan.forecast import gigabytes
 from dice.plan.hardware import GIB, GPUS, Machine, parse_gpus, recognize
 from dice.plan.sizes import Size, size_of
 from dice.plan.workload import workload
@@ -197,6 +198,61 @@ def test_what_the_engines_hold_at_once(fake_settings):
     assert sampling("generate.engine=hf", "generate.batch_tokens=1").rows == 8  # one prompt's samples
 
 
+def test_values_that_are_null_are_as_if_not_given(fake_settings, random_model):
+    others = [word for word in fake_settings if not word.startswith(("policy=", "generate.engine="))]
+    settings = [*others, f"policy={random_model}", "generate.engine=vllm", "train.save_strategy=null"]
+    nulls = ("train.save_steps", "train.lora_rank", "train.freeze_trainable_layers", "train.eval_strategy")
+    nulls = [f"{key}=null" for key in (*nulls, "generate.engine_args.max_num_seqs")]
+    planned = budget(load("tiny", [*settings, *nulls]), Machine(A100, 1, ""))
+    assert (planned.training.rank, planned.training.trained_layers) == (8, 2)
+    assert planned.sampling.rows == 256 and planned.disk[2] >= 0
+    text = load("tiny", [*settings, "generate.engine_args.gpu_memory_utilization=abc"])
+    with pytest.raises(BadInput, match="gpu_memory_utilization is 'abc'; it must be a number above 0"):
+        _ = budget(text, Machine(A100, 1, "")).sampling
+
+
+def test_engines_of_several_gpus(fake_settings):
+    """Weights, keys, values and arithmetic of an engine are shared out; there are fewer engines."""
+    work = workload(load("tiny", fake_settings))
+    cost = estimate.generate(SMALL, Machine(A100, 4, ""), work, Sampling(8, 1000, 0.9, 2))
+    assert cost.memory == 100 + 8 * 1000 + 3 * GIB and cost.share == 0.9
+    context = work.prompt_tokens + work.response_tokens / 2
+    step = (100 + 8 * 8 * context) / (0.6 * 2039e9) + 0.004
+    steps = work.responses * work.response_tokens / 8
+    reading = work.prompts * work.prompt_tokens * 100 / (0.4 * 312e12)
+    assert cost.seconds == pytest.approx((steps * step + reading) / 2 + 200 / 1.5e9 + 60)
+    with pytest.raises(BadInput, match="gpus is '8xH200': generate.tensor_parallel, 3, must divide"):
+        plan.show_plan("llama3", ["gpus=8xH200", "generate.tensor_parallel=3"])
+
+
+def test_vllm_must_hold_a_row_of_the_whole_context(fake_settings, random_model):
+    others = [word for word in fake_settings if not word.startswith(("policy=", "generate.engine="))]
+    settings = [*others, f"policy={random_model}", "generate.engine=vllm"]
+    held = [
+        budget(load("tiny", [*settings, *more]), Machine(A100, 1, "")).sampling.held_tokens
+        for more in ([], ["generate.max_model_len=300"])
+    ]
+    assert held == [4096, 300]
+
+
+def test_workers_on_cpus_share_them(monkeypatch):
+    monkeypatch.setenv("DICE_DEVICE", "cpu")
+    one = hardware.find()
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    two = hardware.find()
+    for figure in ("flops", "bandwidth", "memory"):
+        assert getattr(two.device, figure) == pytest.approx(getattr(one.device, figure) / 2)
+    assert "GiB for each of 2 workers, no GPU was found" in str(two)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(14e10, "140 GB"), (16e9, "16 GB"), (9.5e9, "9.5 GB"), (2e12, "2.0 TB"), (5e5, "0.5 MB")],
+)
+def test_bytes_for_people(count, text):
+    assert gigabytes(count) == text
+
+
 def test_work_is_counted_where_the_data_is(fake_settings):
     """10 prompts, 20 offline ones, gamma 0.5: 10 generated and 10 offline pairs, 1 of 20 held out."""
     settings = ["train.val_size=0.05", "train.global_batch_size=4", "train.num_train_epochs=2"]
@@ -236,6 +292,11 @@ def test_the_plan_of_a_run_that_is_begun(fake_settings, capsys):
     shown = printed(capsys, "tiny", *fake_settings)
     assert shown.count("done in") == 1 and shown.count("to do") == 8
     assert "as sampled in round 1" in shown and "as measured in this run: the time of generate" in shown
+    path = run.round_dir(1) / "generate.manifest.json"
+    manifest = path.read_text()
+    path.write_text(json.dumps({**json.loads(manifest), "resumed": True}))  # the seconds are of a part
+    assert "as measured in this run" not in printed(capsys, "tiny", *fake_settings)
+    path.write_text(manifest)
     shown = printed(capsys, "tiny", *fake_settings, "generate.temperature=0.5")
     assert "again: generate.temperature 0.9 -> 0.5" in shown and "done in" not in shown
     shutil.rmtree(run.round_dir(1) / "responses")
@@ -267,6 +328,7 @@ def test_a_batch_that_these_gpus_can_not_share():
 def test_what_start_refuses_the_plan_refuses(fake_settings, random_model, tmp_path):
     for overrides, message in (
         (["train.learning_rat=1"], "unknown key 'train.learning_rat'"),
+        (['train.max_steps="300"'], "train.max_steps is '300'; LLaMA-Factory takes int"),
         (["prompts=nope"], "no data set 'nope'"),
         (["replay.gama=1"], "unknown key 'replay.gama'"),
         (["policy=no/such/model"], "neither a folder here nor a model of the Hub"),

@@ -116,6 +116,8 @@ def _copy_of_tiny(folder, line):
             "generate.engine_args.tensor_parallel_size=2",
             "tensor_parallel_size follows from the recipe; use generate.tensor_parallel",
         ),
+        ("generate.engine_args.max_model_len=9", "max_model_len follows from the recipe; use generate.max_m"),
+        ("generate.engine_args.dtype=half", "dtype follows from the recipe; use dtype"),
         ("generate.top_p=1.5", "generate.top_p is 1.5; it must be above 0 and at most 1"),
         ("generate.engine=sglang", "generate.engine is 'sglang'; there are auto, hf, vllm, fake"),
         ("pair.alpha=much", "pair.alpha is 'much'; it must be auto, grid or a number"),

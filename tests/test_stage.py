@@ -60,8 +60,18 @@ def test_a_broken_stage_goes_on_with_its_own_files_only(stage, fake_run):
     assert not (folder / "demo.manifest.json").exists()
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["shard-1", "shard-2"]
     basis["inputs"]["data"], basis["fails"] = "2", False  # what was begun belongs to other inputs
-    execute(made, fake_run, 1)
+    assert "resumed" not in execute(made, fake_run, 1)
     assert [path.name for path in (folder / "out").iterdir()] == ["shard-3"]
+
+
+def test_a_stage_that_went_on_says_so(stage, fake_run):
+    """Its seconds are of a part."""
+    made, _, basis, _ = stage
+    basis["fails"] = True
+    with pytest.raises(RuntimeError):
+        execute(made, fake_run, 1)
+    basis["fails"] = False
+    assert execute(made, fake_run, 1)["resumed"] is True
 
 
 def test_a_missing_output_runs_it_again(stage, fake_run):

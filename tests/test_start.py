@@ -8,7 +8,7 @@ import pytest
 from conftest import run_script
 
 from dice import checks, recipe_io, start
-from dice.checkpoints import check_model
+from dice.checkpoints import alters_base, base_of, check_model
 from dice.errors import BadInput
 from dice.recipe import RECIPES, ROOT, recipe_names
 
@@ -323,9 +323,33 @@ def test_a_model_that_is_no_causal_lm(random_model, tmp_path, changes, kind):
         check_model("policy", str(folder))
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_type": "brandnew"}, "has the model_type 'brandnew', which is unknown to transformers 5"),
+        (
+            {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Own"}},
+            "needs its own code .auto_map in its config.json., which DICE does not run",
+        ),
+    ],
+)
+def test_a_model_that_transformers_does_not_have(random_model, tmp_path, changes, reason):
+    folder = with_config(random_model, tmp_path / "model", **changes)
+    with pytest.raises(BadInput, match=f"policy: .*/model {reason}"):
+        check_model("policy", str(folder))
+
+
 def test_a_causal_lm_by_any_other_name(random_model, tmp_path):
     for number, names in enumerate((["OPTForCausalLM"], ["GPT2LMHeadModel"], None)):
         check_model("policy", str(with_config(random_model, tmp_path / str(number), architectures=names)))
+
+
+def test_an_adapter_in_the_hubs_cache(tmp_path, monkeypatch):
+    """Its configuration is found where that of its base is."""
+    cached = tmp_path / "adapter_config.json"
+    cached.write_text(json.dumps({"base_model_name_or_path": "some/base", "bias": "all"}))
+    monkeypatch.setattr("transformers.utils.find_adapter_config_file", lambda _: str(cached))
+    assert base_of("some/adapter") == "some/base" and alters_base("some/adapter")
 
 
 def settings_with_models(fake_settings, policy, reference):

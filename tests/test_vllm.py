@@ -25,7 +25,6 @@ BAD_ENGINE_ARGS = {
     "max_nun_seqs": 8,
     "gpu_memory_utilization": 1.5,
     "max_num_seqs": "many",
-    "max_model_len": 100_000,
     "quantization": "nope",
 }
 
@@ -232,7 +231,6 @@ def test_an_adapter_answers_as_its_merged_model(found, models, chat):
         ("max_nun_seqs", "no option 'max_nun_seqs'; did you mean max_num_seqs?"),
         ("gpu_memory_utilization", "gpu_memory_utilization: Input should be less than or equal to 1"),
         ("max_num_seqs", "max_num_seqs: Input should be a valid integer"),
-        ("max_model_len", "max_model_len (100000) is greater than the derived max_model_len"),
         ("quantization", "Unknown quantization method: nope"),
         ("context", "max_model_len (1048576) is greater than the derived max_model_len"),
         ("temperature", "temperature must be in [0, 2], got 5.0"),

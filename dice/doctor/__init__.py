@@ -97,7 +97,7 @@ def _quick(recipe: Recipe, check: Check, later: dict[str, str]) -> Findings:
 def _absent(recipe: Recipe, finding: Finding) -> Finding:
     """A finding on what may be on the Hub, which can't be asked."""
     if finding.topic in data_sets(recipe):
-        return replace(finding, what=f"on the Hub: {finding.what}, and the set is not in its cache")
+        return replace(finding, what=f"on the Hub, not in its cache: {finding.what}")
     if finding.topic not in ROLES:
         return replace(finding, what="not known before both models are on this machine")
     name = getattr(recipe, finding.topic)

@@ -83,15 +83,21 @@ class Case:
         return [row.messages for row in rows]
 
     @cached_property
-    def pairs(self) -> list[Preference]:
-        """Some preference pairs, spread over the data; of prompts with made-up answers without replay."""
+    def offline(self) -> list[Preference]:
+        """Some of the replayed pairs, spread over the data; none where they are not here, or unreadable."""
         recipe = self.recipe
         name = recipe.replay.dataset if recipe.replay.gamma > 0 else None
         try:
-            if name and is_here(recipe, name):
-                return spread(read_preferences(recipe.dataset_dir, name)[0])
+            here = name and is_here(recipe, name)
+            return spread(read_preferences(recipe.dataset_dir, name)[0]) if here else []
         except BadInput:
-            pass
+            return []
+
+    @property
+    def pairs(self) -> list[Preference]:
+        """The offline pairs; without any, prompts with made-up answers, whose labels mean nothing."""
+        if self.offline:
+            return self.offline
         made_up = ("Yes, of course.\n\n1. This", "No.")
         return [Preference("", messages, *made_up) for messages in spread(self.prompts)]
 

@@ -47,7 +47,7 @@ def _model_checks(case: Case) -> Findings:
     except BadInput as error:
         yield Finding(FAULT, "rewards", str(error), "take models that load whole, with their own tokenizer")
         return
-    yield from rewards(policy, reference, labelled=recipe.replay.gamma > 0)
+    yield from rewards(policy, reference, labelled=bool(case.offline))
 
 
 def _why_not(case: Case) -> str | None:

@@ -129,10 +129,10 @@ def disk(case: Case) -> Finding:
         return Finding(
             FAULT, "disk", f"{nearest} is no folder that can be written to", "set results_dir", refused=True
         )
-    need = case.budget.disk
+    need = case.budget.disk_to_come
     if need is None:
         return Finding(OPEN, "disk", "nothing tells the size of the models that a run would write")
-    return _room("disk", sum(need), nearest, "the run", "set results_dir to a folder on a larger disk")
+    return _room("disk", need, nearest, "the run", "set results_dir to a folder on a larger disk")
 
 
 def downloads(case: Case) -> Finding:

@@ -1,8 +1,10 @@
 """The doctor on texts: does the template fit the model, do all stages read the same token ids?"""
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
@@ -12,9 +14,11 @@ from dice.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look
 from dice.doctor.training_rows import IGNORED, training_rows
 from dice.schema import Message, Preference
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 MARK = re.compile(r"<\|?[\w/-]+\|?>|\[/?[A-Z_]+\]")  # <|user|>, <start_of_turn>, [INST]
 SHOWN = 8  # token ids of a difference that a message shows
-FEW = 0.01  # share of rows below which nobody minds
 TRAINED_WITH = "set template to the one that the policy was trained with"
 
 
@@ -24,7 +28,9 @@ def text_checks(case: Case) -> Iterator[Look]:
     if case.chat is not None:
         yield from looks_at(case, chat_template, end_of_turn)
         if case.pairs:
-            yield from looks_at(case, token_ids, round_trip, room, cutoff)
+            yield from looks_at(case, token_ids, round_trip, room)
+        if case.offline:
+            yield from looks_at(case, cutoff)
 
 
 def texts(case: Case) -> Finding:
@@ -37,26 +43,61 @@ def texts(case: Case) -> Finding:
 
 
 def chat_template(case: Case) -> Finding:
-    """Does the recipe's template render what the policy's own chat template renders?"""
+    """Does the recipe's template render what the policy's own chat template renders, for what the data has?
+
+    A default system prompt of spaces (zephyr-custom's) may be there for one and not for the other.
+    """
     topic, name = "chat template", case.recipe.template
     own = chat.load_tokenizer(case.home("policy"))
     if not own.chat_template:
         return _marks(case)
-    turns = [Message(role="user", content="Hi there")]
-    apart = ""
-    for messages in ([Message(role="system", content="Be kind."), *turns], turns):
-        try:
-            theirs = own.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        except (TemplateError, ValueError):  # one that takes no system prompt
+    blank = case.chat.template.default_system
+    blanks = [blank] if blank and not blank.strip() else []
+    compared = 0
+    for variant, messages in _variants(case).items():
+        theirs = _rendered(own, messages, blanks)
+        if not theirs:
             continue
+        compared += 1
         ours = case.chat.tokenizer.decode(case.chat.encode_prompt(messages))
         # Where their template has no BOS their tokenizer may add it.
-        if theirs.strip() in (ours.strip(), ours.removeprefix(own.bos_token or "").strip()):
-            return Finding(FINE, topic, f"{name} renders what the policy's own does")
-        apart = f"{name} renders {ours!r:.150}, the policy's own {theirs!r:.150}"
-    if not apart:
+        if not {ours.strip(), ours.removeprefix(own.bos_token or "").strip()} & {*theirs}:
+            what = f"{variant}: {name} renders {ours!r:.150}, the policy's own {theirs[0]!r:.150}"
+            return Finding(WARNING, topic, what, f"{TRAINED_WITH}; where that is this one, go on")
+    if not compared:
         return Finding(OPEN, topic, "the policy's own can't be rendered")
-    return Finding(WARNING, topic, apart, f"{TRAINED_WITH}; where that is this one, go on")
+    return Finding(FINE, topic, f"{name} renders what the policy's own does")
+
+
+def _variants(case: Case) -> dict[str, list[Message]]:
+    """A prompt of each kind that the data has, by what it is."""
+    user, answer = (Message(role=role, content="Hi there") for role in ("user", "assistant"))
+    found = {"without a system prompt": [user]}
+    roles = [[turn["role"] for turn in messages] for messages in _all_messages(case)]
+    if any("system" in kinds for kinds in roles):
+        found["with a system prompt"] = [Message(role="system", content="Be kind."), user]
+    if any("assistant" in kinds for kinds in roles):
+        found["several turns"] = [user, answer, user]
+    return found
+
+
+def _all_messages(case: Case) -> list[list[Message]]:
+    return [*case.prompts, *(pair.messages for pair in case.pairs)]
+
+
+def _rendered(own: "PreTrainedTokenizerBase", messages: list[Message], systems: list[str]) -> list[str]:
+    """What a tokenizer's own template makes of a prompt, and of it behind `systems` where it has none.
+
+    Nothing where it can't be rendered, as by a template that takes no system prompt.
+    """
+    with_system = messages[0]["role"] == "system"
+    prompts = [messages]
+    prompts += [] if with_system else [[Message(role="system", content=text), *messages] for text in systems]
+    found = []
+    for prompt in prompts:
+        with contextlib.suppress(TemplateError, ValueError):
+            found.append(own.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False).strip())
+    return found
 
 
 def _marks(case: Case) -> Finding:
@@ -173,7 +214,7 @@ def room(case: Case) -> Finding:
         ("score.cutoff_len", recipe.score.cutoff_len, "dropped where they use it"),
     ):
         tight = [length for length in lengths if tokens and length + wanted > tokens]
-        if len(tight) > FEW * len(lengths):
+        if tight:
             what = (
                 f"generate.max_new_tokens {wanted:,} behind {len(tight)} of {len(lengths)} prompts looked at "
                 f"(up to {max(tight):,} tokens) is more than {name}, {tokens:,}: such responses are {happens}"
@@ -187,10 +228,10 @@ def cutoff(case: Case) -> Finding:
     """Are offline pairs short enough to be trained on?"""
     topic, limit = "cutoff", case.recipe.score.cutoff_len
     lengths = [
-        max(sum(map(len, case.chat.encode(p.messages, text))) for text in _answers(p)) for p in case.pairs
+        max(sum(map(len, case.chat.encode(p.messages, text))) for text in _answers(p)) for p in case.offline
     ]
     over = sum(length > limit for length in lengths)
-    if over <= FEW * len(lengths):
+    if not over:
         return Finding(
             FINE, topic, f"pairs of up to {max(lengths):,} tokens are under score.cutoff_len {limit:,}"
         )

@@ -105,6 +105,9 @@ def _answers(request: Request, output: "RequestOutput") -> Iterator[Sampled]:
 def _load_engine(model: str, options: Generate, dtype: str) -> "LLMEngine":
     from vllm import EngineArgs, LLMEngine
 
+    # The engine in this process, not in one of its own: that one would outlive a worker that is killed,
+    # and keep the GPU's memory from the run that goes on.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     return LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, options, dtype)))
 
 
@@ -179,7 +182,6 @@ def _cpu_arguments(model: str, arguments: dict[str, Any]) -> dict[str, Any]:
     """
     from transformers import AutoConfig
 
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     config = AutoConfig.from_pretrained(model).get_text_config()
     limit = arguments["max_model_len"] or getattr(config, "max_position_embeddings", 4096)

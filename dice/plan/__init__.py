@@ -10,6 +10,7 @@ from dice import hub, status
 from dice.checkpoints import NotHere, downloaded
 from dice.checks import ROLES, Place, after_preparation, before_preparation, to_be_made
 from dice.console import console, say
+from dice.errors import BadInput
 from dice.plan import estimate, hardware
 from dice.plan.budget import Budget, budget
 from dice.plan.estimate import Cost
@@ -52,7 +53,10 @@ def show_plan(name: str, overrides: Sequence[str]) -> None:
 
 
 def _read(name: str, overrides: Sequence[str]) -> tuple[Recipe, Machine, list[str]]:
-    """The recipe, the machine, and the overrides that are the recipe's."""
+    """The recipe, the machine, and the overrides that are the recipe's.
+
+    Raises BadInput for given GPUs that engines can't share out.
+    """
     given = [word for word in overrides if not str(word).startswith("gpus=")]
     asked = [str(word).removeprefix("gpus=") for word in overrides if str(word).startswith("gpus=")]
     if not asked:
@@ -60,7 +64,10 @@ def _read(name: str, overrides: Sequence[str]) -> tuple[Recipe, Machine, list[st
     recipe = load_recipe(name, given)
     if recipe.generate.engine == "auto":  # what setup.sh installs where there are GPUs
         recipe = replace(recipe, generate=replace(recipe.generate, engine="vllm"))
-    return recipe, hardware.parse_gpus(asked[-1]), given
+    machine, each = hardware.parse_gpus(asked[-1]), recipe.generate.tensor_parallel
+    if machine.count % each:
+        raise BadInput(f"gpus is {asked[-1]!r}: generate.tensor_parallel, {each}, must divide their number")
+    return recipe, machine, given
 
 
 def _refuse(recipe: Recipe, place: Place, here: bool) -> None:
@@ -140,7 +147,7 @@ def _memory(cost: Cost | None, device: Device) -> str:
     if not cost.memory:
         return "-"
     text = f"{cost.memory / GIB:,.1f} of {device.memory / GIB:,.0f} GiB"
-    return text if estimate.fits(cost.memory, device) else f"! {text}"
+    return text if cost.fits(device) else f"! {text}"
 
 
 def _show_disk(planned: Budget) -> None:
@@ -152,8 +159,10 @@ def _show_disk(planned: Budget) -> None:
     parts = [f"{gigabytes(models)} of models", f"{gigabytes(texts)} of texts and scores"]
     parts += [f"{gigabytes(checkpoints)} of checkpoints while training"] if checkpoints else []
     free = shutil.disk_usage(existing(planned.recipe.run_dir)).free
-    enough = "" if sum(need) < free else "  [bold red]not enough[/]"
-    console.print(f"disk       {', '.join(parts)} under results; {gigabytes(free)} are free{enough}")
+    enough = "" if planned.disk_to_come < free else "  [bold red]not enough[/]"
+    there = sum(need) - planned.disk_to_come
+    there = f", of which {gigabytes(there)} are there" if there else ""
+    console.print(f"disk       {', '.join(parts)} under results{there}; {gigabytes(free)} are free{enough}")
 
 
 def _show_advice(planned: Budget) -> None:
@@ -188,7 +197,7 @@ def _show_how(planned: Budget, rows: list[Row]) -> None:
     }
     used = ", ".join(f"{share[kind]:.0%} for {what}" for what, share in shares.items())
     whose = (
-        f"{peak} and {device.bandwidth / 1e9:,.0f} GB/s per {'GPU' if device.is_gpu else 'machine (assumed)'}"
+        f"{peak} and {device.bandwidth / 1e9:,.0f} GB/s per {'GPU' if device.is_gpu else 'worker (assumed)'}"
     )
     console.print(f"  {whose}, of which is used: {used}", markup=False)
     console.print("  right within a factor of two or so; a stage that has run here is taken at its own time")

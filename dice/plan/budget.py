@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dice import store, trainer
+from dice.errors import BadInput
 from dice.plan import estimate
 from dice.plan.estimate import Cost, Sampling, Training
 from dice.plan.hardware import Machine
@@ -47,8 +48,11 @@ class Budget:
         """What vLLM decodes at once is its own affair; the hf engine fills `generate.batch_tokens`."""
         options, longest = self.recipe.generate, self.longest
         if options.engine == "vllm":
-            share = options.engine_args.get("gpu_memory_utilization", VLLM_SHARE)
-            return Sampling(options.engine_args.get("max_num_seqs", VLLM_ROWS), longest, share)
+            share = _engine_arg(options.engine_args, "gpu_memory_utilization", VLLM_SHARE)
+            rows = _engine_arg(options.engine_args, "max_num_seqs", VLLM_ROWS)
+            # It does not start where a row of the longest length that it is made for would not fit.
+            held = options.max_model_len or (self.policy.context if self.policy else None) or longest
+            return Sampling(rows, held, share, options.tensor_parallel)
         rows = max(options.samples, options.batch_tokens // longest)
         return Sampling(rows, rows * longest, 1.0)
 
@@ -96,10 +100,18 @@ class Budget:
         answers = int(self.evaluated * (self.work.response_tokens * self.work.chars_per_token + 330))
         return self.recipe.rounds * model, self.recipe.rounds * texts + answers, self._checkpoints()
 
+    @property
+    def disk_to_come(self) -> int | None:
+        """Bytes of `disk` that do not lie in the run's folder already."""
+        files = (path for path in self.recipe.run_dir.rglob("*") if path.is_file())
+        return (
+            None if self.disk is None else max(0, sum(self.disk) - sum(path.stat().st_size for path in files))
+        )
+
     def _checkpoints(self) -> int:
         """Bytes of the checkpoints that the trainer keeps until a round is done: weights and Adam's state."""
         args = self.recipe.train.args
-        strategy, every = args.get("save_strategy", "steps"), args.get("save_steps", SAVE_STEPS)
+        strategy, every = _given(args, "save_strategy", "steps"), _given(args, "save_steps", SAVE_STEPS)
         if strategy == "no":
             return 0
         saved = int(self.work.steps // every) if strategy == "steps" and every >= 1 else 2
@@ -118,18 +130,32 @@ def training(recipe: Recipe, machine: Machine, work: Workload) -> Training:
     fitted = trainer.adapt(args, recipe.train.global_batch_size, machine.count, machine.device.is_gpu)
     zero = _zero(fitted.get("deepspeed"))
     return Training(
-        kind=args.get("finetuning_type", "lora"),
+        kind=_given(args, "finetuning_type", "lora"),
         zero_stage=zero.get("stage", 0),
         offloads_optimizer=_on_cpu(zero, "offload_optimizer"),
         offloads_weights=_on_cpu(zero, "offload_param"),
         quantization_bit=args.get("quantization_bit"),
-        rank=args.get("lora_rank", LORA_RANK),
-        trained_layers=abs(args.get("freeze_trainable_layers", TRAINED_LAYERS)),
+        rank=_given(args, "lora_rank", LORA_RANK),
+        trained_layers=abs(_given(args, "freeze_trainable_layers", TRAINED_LAYERS)),
         per_device=fitted["per_device_train_batch_size"],
         cutoff_len=recipe.score.cutoff_len,
         keeps_reference=recipe.train.reference_logps == "model",
         evaluations=_evaluations(args, work),
     )
+
+
+def _given(args: dict[str, Any], name: str, default: Any) -> Any:
+    """An argument; its default also where it is null, which means "not given"."""
+    value = args.get(name)
+    return default if value is None else value
+
+
+def _engine_arg(args: dict[str, Any], name: str, default: float) -> Any:
+    """A number above 0 among vLLM's options. Raises BadInput for anything else."""
+    value = _given(args, name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise BadInput(f"generate.engine_args.{name} is {value!r}; it must be a number above 0")
+    return value
 
 
 def _zero(deepspeed: Any) -> dict[str, Any]:
@@ -145,8 +171,8 @@ def _on_cpu(zero: dict[str, Any], what: str) -> bool:
 
 def _evaluations(args: dict[str, Any], work: Workload) -> int:
     """How often a round is validated."""
-    strategy = args.get("eval_strategy", "no")
+    strategy = _given(args, "eval_strategy", "no")
     if strategy == "epoch":
         return round(work.epochs)
-    every = args.get("eval_steps") or args.get("logging_steps", SAVE_STEPS)
+    every = args.get("eval_steps") or _given(args, "logging_steps", SAVE_STEPS)
     return int(work.steps // every) if strategy == "steps" and every >= 1 else 0

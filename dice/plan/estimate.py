@@ -20,6 +20,7 @@ OVERHEAD = (3 * GIB, GIB // 2)  # of the CUDA context, buffers of NCCL and what 
 SCORING_TOKENS = (65536, 640)  # of a forward pass; halved where they do not fit
 ADAM = 16  # bytes of a trained parameter: weight and gradient in bf16, master copy and two moments in float32
 FOUR_BIT = 0.56  # bytes of a parameter in 4 bits, with its scales
+USABLE = 0.95  # of a device's memory; a twentieth is never free
 LOGIT_BYTES = 14  # of a token's logit in training: bf16, float32, its log-softmax, and the gradient
 
 
@@ -30,6 +31,7 @@ class Sampling:
     rows: int  # decoded at once, at most
     held_tokens: int  # whose keys and values must fit at least
     memory_share: float  # of the device's memory that the engine takes
+    devices: int = 1  # that an engine spreads its model over
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class Cost:
 
     memory: int
     seconds: float | None  # None where the device's speed is not known
+    share: float = USABLE  # of a device's memory that it may take
+
+    def fits(self, device: Device) -> bool:
+        return self.memory <= self.share * device.memory
 
 
 def _of(pair: tuple, device: Device) -> float:
@@ -88,23 +94,28 @@ def _plus(first: float | None, second: float) -> float | None:
 
 
 def generate(size: Size, machine: Machine, work: Workload, how: Sampling) -> Cost:
-    """Sampling. Each prompt is read once; then every step reads the weights and all keys and values."""
-    device = machine.device
-    weights, per_token = weight_bytes(size, device), cache_bytes(size, device)
+    """Sampling. Each prompt is read once; then every step reads the weights and all keys and values.
+
+    Each device of an engine has its share of weights, keys, values and arithmetic.
+    """
+    device, engines = machine.device, max(1, machine.count // how.devices)
+    whole = weight_bytes(size, device)
+    weights, per_token = whole / how.devices, cache_bytes(size, device) / how.devices
     needed = weights + per_token * how.held_tokens + _of(OVERHEAD, device)
+    usable = min(how.memory_share, USABLE)
     if not device.flops:
-        return Cost(int(needed), None)
+        return Cost(int(needed), None, usable)
     row = work.prompt_tokens / work.samples + work.response_tokens
     room = device.memory * how.memory_share - weights - _of(OVERHEAD, device)
     at_once = max(1, min(how.rows, room / (per_token * row)))
     context = work.prompt_tokens + work.response_tokens / 2
     moved = (weights + at_once * per_token * context) / (device.bandwidth * _of(BANDWIDTH, device))
-    flops = at_once * (2 * size.parameters + _attention_flops(size, context))
+    flops = at_once * (2 * size.parameters + _attention_flops(size, context)) / how.devices
     step = max(moved, flops / (device.flops * _of(DECODING, device))) + STEP_SECONDS
     decoding = work.responses * work.response_tokens / at_once * step
-    reading = work.prompts * work.prompt_tokens * 2 * size.parameters
-    seconds = (decoding + _seconds(reading, device, SCORING)) / machine.count
-    return Cost(int(needed), seconds + weights / READ_RATE + _of(START_SECONDS["generate"], device))
+    reading = work.prompts * work.prompt_tokens * 2 * size.parameters / how.devices
+    seconds = (decoding + _seconds(reading, device, SCORING)) / engines
+    return Cost(int(needed), seconds + whole / READ_RATE + _of(START_SECONDS["generate"], device), usable)
 
 
 def score(size: Size, machine: Machine, work: Workload, bits: int | None) -> Cost:
@@ -203,11 +214,6 @@ def disk_bytes(size: Size, work: Workload, how: Training) -> tuple[int, int]:
 def least_gpus(size: Size, machine: Machine, how: Training, longest: int) -> int | None:
     """The smallest power of two of these devices on which training fits; None up to 64."""
     for count in (2**power for power in range(7)):
-        if fits(train_memory(size, machine.device, count, how, longest), machine.device):
+        if Cost(train_memory(size, machine.device, count, how, longest), None).fits(machine.device):
             return count
     return None
-
-
-def fits(memory: int, device: Device) -> bool:
-    """Whether so many bytes are to be had; a twentieth is never free."""
-    return memory <= 0.95 * device.memory

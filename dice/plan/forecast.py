@@ -64,7 +64,7 @@ def rows_of(planned: Budget, run: Run, here: bool) -> Iterator[Row]:
             )
             continue
         changed = True
-        possible = cost and estimate.fits(cost.memory, planned.machine.device)
+        possible = cost and cost.fits(planned.machine.device)
         seconds = measured.get(one.name, cost.seconds if possible else None)
         state = f"again: {reasons[0]}" if reasons else "to do"
         yield Row(t, one.name, texts[one.name], cost, state, seconds, one.name in measured)
@@ -79,11 +79,13 @@ def _measured(planned: Budget, run: Run) -> dict[str, float]:
     for t in range(1, run.recipe.rounds + 1):
         for one in STAGES:
             manifest = stage.manifest_of(run, t, one.name)
-            if manifest and manifest["recipe"] == one.settings(run, t):
+            whole = manifest and not manifest.get("resumed")  # else the seconds are of a part
+            if whole and manifest["recipe"] == one.settings(run, t):
                 done = manifest["rows_out" if one.name == "generate" else "rows_in"]
                 found[one.name] = manifest["seconds"] * rows[one.name] / max(1, done)
     manifest, reasons = stage.look(evaluate.STAGE, run, 0)
-    return found | ({"evaluate": manifest["seconds"]} if manifest and not reasons else {})
+    whole = manifest and not reasons and not manifest.get("resumed")
+    return found | ({"evaluate": manifest["seconds"]} if whole else {})
 
 
 def memory_advice(planned: Budget) -> str | None:
@@ -91,13 +93,16 @@ def memory_advice(planned: Budget) -> str | None:
     machine, size = planned.machine, planned.policy
     for name in ("train", "generate", "score"):
         cost = planned.cost(name)
-        if cost is None or estimate.fits(cost.memory, machine.device):
+        if cost is None or cost.fits(machine.device):
             continue
         device = machine.device
-        there = f"the {device.memory / GIB:,.0f} GiB of {'one ' if device.is_gpu else 'this '}{device.name}"
+        room = cost.share * device.memory / GIB if name == "generate" else device.memory / GIB
+        there = f"the {room:,.0f} GiB of {'one ' if device.is_gpu else 'this '}{device.name}"
         what = f"{name} needs about {cost.memory / GIB:,.0f} GiB, more than {there}"
         if name != "train":
-            return f"{what}: take a GPU with more memory or a smaller model"
+            spread = name == "generate" and planned.recipe.generate.engine == "vllm"
+            more = ", or set generate.tensor_parallel or generate.max_model_len" if spread else ""
+            return f"{what}: take a GPU with more memory or a smaller model{more}"
         helps = ["ZeRO-3 on more GPUs", "LoRA (train.finetuning_type=lora)", "a DeepSpeed file with offload"]
         least = estimate.least_gpus(size, machine, planned.training, planned.longest)
         if device.is_gpu and least:
@@ -120,7 +125,5 @@ def download_bytes(name: str, size: Size) -> int:
 
 def gigabytes(count: float) -> str:
     """Bytes for people, in powers of ten."""
-    for scale, unit in ((1e12, "TB"), (1e9, "GB")):
-        if count >= scale / 10:
-            return f"{count / scale:,.{0 if count >= 10 * scale else 1}f} {unit}"
-    return f"{count / 1e6:,.0f} MB"
+    scale, unit = next((pair for pair in ((1e12, "TB"), (1e9, "GB")) if count >= pair[0]), (1e6, "MB"))
+    return f"{count / scale:,.{1 if count < 10 * scale else 0}f} {unit}"

@@ -33,7 +33,10 @@ class Machine:
 
     def __str__(self) -> str:
         what = f"{self.count} x {self.device.name}" if self.device.is_gpu else self.device.name
-        return f"{what}, {self.device.memory / GIB:,.0f} GiB{' each' * (self.count > 1)}, {self.origin}"
+        each = (
+            "" if self.count == 1 else " each" if self.device.is_gpu else f" for each of {self.count} workers"
+        )
+        return f"{what}, {self.device.memory / GIB:,.0f} GiB{each}, {self.origin}"
 
 
 def _gpu(name: str, gib: int, teraflops: float, gigabytes: float) -> Device:
@@ -82,7 +85,8 @@ def find() -> Machine:
     cores = launch.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     name = f"CPU with {cores} core{'s' * (cores > 1)}"
-    cpu = Device(name, memory, cores * CPU_FLOPS, CPU_BANDWIDTH, is_gpu=False)
+    # Workers share cores and memory.
+    cpu = Device(name, memory // count, cores * CPU_FLOPS / count, CPU_BANDWIDTH / count, is_gpu=False)
     return Machine(cpu, count, "no GPU was found")
 
 
