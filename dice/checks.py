@@ -204,8 +204,10 @@ def check_data(recipe: Recipe, key: str, download: bool) -> str:
 
 def check_enough(recipe: Recipe) -> str:
     """Raises BadInput where even a pair of every prompt would leave too few to train on."""
+    wanted = data_sets(recipe).items()
     try:
-        sets = {key: read(recipe.dataset_dir, name)[0] for key, (read, name) in data_sets(recipe).items()}
+        with hub.only_cached():
+            sets = {key: read(recipe.dataset_dir, name)[0] for key, (read, name) in wanted}
     except BadInput:  # another check says so
         return "the data sets tell nothing yet"
     offline = len({row.prompt_id for row in sets.get("replay.dataset", ())})
