@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -123,3 +124,18 @@ def make_random_model(folder: Path, seed: int, **changes: int) -> Path:
     torch.manual_seed(seed)
     AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder, **changes)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def settings(fake_settings, random_model, other_random_model):
+    """Overrides of `tiny` for a small healthy run with real models."""
+    fakes = ("policy=", "reference=", "generate.engine=")
+    own = [word for word in fake_settings if not word.startswith(fakes)]
+    models = [f"policy={random_model}", f"reference={other_random_model}"]
+    return [*own, "generate.engine=hf", "train.global_batch_size=4", *models]
+
+
+@pytest.fixture
+def policy(random_model, tmp_path):
+    """A copy of the policy to be broken."""
+    return shutil.copytree(random_model, tmp_path / "policy")
