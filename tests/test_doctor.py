@@ -144,9 +144,12 @@ def test_status(settings, capsys):
     settings = [*settings, "train.num_train_epochs=1"]
     assert doctor.examine("tiny", settings) == 0
     assert "0 faults" in capsys.readouterr().out
-    assert doctor.examine("tiny", [*settings, "train.val_size=20"]) == 1
+    assert doctor.examine("tiny", [*settings, "score.cutoff_len=8"]) == 1
     shown = capsys.readouterr().out
-    assert "✗ steps" in shown and "→ set train.val_size to a share" in shown and "1 fault" in shown
+    assert "✗ cutoff" in shown and "→ " in shown and "1 fault" in shown
+    with pytest.raises(BadInput, match="train.val_size is 20, but the round has only 20 pairs"):
+        doctor.examine("tiny", [*settings, "train.val_size=20"])
+    capsys.readouterr()
     with pytest.raises(BadInput, match="unknown template 'x'"):
         doctor.examine("tiny", [*settings, "template=x", "prompts=nope", "reference=tests"])
     shown = capsys.readouterr().out
