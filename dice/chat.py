@@ -120,6 +120,7 @@ def load_chat(model: str, template: str) -> Chat:
 
 
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a folder or a Hub id, of an adapter its base's. Raises BadInput without one."""
     from transformers import AutoTokenizer
 
     try:
@@ -133,8 +134,7 @@ def check_alike(policy: str, reference: str) -> None:
     """Raises BadInput where two models don't read the same text as the same tokens.
 
     Then a difference of their log-probs means nothing. Compared are the vocabularies and, where both
-    have one, the chat templates. A reference's folder without a tokenizer is taken to
-    share the policy's.
+    have one, the chat templates. A reference's folder without a tokenizer is taken to share the policy's.
     """
     if not has_tokenizer(reference):
         return

@@ -55,7 +55,10 @@ def before_preparation(recipe: Recipe, place: Place) -> list[Check]:
 def after_preparation(recipe: Recipe, place: Place, download: bool = False) -> list[Check]:
     """Checks of what the recipe names: its data (that on the Hub, if `download` or cached) and its models."""
     correct = "correct that row, or name another data set"
-    checks = [Check(key, partial(check_data, recipe, key, download), correct) for key in data_sets(recipe)]
+    counts: dict[str, int] = {}  # distinct prompts of each set that was read
+    checks = [
+        Check(key, partial(check_data, recipe, key, download, counts), correct) for key in data_sets(recipe)
+    ]
     if recipe.generate.engine == "fake":
         return checks
     model = "name a causal LM: a folder with config.json, tokenizer and *.safetensors, or one of the Hub"
@@ -71,7 +74,7 @@ def after_preparation(recipe: Recipe, place: Place, download: bool = False) -> l
         Check("two models", partial(check_two, recipe), apart),
         Check("tokenizers", partial(check_alike, recipe), family),
         Check("fit", partial(check_fit, recipe, place), template),
-        Check("rows", partial(check_enough, recipe), "more prompts, or a smaller batch or val_size"),
+        Check("rows", partial(check_enough, recipe, counts), "more prompts, or a smaller batch or val_size"),
     ]
 
 
@@ -180,11 +183,12 @@ def check_names(recipe: Recipe) -> str:
     return f"{', '.join(dict.fromkeys(name for _, name in sets.values()))} in dataset_info.json"
 
 
-def check_data(recipe: Recipe, key: str, download: bool) -> str:
-    """Read a data set of the recipe to its end. Raises BadInput, naming key, file and line.
+def check_data(recipe: Recipe, key: str, download: bool, counts: dict[str, int]) -> str:
+    """Read a data set of the recipe to its end; its distinct prompts are counted in `counts`.
 
-    Also where the offline pairs are so few that gamma leaves no room for a generated one. Raises NotHere
-    for one of the Hub that is not in its cache and can't, or without `download` must not, be fetched.
+    Raises BadInput, naming key, file and line; also where the offline pairs are so few that gamma leaves
+    no room for a generated one. Raises NotHere for a set of the Hub that is not in its cache and can't,
+    or without `download` must not, be fetched.
     """
     read, name = data_sets(recipe)[key]
     with naming(key):
@@ -196,23 +200,22 @@ def check_data(recipe: Recipe, key: str, download: bool) -> str:
             if on_hub and (hub.out_of_reach() or not download):
                 raise (NotHere if hub.out_of_reach() else NotDownloaded)(str(error)) from None
             raise
+        counts[key] = len({row.prompt_id for row in rows})
         if key == "replay.dataset":
-            replay.check_size(len({row.prompt_id for row in rows}), recipe.replay.gamma)
+            replay.check_size(counts[key], recipe.replay.gamma)
     what = "pairs" if key == "replay.dataset" else "prompts"
     return f"{len(rows):,} {what} of {name}{_left_out(dropped)}"
 
 
-def check_enough(recipe: Recipe) -> str:
-    """Raises BadInput where even a pair of every prompt would leave too few to train on."""
-    wanted = data_sets(recipe).items()
-    try:
-        with hub.only_cached():
-            sets = {key: read(recipe.dataset_dir, name)[0] for key, (read, name) in wanted}
-    except BadInput:  # another check says so
+def check_enough(recipe: Recipe, counts: dict[str, int]) -> str:
+    """Raises BadInput where even a pair of every prompt would leave too few to train on.
+
+    `counts` has the distinct prompts of each set that could be read.
+    """
+    if any(key not in counts for key in data_sets(recipe)):
         return "the data sets tell nothing yet"
-    offline = len({row.prompt_id for row in sets.get("replay.dataset", ())})
-    generated = len(sets["prompts"]) * recipe.pair.per_prompt
-    pairs = sum(replay.mixture_sizes(offline, generated, recipe.replay.gamma))
+    generated = counts["prompts"] * recipe.pair.per_prompt
+    pairs = sum(replay.mixture_sizes(counts.get("replay.dataset", 0), generated, recipe.replay.gamma))
     train.check_rows(pairs, recipe)
     return f"at most {pairs:,} pairs a round"
 
