@@ -181,16 +181,17 @@ def activation_bytes(size: Size, how: Training, longest: int) -> float:
 
 
 def train(size: Size, machine: Machine, work: Workload, how: Training, longest: int) -> Cost:
-    """DPO. A trained token takes 8N FLOPs, 6N where the base is frozen; its reference 2N more."""
+    """DPO. A trained token takes 8N FLOPs, 6N where the base is frozen; its reference 2N more.
+
+    Without a reference in memory that is so for replayed pairs alone: scoring has done the others.
+    """
     device = machine.device
     memory = train_memory(size, device, machine.count, how, longest)
     length = min(how.cutoff_len, work.prompt_tokens + work.response_tokens)
     forward = 2 * size.parameters + _attention_flops(size, length)
     passes = 3 if how.kind == "lora" else 4
     pairs, validations = work.steps * work.batch, work.held_out * how.evaluations
-    referred = pairs + validations
-    if not how.keeps_reference:
-        referred = min(referred, work.generated + work.offline)
+    referred = pairs + validations if how.keeps_reference else work.offline
     flops = 2 * length * forward * (passes * pairs + validations + referred)
     seconds = _seconds(flops, device, TRAINING)
     if seconds is None:
