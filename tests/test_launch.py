@@ -108,9 +108,12 @@ def test_the_number_of_workers(monkeypatch):
     monkeypatch.setenv("NPROC_PER_NODE", "none")
     with pytest.raises(BadInput, match="NPROC_PER_NODE is 'none'"):
         launch.workers_per_node()
+    monkeypatch.setenv("NPROC_PER_NODE", "4")
     monkeypatch.setenv("NNODES", "2")
-    with pytest.raises(BadInput, match="NNODES is 2"):
-        launch.node_count()
+    assert launch.process_count() == 8
+    monkeypatch.setenv("NODE_RANK", "2")
+    with pytest.raises(BadInput, match="NODE_RANK is 2; with NNODES 2 it is 0 to 1"):
+        launch.torchrun(["x.py"], 4)
 
 
 def test_gpus_are_counted_by_line(monkeypatch, tmp_path):

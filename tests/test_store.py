@@ -3,6 +3,7 @@
 import pytest
 
 from dice import recipe_io, store
+from dice.digests import model_digest
 from dice.errors import BadInput
 from dice.schema import Prompt
 
@@ -52,7 +53,7 @@ def test_a_model_is_known_by_its_files(tmp_path):
         folder.mkdir()
         (folder / "config.json").write_text(config)
         (folder / "model.safetensors").write_bytes(weights)
-        return store.model_digest(str(folder))
+        return model_digest(str(folder))
 
     large = bytes(range(256)) * (1 << 14)  # 4 MiB: read in samples
     changed = bytearray(large)
@@ -67,7 +68,7 @@ def test_a_model_is_known_by_its_files(tmp_path):
     ]
     assert len(set(digests)) == 6
     assert make("g", large) == digests[0]
-    assert store.model_digest("org/name") == "org/name"
+    assert model_digest("org/name") == "org/name"
 
 
 def test_create_run_writes_the_resolved_recipe(fake_settings):
