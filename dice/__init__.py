@@ -5,7 +5,7 @@ Modules import only what comes later in this order (a test holds it):
 __main__ > agreement > score_file > doctor > plan > start > checks > generate, score, pair, train,
 evaluate, status > rewards, answers, publish > card > stage, trainer > engines > logprobs > probe > forward >
 attention, models > families, packs, chat, sources, export, worker, choice > launch, replay, upstream, rows,
-table, health, checkpoints > nodes > manifests, peers, shaping, registry, hub > reference, resume, console,
+table, health, checkpoints > nodes > peers, manifests, shaping, registry, hub > reference, resume, console,
 digests > store > lock > recipe_io > recipe > schema > errors
 """
 

@@ -7,7 +7,6 @@ one worker per GPU, or one where there is none.
 
 import contextlib
 import ctypes
-import itertools
 import os
 import re
 import shutil
@@ -23,13 +22,13 @@ from pathlib import Path
 from dice import nodes
 from dice.console import Bar, Tally, read_counters
 from dice.errors import BadInput, StageFailed
-from dice.peers import node_count, node_rank, number
+from dice.peers import node_count, number
 from dice.recipe import ROOT
 
 TAIL_LINES = 15
 ENDING = 10.0  # seconds that a command has for ending when it is told to
 # After a worker's own last words torchrun prints a long table of its own; the cause is above it.
-TORCHRUN_VERDICT = re.compile(r"torch/distributed/elastic/multiprocessing/api\.py.* failed ")
+TORCHRUN_VERDICT = re.compile(r"elastic/multiprocessing/api\.py.* failed (.exitcode: (?P<status>-?\d+))?")
 
 
 def gpu_count() -> int:
@@ -128,11 +127,16 @@ def follow(meeting: nodes.Meeting) -> None:
 
 
 def torchrun(arguments: Sequence[str], workers: int) -> list[str]:
-    """The command that runs a file or `-m module` with its arguments, in so many workers a node."""
-    port = os.environ.get("MASTER_PORT") or str(_free_port())
-    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
+    """The command that runs a file or `-m module` with its arguments, in so many workers a node.
+
+    A command at which no other nodes were met runs on this one alone.
+    """
+    meeting = nodes.current()
+    given = os.environ if meeting.count == node_count() else {}
+    port = given.get("MASTER_PORT") or _free_port()
+    address = given.get("MASTER_ADDR", "127.0.0.1")
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={workers}"]
-    command += [f"--nnodes={node_count()}", f"--node_rank={node_rank()}"]
+    command += [f"--nnodes={meeting.count}", f"--node_rank={meeting.rank}"]
     return [*command, f"--master_addr={address}", f"--master_port={port}", *arguments]
 
 
@@ -209,7 +213,7 @@ def run_workers(stage: str, folder: Path, arguments: Sequence[str], unit: str, g
         return read_counters(progress)
 
     try:
-        if workers * node_count() > 1:
+        if workers * nodes.current().count > 1:
             run_task(Task(module, workers, stage, str(log), str(complaint), threads), unit, poll)
         else:
             run_logged([sys.executable, *module], log, stage, unit, poll, threads, complaint)
@@ -227,8 +231,14 @@ def environment() -> dict[str, str]:
 def _failure(label: str, status: int, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     begun = max(index for index, line in enumerate(lines) if line.startswith("$ "))
-    lines = list(itertools.takewhile(lambda line: not TORCHRUN_VERDICT.search(line), lines[begun:]))
-    tail = "\n".join(f"    {line[:300]}" for line in lines[-TAIL_LINES:])
+    said, verdict = lines[begun + 1 :], ""
+    for index, line in enumerate(said):
+        if found := TORCHRUN_VERDICT.search(line):
+            said, verdict = said[:index], found["status"]
+            break
+    if verdict.startswith("-"):  # a signal, so the worker has said nothing of it
+        said.append(f"a worker was killed by {signal.Signals(-int(verdict)).name}")
+    tail = "\n".join(f"    {line[:300]}" for line in said[-TAIL_LINES:])
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
     return f"{label} failed ({how}). The end of its log:\n{tail}\n  whole log: {log}"
 

@@ -10,7 +10,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from dice.errors import BadInput, StageFailed
@@ -24,10 +24,10 @@ _current: "Meeting | None" = None
 
 
 class Meeting:
-    """This node at one command, among `peers`: all others where it leads, else node 0 alone."""
+    """This node, of `count`, at one command, among `peers`: all others where it leads, else node 0 alone."""
 
-    def __init__(self, rank: int, peers: list[Peer]) -> None:
-        self.rank, self.peers = rank, peers
+    def __init__(self, rank: int = 0, count: int = 1, peers: Sequence[Peer] = ()) -> None:
+        self.rank, self.count, self.peers = rank, count, peers
         self.causes: dict[str, str] = {}  # node -> why it failed
         self.status = 1
         self.heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -114,11 +114,11 @@ def meeting(topic: str, facts: Callable[[], dict[str, str]]) -> Iterator[Meeting
     """
     global _current
     if node_count() == 1:
-        yield Meeting(0, [])
+        yield Meeting()
         return
     rank, ours = node_rank(), {"command": topic, **facts()}
     peers = gather_peers(ours) if rank == 0 else [join(rank, ours)]
-    _current = present = Meeting(rank, peers)
+    _current = present = Meeting(rank, node_count(), peers)
     before = signal.signal(signal.SIGUSR1, lambda *_: _interrupt(present))
     listeners = [threading.Thread(target=present.listen, args=[peer], daemon=True) for peer in peers]
     for listener in listeners:
@@ -141,8 +141,8 @@ def meeting(topic: str, facts: Callable[[], dict[str, str]]) -> Iterator[Meeting
 
 
 def current() -> Meeting:
-    """The meeting that this process is at; one of its own outside of any."""
-    return _current or Meeting(0, [])
+    """The meeting that this process is at; outside of any it is alone."""
+    return _current or Meeting()
 
 
 def _interrupt(present: Meeting) -> None:

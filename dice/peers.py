@@ -11,9 +11,10 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from typing import Any
 
+from dice.console import say
 from dice.errors import BadInput, StageFailed
 
 VARIABLES = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")  # LLaMA-Factory's
@@ -103,7 +104,7 @@ def gather_peers(ours: dict[str, str]) -> list[Peer]:
     peers: dict[int, Peer] = {}
     patience = FIRST_PATIENCE if ours["command"] == "start" else PATIENCE
     deadline = time.monotonic() + patience
-    with _listening(host, port) as server:
+    with _listening(host, port) as server, _saying(f"waiting for the other nodes to come to {host}:{port}"):
         while len(peers) < node_count() - 1:
             server.settimeout(max(0.1, deadline - time.monotonic()))
             try:
@@ -174,19 +175,32 @@ def join(rank: int, ours: dict[str, str]) -> Peer:
     host, port = address()
     patience = FIRST_PATIENCE if ours["command"] == "start" else PATIENCE
     deadline = time.monotonic() + patience
-    while True:
-        try:
-            peer = Peer(socket.create_connection((host, port), timeout=5))
-            peer.connection.settimeout(None)
-            peer.name = f"node 0 ({host})"
-            peer.tell(node=rank, host=socket.gethostname(), facts=ours)
-            break
-        except OSError as error:
-            if time.monotonic() > deadline:
-                late = f"has not come to {ours['command']} within {patience:.0f} s"
-                raise StageFailed(f"node 0 ({host}:{port}) {late} ({error})") from None
-            time.sleep(0.3)
-    return _welcomed(peer, deadline, ours["command"])
+    with _saying(f"waiting for node 0 at {host}:{port}"):
+        while True:
+            try:
+                peer = Peer(socket.create_connection((host, port), timeout=5))
+                break
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    late = f"has not come to {ours['command']} within {patience:.0f} s"
+                    raise StageFailed(f"node 0 ({host}:{port}) {late} ({error})") from None
+                time.sleep(0.3)
+        peer.connection.settimeout(None)
+        peer.name = f"node 0 ({host})"
+        peer.tell(node=rank, host=socket.gethostname(), facts=ours)
+        return _welcomed(peer, deadline, ours["command"])
+
+
+@contextlib.contextmanager
+def _saying(what: str) -> Iterator[None]:
+    """Say what is waited for, once that takes some seconds."""
+    timer = threading.Timer(5, say, [what])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _welcomed(peer: Peer, deadline: float, command: str) -> Peer:

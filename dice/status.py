@@ -24,7 +24,7 @@ def show_run(run: Run, check: bool = False) -> bool:
     console.print(f"\n{shown(run.path)}: {rounds} round{'s' * (rounds > 1)}, policy {run.recipe.policy}")
     console.print(f"{worker} is at work on it" if worker else "nobody is at work on it", markup=False)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
-    broken = []
+    broken, failures = [], []
     places = [(f"round {t}", run.round_dir(t), STAGES) for t in range(1, rounds + 1)]
     if run.recipe.evaluate.judge:
         places.append(("evaluation", run.path / "evaluate", ("evaluate",)))
@@ -32,8 +32,10 @@ def show_run(run: Run, check: bool = False) -> bool:
         for index, stage in enumerate(stages):
             table.add_row("" if index else heading, stage, *_state(folder, stage, worker is not None))
             broken += _broken(folder, stage) if check else []
+            if failed := store.read_json(folder / f"{stage}.failed.json"):
+                failures.append(f"\n{heading}, {stage}: {failed.get('error')}")
     console.print(table)
-    for line in broken:
+    for line in (*failures, *broken):
         console.print(line, markup=False)
     if check and not broken:
         console.print("every file is what its stage wrote")
@@ -47,14 +49,14 @@ def _state(folder: Path, stage: str, held: bool) -> tuple[str, str]:
     progress = read_counters(folder / f"{stage}.progress")
     parts = len(store.shards(folder / PARTS[stage])) if stage in PARTS else 0
     so_far = f", {parts} shards written" if parts else ""
-    if failed := store.read_json(folder / f"{stage}.failed.json"):
-        return f"[red]failed[/]: {escape(str(failed.get('error')).splitlines()[0])}{so_far}", ""
+    if (folder / f"{stage}.failed.json").exists():
+        return f"[red]failed[/]{so_far}; why is told below", ""
     if not (folder / f"{stage}.started.json").exists():
         return "[dim]to do[/]", ""
     if held:
         done = f", {progress.done:,} of {progress.total:,}" if progress.total else ""
         return f"[green]running[/]{done}{so_far}", ""
-    return f"[yellow]interrupted[/]{so_far}; the same command goes on from there", ""
+    return f"[yellow]interrupted[/]{so_far}; goes on from there", ""
 
 
 def _broken(folder: Path, stage: str) -> list[str]:
