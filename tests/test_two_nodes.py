@@ -147,7 +147,7 @@ def real_settings(settings, tmp_path) -> list[str]:
     own = [
         "generate.samples=16", "generate.max_new_tokens=64", "pair.min_samples=2", "rounds=1",
         "generate.shard_size=1", "train.num_train_epochs=60", "train.learning_rate=1e-3",
-        "train.logging_steps=1", f"results_dir={tmp_path / 'results'}",
+        "train.logging_steps=1", "evaluate.prompts=null", "evaluate.judge=null", f"results_dir={tmp_path / 'results'}",
     ]  # fmt: skip
     return ["tiny", *settings, *own]
 
@@ -187,7 +187,7 @@ def test_all_stages_for_real_and_nodes_that_die(real_settings, tmp_path, capsys)
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
     with two_nodes(tmp_path / "whole", [*real_settings, "train.num_train_epochs=2", "--force"]) as nodes:
-        assert [node.process.wait(240) for node in nodes] == [0, 0], [node.text("err") for node in nodes]
+        assert [node.process.wait(600) for node in nodes] == [0, 0], [node.text("err") for node in nodes]
     log = (folder / "logs" / "train.log").read_text()
     assert "world size: 2" in log and (folder / "logs" / "train.node-1.log").exists()
     status = run_script(sys.executable, "-m", "dice", "status", str(folder.parent), "--check")
