@@ -68,6 +68,7 @@ def create_run(recipe: Recipe) -> Run:
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         with locked(run):
+            remove_leftovers(run.path)
             write_text(run.path / "recipe.yaml", resolved_yaml(recipe))
     except OSError as error:
         raise BadInput(f"results_dir: {run.path} can't be written to ({error.strerror})") from None
