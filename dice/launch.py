@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from dice import disk
 from dice.console import Bar, Tally, read_counters
 from dice.errors import BadInput, StageFailed
 from dice.recipe import ROOT
@@ -131,7 +132,7 @@ def run_logged(
     does the command.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
+    with disk.naming(log), log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n")
         file.flush()
         process = subprocess.Popen(
@@ -191,6 +192,8 @@ def _failure(label: str, status: int, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     begun = max(index for index, line in enumerate(lines) if line.startswith("$ "))
     lines = list(itertools.takewhile(lambda line: not TORCHRUN_VERDICT.search(line), lines[begun:]))
+    if refused := disk.cause(lines[-TAIL_LINES:], log.parent):
+        return f"{label}: {refused}"
     tail = "\n".join(f"    {line[:300]}" for line in lines[-TAIL_LINES:])
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
     return f"{label} failed ({how}). The end of its log:\n{tail}\n  whole log: {log}"
