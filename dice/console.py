@@ -56,9 +56,7 @@ def run(main: Callable[[], object]) -> None:
         sys.exit(StageFailed.status)
     except KeyboardInterrupt as stop:
         number = getattr(stop, "signal", signal.SIGINT)
-        print(
-            f"stopped by {number.name}; what is finished is kept, the same command goes on", file=sys.stderr
-        )
+        print(f"stopped by {number.name}: the same command goes on from here", file=sys.stderr)
         sys.exit(128 + number)
 
 
