@@ -1,10 +1,12 @@
 """Before round 1: what can be known to be wrong is found, and nothing is written before that."""
 
+import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from functools import partial
 
 from dice import launch, store
 from dice.checks import after_preparation, before_preparation, previous
@@ -58,7 +60,9 @@ def prepare(command: str) -> None:
         words = shlex.split(command)
         if words[0] == "python":
             words[0] = sys.executable
-        status = subprocess.run(words, cwd=ROOT, env=launch.environment()).returncode
+        # Killed with the loop, it leaves nothing at work beside the preparation of the next start.
+        ending = partial(launch.die_with_parent, os.getpid())
+        status = subprocess.run(words, cwd=ROOT, env=launch.environment(), preexec_fn=ending).returncode
     except (ValueError, IndexError, OSError) as error:
         raise BadInput(f"prepare: {command!r} is no command that can be run ({error})") from None
     if status == BadInput.status:
