@@ -4,11 +4,12 @@ Everything else that a stage prints goes to its log. The bar is drawn by the sta
 from small files that the workers keep up to date, so any number of workers share one bar.
 """
 
+import contextlib
 import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from dice import disk
 from dice.errors import BadInput, StageFailed
 
 console = Console(highlight=False, soft_wrap=True)
+HELD = (signal.SIGINT, signal.SIGTERM)
 MARKS = {"+": "[green]✓[/]", "=": "[dim]·[/]", "!": "[yellow]![/]", " ": " "}
 
 
@@ -62,6 +64,19 @@ def run(main: Callable[[], object]) -> None:
 
 def _terminate(*_: object) -> None:
     raise Terminated
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM while a process is started; it has to let them through by itself.
+
+    Python swallows what a handler raises while it forks, and the process would be nobody's.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Tally(NamedTuple):

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from dice import disk
-from dice.console import Bar, Tally, read_counters
+from dice.console import HELD, Bar, Tally, read_counters, signals_held
 from dice.errors import BadInput, StageFailed
 from dice.recipe import ROOT
 
@@ -135,10 +135,11 @@ def run_logged(
     with disk.naming(log), log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n")
         file.flush()
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
-            env=environment() | (env or {}), cwd=ROOT, preexec_fn=partial(die_with_parent, os.getpid()),
-        )  # fmt: skip
+        with signals_held():
+            process = subprocess.Popen(
+                command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+                env=environment() | (env or {}), cwd=ROOT, preexec_fn=partial(_begin_child, os.getpid()),
+            )  # fmt: skip
         try:
             with Bar(label, unit, poll) as bar:
                 while process.poll() is None:
@@ -197,6 +198,14 @@ def _failure(label: str, status: int, log: Path) -> str:
     tail = "\n".join(f"    {line[:300]}" for line in lines[-TAIL_LINES:])
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
     return f"{label} failed ({how}). The end of its log:\n{tail}\n  whole log: {log}"
+
+
+def _begin_child(parent: int) -> None:
+    """What a command does before it is one: it takes the signals that were held back, and dies with us."""
+    for number in HELD:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+    die_with_parent(parent)
 
 
 def die_with_parent(parent: int | None = None) -> None:
