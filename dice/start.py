@@ -1,10 +1,12 @@
 """Before round 1: what can be known to be wrong is found, and nothing is written before that."""
 
+import contextlib
+import fcntl
 import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -31,7 +33,8 @@ def start(name: str, overrides: Sequence[str]) -> store.Run:
     for check in before_preparation(recipe, place):
         check.examine()
     if recipe.prepare:
-        prepare(recipe.prepare)
+        with _alone():
+            prepare(recipe.prepare)
     for check in after_preparation(recipe, place, download=True):
         check.examine()
     return _write(recipe)
@@ -48,6 +51,18 @@ def _write(recipe: Recipe) -> store.Run:
     for change in differences(asdict(before), asdict(recipe)) if before else ():
         say(f"recipe    {change}", mark="!")
     return store.create_run(recipe)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for the preparation of a run that was started beside this one: both write the same files."""
+    checkout = os.open(ROOT, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(checkout, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(checkout)
 
 
 def prepare(command: str) -> None:

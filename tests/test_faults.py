@@ -183,3 +183,21 @@ def test_a_kill_during_the_preparation(fake_settings, tmp_path, whom):
     assert not (tmp_path / "results").exists()
     assert run_dice("start", "tiny", *settings).returncode == 0
     assert (tmp_path / "results" / "tiny" / "recipe.yaml").exists()
+
+
+def test_two_preparations_at_once_wait_for_each_other(fake_settings, tmp_path):
+    """Of two runs that are started together: they would write the same files."""
+    note = tmp_path / "noted"
+    (tmp_path / "prepare.py").write_text(
+        "import pathlib, time\n"
+        f"with pathlib.Path({str(note)!r}).open('a') as note:\n"
+        "    print('begins', file=note, flush=True)\n"
+        "    time.sleep(0.5)\n"
+        "    print('ends', file=note)\n"
+    )
+    settings = [word for word in fake_settings if not word.startswith("prepare=")]
+    settings.append(f"prepare={shlex.join(['python', str(tmp_path / 'prepare.py')])}")
+    command = [sys.executable, "-m", "dice", "start", "tiny", *settings]
+    both = [subprocess.Popen([*command, f"run={name}"], cwd=ROOT) for name in ("one", "two")]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
+    assert note.read_text().split() == ["begins", "ends", "begins", "ends"]
