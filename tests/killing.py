@@ -17,7 +17,7 @@ from dice.recipe import ROOT
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 LAUNCH = 'CRASH_LOOP=$$ exec bash scripts/run_dice/iter.sh "$@"'
-PATIENCE = 40  # seconds for a loop that was told to end; torchrun gives its workers up to 30
+PATIENCE = 180  # seconds for a loop that was told to end: SIGINT to it alone is heard after the stage
 # A line of a traceback that is ours: Ctrl-C in the 15 ms that Python itself takes to start is its to tell.
 OURS = re.compile(rf'File "{re.escape(str(ROOT))}/(dice|scripts|llama-factory)/')
 LONGEST = 900  # seconds after which a loop that nothing killed counts as hanging
@@ -27,7 +27,7 @@ LONGEST = 900  # seconds after which a loop that nothing killed counts as hangin
 WAYS = (
     ("before", KILL, "group"), ("after", KILL, "group"), ("before", TERM, "group"), ("random", KILL, "group"),
     ("before", INT, "group"), ("before", KILL, "loop"), ("after", TERM, "loop"), ("before", KILL, "process"),
-    ("random", INT, "group"), ("after", TERM, "group"), ("random", KILL, "loop"),
+    ("random", INT, "group"), ("after", TERM, "group"), ("random", KILL, "loop"), ("random", INT, "loop"),
 )  # fmt: skip
 
 
