@@ -83,8 +83,10 @@ class Torment:
         """Kill a run up to `most` times, let it end, and count what is wrong with it."""
         loop, done = self._loop(f"chain-{number}"), []
         kills = plan(self.changes, number, self.seed, EVERY[self.engine])
+        if most < len(kills):  # few, but over all stages
+            kills = [kills[index * len(kills) // most] for index in range(most)]
         try:
-            while struck := loop.go(kills if len(done) < most else []):
+            while struck := loop.go(kills):
                 kills = [kill for kill in kills if (kill.at, kill.when) != (struck.at, struck.when)]
                 done.append(struck)
                 on_kill()

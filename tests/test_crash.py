@@ -64,4 +64,4 @@ def test_kills_of_the_fake_engine(tmp_path):
 @pytest.mark.slow
 def test_kills_of_real_engines(tmp_path):
     """Sampling, scoring and training with checkpoints."""
-    assert report({"hf": torment("hf", kills=12, folder=tmp_path, progress=bars(), seed=11)})
+    assert report({"hf": torment("hf", kills=10, folder=tmp_path, progress=bars(), seed=11)})
