@@ -5,6 +5,7 @@ from pathlib import Path
 from rich.table import Table
 
 from dice import store
+from dice.benchmarks.results import in_words, results
 from dice.console import console
 from dice.recipe import ROOT, resolve
 from dice.stage import manifest_of
@@ -24,6 +25,8 @@ def show_run(run: Run) -> None:
             table.add_row(heading, stage, *_state(run.round_dir(t), stage))
     if run.recipe.evaluate.judge:
         table.add_row("evaluation", "evaluate", *_state(run.path / "evaluate", "evaluate"))
+    for result in results(run):
+        table.add_row(result.benchmark, result.model, in_words(result), "")
     console.print(table)
 
 
