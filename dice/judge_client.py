@@ -17,7 +17,7 @@ from dice.schema import Message
 
 OPENAI = "https://api.openai.com/v1"
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # answers of a server that may do better later
-REFUSALS = {401: "refuses the key", 403: "refuses the key", 404: "does not know the address or the model"}
+REFUSALS = {401: "refuses the key", 403: "refuses the key", 404: "does not know this address or model"}
 LONGEST_WAIT = 60.0  # seconds
 
 
@@ -42,6 +42,14 @@ class Answer:
     text: str
     value: Any  # None where nothing could be read
     failure: str | None = None  # "HTTP status 503", "no answer in 180 s", ...
+
+
+def refusal(model: str, status: int) -> str:
+    """What to say of a server that will never answer."""
+    return (
+        f"the judge {model!r} at OPENAI_BASE_URL {REFUSALS[status]} (HTTP status {status}); set "
+        "OPENAI_BASE_URL and OPENAI_API_KEY to those of a server that has the model"
+    )
 
 
 class NoAnswer(Exception):
@@ -143,11 +151,8 @@ async def _attempt(client: Any, server: Server, messages: Sequence[Message]) -> 
         raise BadInput("OPENAI_BASE_URL is no address; it must be like http://localhost:8000/v1") from None
     except httpx.HTTPError as error:  # its text may hold the address
         raise NoAnswer(f"no connection ({type(error).__name__})") from None
-    if reason := REFUSALS.get(response.status_code):
-        raise BadInput(
-            f"the judge {server.model!r} at OPENAI_BASE_URL {reason} (HTTP status {response.status_code}); "
-            "set OPENAI_BASE_URL and OPENAI_API_KEY to those of a server that has the model"
-        )
+    if response.status_code in REFUSALS:
+        raise BadInput(refusal(server.model, response.status_code))
     if response.status_code != 200:
         busy, after = response.status_code in BUSY, response.headers.get("retry-after", "")
         wait = float(after) if after.isdigit() else 0.0

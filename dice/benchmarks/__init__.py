@@ -21,7 +21,7 @@ from dice.judge_client import Server, environment
 from dice.stage import execute
 from dice.store import Run
 
-MODULES = {"alpaca_eval2": "alpaca_eval", "arena_hard": "arena_hard", "mt_bench": "mt_bench"}
+NAMES = ("alpaca_eval2", "arena_hard", "mt_bench")  # each a module of this package
 work = answers.work  # what a worker process of this stage runs
 
 __all__ = ["Options", "Result", "evaluate", "parse", "results_of", "work"]
@@ -34,9 +34,9 @@ def evaluate(run: Run, name: str, options: Options) -> list[Result]:
     benchmark, model or option, and for a question file of another version; StageFailed for a
     judge that does not answer.
     """
-    if name not in MODULES:
-        raise BadInput(f"--benchmark is {name!r}; there are {', '.join(MODULES)}")
-    benchmark = importlib.import_module(f"dice.benchmarks.{MODULES[name]}")
+    if name not in NAMES:
+        raise BadInput(f"--benchmark is {name!r}; there are {', '.join(NAMES)}")
+    benchmark = importlib.import_module(f"dice.benchmarks.{name}")
     names = _chosen(run, options)
     questions = benchmark.read_questions(options)
     if options.first:

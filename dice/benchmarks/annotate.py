@@ -6,23 +6,32 @@ key come from the environment, as the package wants it.
 """
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
 
 
 def main(settings: dict[str, Any]) -> None:
+    """Annotate and measure; a judge that can't be asked is reported in `metrics`, by its kind of failure."""
+    import openai
     from alpaca_eval import annotators
 
+    for name in ("httpx", "httpx2", "openai"):  # they would log the judge's address
+        logging.getLogger(name).setLevel(logging.ERROR)
     answers, baseline = (
         json.loads(Path(settings[key]).read_text("utf-8")) for key in ("answers", "baseline")
     )
     annotator = annotators.PairwiseAnnotator(
         annotators_config=_configuration(settings), caching_path=settings["cache"]
     )
-    annotations = annotator.annotate_head2head(outputs_1=baseline, outputs_2=answers, chunksize=32)
-    Path(settings["annotations"]).write_text(json.dumps(annotations, indent=1, default=str), "utf-8")
-    Path(settings["metrics"]).write_text(json.dumps(metrics(annotations, settings["length_data"])), "utf-8")
+    try:
+        annotations = annotator.annotate_head2head(outputs_1=baseline, outputs_2=answers, chunksize=32)
+        found = metrics(annotations, settings["length_data"])
+        Path(settings["annotations"]).write_text(json.dumps(annotations, indent=1, default=str), "utf-8")
+    except openai.OpenAIError as error:
+        found = {"failure": type(error).__name__, "status": getattr(error, "status_code", None)}
+    Path(settings["metrics"]).write_text(json.dumps(found), "utf-8")
 
 
 def _configuration(settings: dict[str, Any]) -> str:
@@ -40,7 +49,7 @@ def _configuration(settings: dict[str, Any]) -> str:
         "num_procs": settings["concurrency"],
         "requires_chatml": True,  # chat completions, whatever the model is called
         "client_kwargs": {"max_retries": settings["retries"], "timeout": settings["timeout"]},
-        **settings["options"],
+        "extra_body": settings["options"],
     }
     folder = Path(settings["cache"]).parent / "annotator"
     folder.mkdir(parents=True, exist_ok=True)

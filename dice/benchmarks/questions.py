@@ -87,7 +87,7 @@ def read_rows(path: Path, columns: dict[str, type], hint: str = "") -> list[tupl
     found = []
     for where, row in rows.READERS["json"](path):
         for name, kind in columns.items():
-            if not isinstance(row.get(name), kind):
+            if name not in row or not isinstance(row[name], kind):
                 have = ", ".join(row) or "nothing"
                 raise BadInput(f"{where}: no column {name!r} with {_called(kind)}; the row has: {have}{hint}")
         found.append((where, row))
@@ -112,4 +112,4 @@ def check_distinct(path: Path, ids: Iterable[str]) -> None:
 
 
 def _called(kind: type) -> str:
-    return {str: "a text", list: "a list", dict: "an object"}.get(kind, f"a value of type {kind}")
+    return {str: "a text", list: "a list"}.get(kind, "a value")

@@ -16,6 +16,7 @@ from dice.benchmarks import questions as files
 from dice.benchmarks.questions import Decoding, HubFile, Question, Questions, of_recipe
 from dice.benchmarks.task import Options, Reply, Task, Verdicts
 from dice.errors import BadInput, StageFailed
+from dice.judge_client import REFUSALS, refusal
 from dice.recipe import Recipe
 from dice.stage import Outcome, Stage
 from dice.store import Run
@@ -148,10 +149,18 @@ def _judge(task: Task, run: Run, python: str) -> Outcome:
     )
     key = {"OPENAI_API_KEY": task.server.key or "none", "OPENAI_BASE_URL": task.server.url}
     log = folder / "logs" / "judge.log"
-    launch.run_logged([python, str(ANNOTATE), str(settings)], log, "judge", "judgments", lambda: (0, 0), key)
+    command = [python, "-P", str(ANNOTATE), str(settings)]  # -P: it must not take DICE's modules for its own
+    launch.run_logged(command, log, "judge", "judgments", lambda: (0, 0), key)
     metrics = store.read_json(folder / "metrics.json")
     if metrics is None:
         raise StageFailed(f"alpaca_eval wrote no metrics; its log: {log}")
+    if failure := metrics.get("failure"):
+        if metrics["status"] in REFUSALS:
+            raise BadInput(refusal(task.server.model, metrics["status"]))
+        raise StageFailed(
+            f"the judge does not answer ({failure}); what it answered before is kept: run the same command "
+            "again once it is there"
+        )
     return _outcome(task, run, metrics)
 
 
