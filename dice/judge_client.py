@@ -29,7 +29,8 @@ class Server:
     url: str = field(repr=False)
     key: str | None = field(repr=False)
     concurrency: int = 8  # requests under way at once
-    attempts: int = 5  # of each question
+    attempts: int = 5  # of each question, until there is an answer
+    readings: int = 3  # of each question's answers, until one can be read
     timeout: float = 180.0  # seconds for an attempt
     wait: float = 1.0  # seconds before the second attempt; twice as long before each further one
     options: dict[str, Any] = field(default_factory=dict)  # of each request: temperature, max_tokens, ...
@@ -120,7 +121,7 @@ async def _ask(
     client: Any, server: Server, messages: Sequence[Message], read: Callable[[str], Any]
 ) -> Answer:
     """One question, asked until something can be read from the answer, or the attempts are used up."""
-    answer = Answer("", None)
+    answer, readings = Answer("", None), 0
     for attempt in range(server.attempts):
         try:
             text = await _attempt(client, server, messages)
@@ -132,8 +133,8 @@ async def _ask(
                 pause = max(error.wait, server.wait * 2**attempt * random.uniform(0.75, 1.25))
                 await asyncio.sleep(min(pause, LONGEST_WAIT))
             continue
-        answer = Answer(text, read(text))
-        if answer.value is not None:
+        answer, readings = Answer(text, read(text)), readings + 1
+        if answer.value is not None or readings == server.readings:
             break
     return answer
 
