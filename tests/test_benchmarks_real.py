@@ -127,6 +127,35 @@ def test_alpaca_eval_goes_on_and_does_without_the_hub(run, tmp_path, monkeypatch
     assert result.length_controlled is None and "--length_data=FILE" in result.notes[-1]
 
 
+@needs_alpaca_eval
+def test_alpaca_eval_counts_what_it_can_not_read(run, tmp_path, monkeypatch):
+    def say(request, number):
+        return "neither" if number % 4 == 0 or not readable else by_length(request, number)
+
+    questions = benchmark_files.alpaca_eval(tmp_path / "q.json")
+    given = {"questions": str(questions), "first": 8, "concurrency": 1}
+    readable = False
+    with (
+        scripted_judge.serve(lambda r, n: bare(say(r, n))) as judge,
+        pytest.raises(StageFailed, match="no verdict could be read"),
+    ):
+        evaluate(run, "alpaca_eval2", {**given, "judge": "mute"}, judge.url, monkeypatch)
+    readable = True
+    with scripted_judge.serve(lambda r, n: bare(say(r, n))) as judge:
+        (result,) = evaluate(run, "alpaca_eval2", given, judge.url, monkeypatch)
+    assert (result.judgments, result.unreadable) == (6, 2)
+
+
+def bare(said):
+    """A text as a whole choice: with logprobs of a token that is no verdict."""
+    if not isinstance(said, str):
+        return said
+    top = [{"token": said, "logprob": 0.0, "bytes": []}]
+    logprobs = {"content": [{**top[0], "top_logprobs": top}]}
+    message = {"role": "assistant", "content": said}
+    return {"index": 0, "finish_reason": "length", "message": message, "logprobs": logprobs}
+
+
 @pytest.fixture(scope="module")
 def vllm_server(random_model, tmp_path_factory):
     """vLLM's own server on the CPU, with a model of random weights."""

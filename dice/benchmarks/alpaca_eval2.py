@@ -147,10 +147,12 @@ def _judge(task: Task, run: Run, python: str) -> Outcome:
             "metrics": str(folder / "metrics.json"),
         },
     )
-    key = {"OPENAI_API_KEY": task.server.key or "none", "OPENAI_BASE_URL": task.server.url}
+    key = task.server.key or "none"  # the package wants one, also for a server that does not
+    env = {"OPENAI_BASE_URL": task.server.url, "OPENAI_API_KEY": key, "OPENAI_API_KEYS": key}
+    env["OPENAI_CLIENT_CONFIG_PATH"] = os.devnull  # what else the package would ask
     log = folder / "logs" / "judge.log"
     command = [python, "-P", str(ANNOTATE), str(settings)]  # -P: it must not take DICE's modules for its own
-    launch.run_logged(command, log, "judge", "judgments", lambda: (0, 0), key)
+    launch.run_logged(command, log, "judge", "judgments", lambda: (0, 0), env)
     metrics = store.read_json(folder / "metrics.json")
     if metrics is None:
         raise StageFailed(f"alpaca_eval wrote no metrics; its log: {log}")

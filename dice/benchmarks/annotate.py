@@ -28,7 +28,8 @@ def main(settings: dict[str, Any]) -> None:
     try:
         annotations = annotator.annotate_head2head(outputs_1=baseline, outputs_2=answers, chunksize=32)
         found = metrics(annotations, settings["length_data"])
-        Path(settings["annotations"]).write_text(json.dumps(annotations, indent=1, default=str), "utf-8")
+        rows = [{key: _plain(value) for key, value in row.items()} for row in annotations]
+        Path(settings["annotations"]).write_text(json.dumps(rows, indent=1, default=str), "utf-8")
     except openai.OpenAIError as error:
         found = {"failure": type(error).__name__, "status": getattr(error, "status_code", None)}
     Path(settings["metrics"]).write_text(json.dumps(found), "utf-8")
@@ -57,6 +58,11 @@ def _configuration(settings: dict[str, Any]) -> str:
     return str(folder)
 
 
+def _plain(value: Any) -> Any:
+    """JSON has no NaN, which stands for a judgment that could not be read."""
+    return None if value != value else value
+
+
 def metrics(annotations: list[dict[str, Any]], length_data: str | None) -> dict[str, Any]:
     """The package's win rate and, where its data can be had, its length-controlled one; both 0 to 100.
 
@@ -64,6 +70,8 @@ def metrics(annotations: list[dict[str, Any]], length_data: str | None) -> dict[
     """
     from alpaca_eval.metrics import glm_winrate, winrate
 
+    if all(_plain(row["preference"]) is None for row in annotations):
+        return {"n_total": 0}
     found = dict(winrate.get_winrate(annotations))
     if length_data:
         glm_winrate.hf_hub_download = lambda **_: length_data

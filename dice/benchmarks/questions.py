@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dice import rows
+from dice import hub, rows
 from dice.errors import BadInput
 from dice.recipe import Recipe
 
@@ -59,7 +59,7 @@ def of_recipe(recipe: Recipe) -> Decoding:
     return Decoding(options.temperature, options.top_p, options.max_new_tokens)
 
 
-def fetch(given: str | None, hub: HubFile, option: str) -> Path:
+def fetch(given: str | None, source: HubFile, option: str) -> Path:
     """A file of one's own, or the Hub's (from its cache where it is there).
 
     Raises BadInput, naming the option that takes a file, where it can't be had.
@@ -70,12 +70,14 @@ def fetch(given: str | None, hub: HubFile, option: str) -> Path:
         return Path(given)
     from huggingface_hub import hf_hub_download
 
+    hub.settle()
     try:
-        return Path(hf_hub_download(hub.repo, hub.path, repo_type=hub.kind))
+        return Path(hf_hub_download(source.repo, source.path, repo_type=source.kind))
     except Exception as error:  # offline, moved, gated: whatever the Hub comes up with
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(
-            f"{hub.repo}/{hub.path} can't be had from the Hub ({reason:.200}); give a copy by --{option}=FILE"
+            f"{source.repo}/{source.path} can't be had from the Hub ({reason:.200}); give a copy by "
+            f"--{option}=FILE"
         ) from None
 
 
