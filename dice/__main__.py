@@ -208,14 +208,14 @@ def _stage(name: str, run: str, t: int) -> None:
 
 
 def _benchmark(run: store.Run, name: str | None, given: dict[str, Any]) -> None:
-    from dice import benchmarks
+    from dice.benchmarks import evaluation, task
 
-    known = [spec.name for spec in fields(benchmarks.Options)]
+    known = [spec.name for spec in fields(task.Options)]
     for key in given:
         if name is None or key not in known:
             there = f"with --benchmark=NAME there are --{', --'.join(known)}"
             raise BadInput(f"evaluate has no option --{key}; {there}")
-    benchmarks.evaluate(run, str(name), benchmarks.parse(given))
+    evaluation.evaluate(run, str(name), evaluation.parse(given))
 
 
 def _round_of(run: store.Run, t: Any) -> int:

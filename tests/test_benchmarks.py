@@ -9,7 +9,7 @@ import benchmark_files
 import pytest
 
 from dice import benchmarks, recipe_io, store
-from dice.benchmarks import alpaca_eval2, arena_hard, mt_bench, style
+from dice.benchmarks import alpaca_eval2, arena_hard, evaluation, mt_bench, style
 from dice.benchmarks.questions import Question, Questions
 from dice.benchmarks.task import Options
 from dice.errors import BadInput
@@ -36,7 +36,7 @@ def run(fake_settings):
 def evaluate(run, name, tmp_path, **given):
     """Answers of the DPO model; returns the question file and the folder with the answers."""
     path = MAKERS[name](tmp_path / "questions.json")
-    benchmarks.evaluate(run, name, benchmarks.parse({"questions": str(path), **given}))
+    evaluation.evaluate(run, name, evaluation.parse({"questions": str(path), **given}))
     (folder,) = (run.path / "benchmarks").glob(f"{name}*/DPO")
     return path, folder
 
@@ -45,6 +45,7 @@ def rows_of(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
+@pytest.mark.usefixtures("workers_here")
 def test_alpaca_eval_answers(run, tmp_path, capsys):
     path, folder = evaluate(run, "alpaca_eval2", tmp_path)
     asked, answers = (json.loads(p.read_text()) for p in (path, folder / "model_outputs.json"))
@@ -63,6 +64,7 @@ def test_alpaca_eval_answers(run, tmp_path, capsys):
     assert benchmarks.results_of(run) == []
 
 
+@pytest.mark.usefixtures("workers_here")
 def test_arena_hard_answers(run, tmp_path, monkeypatch):
     monkeypatch.setattr(
         arena_hard, "token_counter", lambda: SimpleNamespace(encode=lambda text, **_: [0] * len(text.split()))
@@ -81,6 +83,7 @@ def test_arena_hard_answers(run, tmp_path, monkeypatch):
     assert len({row["ans_id"] for row in answers}) == 500
 
 
+@pytest.mark.usefixtures("workers_here")
 def test_token_lengths_without_tiktokens_file_are_marked(run, tmp_path, monkeypatch):
     monkeypatch.setattr(arena_hard, "token_counter", lambda: None)
     _, folder = evaluate(run, "arena_hard", tmp_path, first=3)
@@ -112,6 +115,7 @@ def test_mt_bench_answers_hold_the_models_own_first_turn(run, tmp_path):
         assert part == f"temperature-{mt_bench.TEMPERATURES[question['category']]:g}"
 
 
+@pytest.mark.usefixtures("workers_here")
 def test_a_second_time_nothing_is_sampled_and_after_a_kill_the_rest(run, tmp_path):
     path, folder = evaluate(run, "mt_bench", tmp_path, first=30)
     answers = folder / "model_answer/tiny-DPO.jsonl"
@@ -155,7 +159,7 @@ def test_a_second_time_nothing_is_sampled_and_after_a_kill_the_rest(run, tmp_pat
 def test_questions_of_another_version_are_refused(run, tmp_path, name, make, message):
     path = make(tmp_path / "q.jsonl")
     with pytest.raises(BadInput, match=message):
-        benchmarks.evaluate(run, name, Options(questions=str(path)))
+        evaluation.evaluate(run, name, Options(questions=str(path)))
     assert not (run.path / "benchmarks").exists()
 
 
@@ -192,7 +196,7 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch):
 )
 def test_options_that_can_not_be(run, given, message):
     with pytest.raises(BadInput, match=message):
-        benchmarks.evaluate(run, "mt_bench", benchmarks.parse(given))
+        evaluation.evaluate(run, "mt_bench", evaluation.parse(given))
 
 
 def test_the_command_line_knows_benchmarks_and_options(run):

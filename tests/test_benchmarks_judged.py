@@ -15,11 +15,13 @@ from conftest import run_script
 from scripted_judge import last
 
 from dice import benchmarks, recipe_io, status, store
-from dice.benchmarks import arena_hard
+from dice.benchmarks import arena_hard, evaluation
+from dice.benchmarks.task import Options
 from dice.console import console
 from dice.errors import BadInput, StageFailed
 from dice.recipe import ROOT
 
+pytestmark = pytest.mark.usefixtures("workers_here")
 UIDS = [f"q{n:03}" for n in range(500)]
 
 
@@ -47,14 +49,14 @@ def mt(tmp_path):
 @pytest.fixture
 def hasty(monkeypatch):
     """No waiting between attempts."""
-    server = benchmarks.Server
-    monkeypatch.setattr(benchmarks, "Server", lambda *args: server(*args, wait=0.001, attempts=2))
+    server = evaluation.Server
+    monkeypatch.setattr(evaluation, "Server", lambda *args: server(*args, wait=0.001, attempts=2))
 
 
 def evaluate(run, name, given, judge, monkeypatch, key="sk-secret"):
     monkeypatch.setenv("OPENAI_BASE_URL", judge.url if hasattr(judge, "url") else judge)
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    return benchmarks.evaluate(run, name, benchmarks.parse(given))
+    return evaluation.evaluate(run, name, evaluation.parse(given))
 
 
 def question_of(request):
@@ -274,7 +276,7 @@ def test_version_2_has_a_baseline_for_each_category(tmp_path):
     uids = [f"q{n:03}" for n in range(750)]
     hard = benchmark_files.arena_answers(tmp_path / "hard.jsonl", "o3-mini-2025-01-31", uids)
     creative = benchmark_files.arena_answers(tmp_path / "creative.jsonl", "gemini-2.0-flash-001", uids)
-    options = benchmarks.Options(questions=str(questions), references=f"{hard},{creative}")
+    options = Options(questions=str(questions), references=f"{hard},{creative}")
     asked = arena_hard.read_questions(options)
     assert asked.version == "v2.0" and arena_hard.judge_model(asked) == "gpt-4.1"
     found, _ = arena_hard.references(asked, options)

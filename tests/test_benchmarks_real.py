@@ -16,7 +16,7 @@ import scripted_judge
 from scripted_judge import last
 
 from dice import benchmarks, recipe_io, store
-from dice.benchmarks import arena_hard, mt_bench
+from dice.benchmarks import arena_hard, evaluation, mt_bench
 from dice.chat import load_tokenizer
 from dice.errors import BadInput, StageFailed
 
@@ -38,7 +38,7 @@ def run(fake_settings):
 def evaluate(run, name, given, judge, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", judge)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
-    return benchmarks.evaluate(run, name, benchmarks.parse(given))
+    return evaluation.evaluate(run, name, evaluation.parse(given))
 
 
 def length_data(path, count):

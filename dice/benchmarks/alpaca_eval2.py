@@ -87,8 +87,8 @@ def stage(task: Task) -> Stage:
     if task.options.judge_prompts or task.options.references:
         raise BadInput("alpaca_eval2 has its prompts in the package and its baseline in the question file")
     length_data = task.options.length_data
-    if length_data and not Path(length_data).is_file():
-        raise BadInput(f"--length_data: there is no file {length_data}")
+    if length_data:
+        files.local(length_data, "length_data")
 
     def inputs(run: Run, t: int) -> dict[str, str]:
         paths = {"answers": task.answers_path(run), "questions": task.questions.path}

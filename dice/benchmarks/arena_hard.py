@@ -16,7 +16,7 @@ from dice import store
 from dice.benchmarks import questions as files
 from dice.benchmarks.questions import Decoding, HubFile, Question, Questions
 from dice.benchmarks.style import markdown_counts, token_counter
-from dice.benchmarks.task import Asked, Options, Reply, Task, Verdicts
+from dice.benchmarks.task import Asked, Options, Reply, Row, Task, Verdicts
 from dice.errors import BadInput
 from dice.recipe import Recipe
 from dice.schema import Judgment, Message, prompt_id
@@ -68,9 +68,8 @@ def read_questions(options: Options) -> Questions:
     rows = [row for _, row in files.read_rows(path, columns, hint)]
     version = files.check_count(path, len(rows), VERSIONS, TITLE)
     files.check_distinct(path, (row["uid"] for row in rows))
-    return Questions(
-        version, [Question(row["uid"], row["category"], (row["prompt"],), row) for row in rows], path
-    )
+    items = [Question(row["uid"], row["category"], (row["prompt"],), row) for row in rows]
+    return Questions(version, items, path)
 
 
 def decoding(recipe: Recipe) -> Decoding:
@@ -90,7 +89,7 @@ def write_answers(path: Path, generator: str, questions: Questions, answers: lis
     """Rows of the benchmark's `model_answer`; `tstamp` is 0, so that equal answers are equal files."""
     encoding = token_counter()
 
-    def rows() -> Any:
+    def rows() -> Iterator[Row]:
         for question, (reply,) in zip(questions.items, answers, strict=True):
             prompt = Message(role="user", content=question.turns[0])
             count = len(encoding.encode(reply.text, disallowed_special=())) if encoding else reply.n_tokens
@@ -113,16 +112,16 @@ def write_answers(path: Path, generator: str, questions: Questions, answers: lis
     ]
 
 
-def references(questions: Questions, options: Options) -> tuple[dict[str, dict[str, Any]], list[Path]]:
+def references(questions: Questions, options: Options) -> tuple[dict[str, Row], list[Path]]:
     """The baseline's answer to each question, by uid. Raises BadInput where one is missing."""
     baselines = BASELINES[questions.version]
     if options.references:
-        paths = [files.fetch(path, HubFile("", ""), "references") for path in options.references.split(",")]
+        paths = [files.local(path, "references") for path in options.references.split(",")]
     else:
         folder = f"data/arena-hard-{questions.version}/model_answer"
         hub = [HubFile(REPOSITORY, f"{folder}/{model}.jsonl") for model in baselines.values()]
         paths = [files.fetch(None, file, "references") for file in hub]
-    by_uid: dict[str, dict[str, dict[str, Any]]] = {}
+    by_uid: dict[str, dict[str, Row]] = {}  # then by model
     for path in paths:
         for where, row in files.read_rows(path, {"uid": str, "model": str, "messages": list}):
             _check_reference(where, row)
@@ -139,14 +138,14 @@ def references(questions: Questions, options: Options) -> tuple[dict[str, dict[s
     return found, paths
 
 
-def _check_reference(where: str, row: dict[str, Any]) -> None:
+def _check_reference(where: str, row: Row) -> None:
     last = row["messages"][-1] if row["messages"] else None
     content = last.get("content") if isinstance(last, dict) else None
     if not isinstance(content, dict) or not isinstance(content.get("answer"), str):
         raise BadInput(f"{where}: the last message has no content.answer, which an Arena-Hard answer has")
 
 
-def reference_notes(questions: Questions, found: dict[str, dict[str, Any]]) -> list[str]:
+def reference_notes(questions: Questions, found: dict[str, Row]) -> list[str]:
     """A note where the baseline is not the benchmark's."""
     own = set(BASELINES[questions.version].values())
     others = sorted({row["model"] for row in found.values()} - own)
@@ -196,7 +195,7 @@ def judge_options(questions: Questions) -> dict[str, Any]:
     return {"temperature": 0.0, "max_tokens": 4096 if questions.version == "v0.1" else 16000}
 
 
-def asked(questions: Questions, answers: list[dict], found: dict[str, dict], prompts: Prompts) -> list[Asked]:
+def asked(questions: Questions, answers: list[Row], found: dict[str, Row], prompts: Prompts) -> list[Asked]:
     """Two games per question: the baseline as A, then the model as A."""
     games = []
     for question, row in zip(questions.items, answers, strict=True):
@@ -242,10 +241,10 @@ def _share(battles: Iterable[tuple[float, int, str]]) -> float:
 def judgment_rows(
     task: Task,
     generator: str,
-    found: dict[str, dict],
+    found: dict[str, Row],
     judged: dict[str, Judgment],
     asked_for: dict[str, list[Message]],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Rows of the benchmark's `model_judgment`."""
     for question in task.items:
         names = [f"{question.id}/{game}" for game in (0, 1)]

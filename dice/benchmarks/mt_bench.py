@@ -13,7 +13,7 @@ from typing import Any
 from dice import store
 from dice.benchmarks import questions as files
 from dice.benchmarks.questions import Decoding, HubFile, Question, Questions
-from dice.benchmarks.task import Asked, Options, Reply, Task, Verdicts
+from dice.benchmarks.task import Asked, Options, Reply, Row, Task, Verdicts
 from dice.errors import BadInput
 from dice.recipe import Recipe
 from dice.schema import Judgment, Message, prompt_id
@@ -97,7 +97,7 @@ def answers_name(generator: str) -> str:
 def write_answers(path: Path, generator: str, questions: Questions, answers: list[list[Reply]]) -> list[str]:
     """Rows of the benchmark's `model_answer`; `tstamp` is 0, so that equal answers are equal files."""
 
-    def rows() -> Any:
+    def rows() -> Iterator[Row]:
         for question, replies in zip(questions.items, answers, strict=True):
             texts = [reply.text for reply in replies]
             said = [Message(role=generator, content=text) for text in texts]
@@ -147,7 +147,7 @@ class Prompts:
             return
         given = {}
         columns = {"name": str, "system_prompt": str, "prompt_template": str}
-        for _, row in files.read_rows(files.fetch(path, HubFile("", ""), "judge_prompts"), columns):
+        for _, row in files.read_rows(files.local(path, "judge_prompts"), columns):
             given[row["name"]] = (row["system_prompt"], row["prompt_template"])
         if missing := sorted(self.named.keys() - given.keys()):
             raise BadInput(f"--judge_prompts: {path} lacks {', '.join(missing)}")
@@ -184,7 +184,9 @@ def judge_options(questions: Questions) -> dict[str, Any]:
     return {"temperature": 0.0, "max_tokens": 2048}
 
 
-def asked(questions: Questions, answers: list[dict], found: dict[str, list], prompts: Prompts) -> list[Asked]:
+def asked(
+    questions: Questions, answers: list[Row], found: dict[str, list[str]], prompts: Prompts
+) -> list[Asked]:
     """Two gradings per question, one for each turn."""
     gradings = []
     for question, row in zip(questions.items, answers, strict=True):
@@ -231,10 +233,10 @@ def _mean(grades: Iterable[float]) -> float:
 def judgment_rows(
     task: Task,
     generator: str,
-    found: dict[str, list],
+    found: dict[str, list[str]],
     judged: dict[str, Judgment],
     asked_for: dict[str, list[Message]],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Rows of the benchmark's single-answer `model_judgment`; a grade that can't be read is -1."""
     for question in task.items:
         for turn in (0, 1):

@@ -59,15 +59,20 @@ def of_recipe(recipe: Recipe) -> Decoding:
     return Decoding(options.temperature, options.top_p, options.max_new_tokens)
 
 
+def local(given: str, option: str) -> Path:
+    """A file of one's own. Raises BadInput, naming the option, where there is none."""
+    if not Path(given).is_file():
+        raise BadInput(f"--{option}: there is no file {given}")
+    return Path(given)
+
+
 def fetch(given: str | None, source: HubFile, option: str) -> Path:
     """A file of one's own, or the Hub's (from its cache where it is there).
 
     Raises BadInput, naming the option that takes a file, where it can't be had.
     """
     if given:
-        if not Path(given).is_file():
-            raise BadInput(f"--{option}: there is no file {given}")
-        return Path(given)
+        return local(given, option)
     from huggingface_hub import hf_hub_download
 
     hub.settle()

@@ -1,5 +1,6 @@
 """What one model has to do in a benchmark, and what a kind of benchmark must know."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -7,7 +8,7 @@ from typing import Any, Protocol
 from dice.benchmarks.questions import Decoding, Question, Questions
 from dice.judge_client import Server
 from dice.recipe import Recipe
-from dice.schema import Message
+from dice.schema import Judgment, Message
 from dice.store import Run
 
 
@@ -48,14 +49,12 @@ class Verdicts:
 
 
 Asked = tuple[str, list[Message]]  # the name of a judgment, and what the judge is asked for it
+Row = dict[str, Any]  # of a benchmark's file
+References = dict[str, Any]  # by question
 
 
 class Benchmark(Protocol):
-    """A kind of benchmark: a module of this package.
-
-    One whose verdicts DICE reads itself has what `dice.benchmarks.judging` needs as well; AlpacaEval has
-    a `stage` of its own.
-    """
+    """A kind of benchmark: a module of this package."""
 
     NAME: str  # of the command line and of its folder
     TITLE: str
@@ -85,11 +84,57 @@ class Benchmark(Protocol):
         ...
 
 
+class JudgedHere(Benchmark, Protocol):
+    """A benchmark whose verdicts DICE reads itself; one without these has a `stage` of its own.
+
+    References are answers that the judge sees beside the model's.
+    """
+
+    def Prompts(self, path: str | None) -> Any:
+        """What the judge is asked: DICE's wording, or a file's. Raises BadInput for one of no use."""
+        ...
+
+    def references(self, questions: Questions, options: Options) -> tuple[References, list[Path]]:
+        """The references and their files. Raises BadInput where one is missing."""
+        ...
+
+    def reference_notes(self, questions: Questions, found: References) -> list[str]:
+        """What of them is not the benchmark's own."""
+        ...
+
+    def judge_options(self, questions: Questions) -> dict[str, Any]:
+        """What the benchmark's requests to its judge say beside model and messages."""
+        ...
+
+    def asked(self, questions: Questions, answers: list[Row], found: References, prompts: Any) -> list[Asked]:
+        """All questions to the judge about one model's answers."""
+        ...
+
+    def read_verdict(self, text: str) -> str | float | None:
+        """The verdict in a judge's text, None where there is none."""
+        ...
+
+    def score(self, questions: Questions, verdicts: dict[str, Any]) -> Verdicts:
+        """The score from verdicts by the names of `asked`; some may be missing, not all."""
+        ...
+
+    def judgment_rows(
+        self,
+        task: "Task",
+        generator: str,
+        found: References,
+        judged: dict[str, Judgment],
+        asked_for: dict[str, list[Message]],
+    ) -> Iterator[Row]:
+        """Judgments in the benchmark's format."""
+        ...
+
+
 @dataclass(frozen=True)
 class Task:
     """One model's part of a benchmark."""
 
-    benchmark: Any  # a Benchmark
+    benchmark: Benchmark
     questions: Questions
     decoding: Decoding
     options: Options
