@@ -4,7 +4,6 @@ The loop itself is bash: scripts/run_dice/iter.sh and pipeline.sh.
 """
 
 import functools
-import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from dice.console import console, run
 from dice.errors import BadInput
 from dice.launch import die_with_parent
 from dice.recipe_io import load_recipe
-from dice.stage import execute
+from dice.stage import execute, stage_named
 
 
 class Promise:
@@ -49,11 +48,21 @@ class Commands:
         return f"{loaded.rounds} {status.shown(loaded.run_dir)}"
 
     @promised
-    def start(self, recipe: str, *overrides: str) -> None:
-        """Check a recipe (key=value overrides any key), make what it needs, write its recipe.yaml."""
+    def start(self, recipe: str, *overrides: str, force: bool = False) -> None:
+        """Check a recipe (key=value overrides any key), make what it needs, write its recipe.yaml.
+
+        With --force also where finished stages will have to run again.
+        """
         from dice.start import start
 
-        start(str(recipe), overrides)
+        start(str(recipe), overrides, bool(force))
+
+    @promised
+    def hold(self, run: str, recipe: str, *overrides: str) -> None:
+        """Take a run for the loop that this process belongs to; iter.sh does."""
+        from dice.start import hold
+
+        hold(store.open_run(str(run)), str(recipe), overrides)
 
     @promised
     def plan(self, recipe: str, *overrides: str) -> None:
@@ -76,9 +85,12 @@ class Commands:
         sys.exit(examine(str(recipe), [str(override) for override in overrides]))
 
     @promised
-    def generate(self, run: str, round: int) -> None:
-        """Sample K responses per prompt from the round's policy."""
-        _stage("generate", run, round)
+    def generate(self, run: str, round: int, *, force: bool = False) -> None:
+        """Sample K responses per prompt from the round's policy.
+
+        With --force again where it was done with something else or its files were changed.
+        """
+        _stage("generate", run, round, force)
 
     @promised
     def score(
@@ -88,6 +100,7 @@ class Commands:
         recipe: str | None = None,
         output: str | None = None,
         per_token: bool = False,
+        force: bool = False,
     ) -> None:
         """Compute the implicit reward of every response: of a round, or of any file of responses.
 
@@ -99,7 +112,7 @@ class Commands:
         with their rewards; with --per_token also each token's.
         """
         if len(round) == 1 and isinstance(round[0], int):
-            _stage("score", run, *round)
+            _stage("score", run, *round, force)
             return
         if (Path(str(run)) / "recipe.yaml").is_file():
             raise BadInput(f"{run} is a run; which round? python -m dice score {run} 1")
@@ -119,9 +132,9 @@ class Commands:
         show_agreement(str(preferences), recipe, _overrides(overrides))
 
     @promised
-    def pair(self, run: str, round: int) -> None:
+    def pair(self, run: str, round: int, *, force: bool = False) -> None:
         """Balance lengths, choose best and worst, mix in offline pairs, export the data set."""
-        _stage("pair", run, round)
+        _stage("pair", run, round, force)
 
     @promised
     def register(self, round_dir: str, name: str, mixed: bool = False) -> None:
@@ -131,9 +144,9 @@ class Commands:
         export.register(str(round_dir), str(name), bool(mixed))
 
     @promised
-    def train(self, run: str, round: int) -> None:
+    def train(self, run: str, round: int, *, force: bool = False) -> None:
         """Train the round's model by DPO, with LLaMA-Factory."""
-        _stage("train", run, round)
+        _stage("train", run, round, force)
 
     @promised
     def export(
@@ -153,7 +166,9 @@ class Commands:
         publish.export_round(opened, _round_of(opened, round), output, push)
 
     @promised
-    def evaluate(self, run: str, benchmark: str | None = None, **options: Any) -> None:
+    def evaluate(
+        self, run: str, benchmark: str | None = None, *, force: bool = False, **options: Any
+    ) -> None:
         """Answer held-out prompts with every model of the run; print quality and win rates.
 
         python -m dice evaluate RUN
@@ -162,13 +177,14 @@ class Commands:
         With a benchmark: its questions instead, judged by the server of OPENAI_BASE_URL and OPENAI_API_KEY.
         Options: --questions=FILE, --references=FILE[,FILE], --judge=MODEL, --judge_prompts=FILE,
         --judge_options=JSON, --concurrency=N, --models=NAME[,NAME], --first=N, --temperature=T,
-        --max_new_tokens=N, --length_data=FILE. docs/benchmarks.md has the details.
+        --max_new_tokens=N, --length_data=FILE, and --force to do again what was done for other models,
+        questions or options. docs/benchmarks.md has the details.
         """
         from dice import evaluate
 
         opened = store.open_run(str(run))
         if benchmark is not None or options:
-            _benchmark(opened, benchmark, options)
+            _benchmark(opened, benchmark, options, bool(force))
             return
         if not opened.recipe.evaluate.judge:
             console.print("  evaluate  this recipe has no judge; nothing to do")
@@ -176,13 +192,16 @@ class Commands:
         evaluate.show(execute(evaluate.STAGE, opened, 0))
 
     @promised
-    def status(self, run: str | None = None) -> None:
-        """Print what of a run is done; without a run, list them all."""
+    def status(self, run: str | None = None, *, check: bool = False) -> None:
+        """Print what of a run is done, running or failed and why; without a run, list them all.
+
+        With --check every file is compared with its stage's manifest; status 1 where one was changed.
+        """
         if run is None:
             status.show_all()
             return
-        opened = store.open_run(str(run))
-        status.show_run(opened)
+        if status.show_run(store.open_run(str(run)), bool(check)):
+            sys.exit(1)
 
     @promised
     def places(self, run: str) -> None:
@@ -202,12 +221,12 @@ def _overrides(given: tuple[Any, ...]) -> list[str]:
     return list(given)
 
 
-def _stage(name: str, run: str, t: int) -> None:
+def _stage(name: str, run: str, t: int, force: bool) -> None:
     opened = store.open_run(str(run))
-    execute(importlib.import_module(f"dice.{name}").STAGE, opened, _round_of(opened, t))
+    execute(stage_named(name), opened, _round_of(opened, t), bool(force))
 
 
-def _benchmark(run: store.Run, name: str | None, given: dict[str, Any]) -> None:
+def _benchmark(run: store.Run, name: str | None, given: dict[str, Any], force: bool) -> None:
     from dice.benchmarks import evaluation, task
 
     known = [spec.name for spec in fields(task.Options)]
@@ -215,7 +234,7 @@ def _benchmark(run: store.Run, name: str | None, given: dict[str, Any]) -> None:
         if name is None or key not in known:
             there = f"with --benchmark=NAME there are --{', --'.join(known)}"
             raise BadInput(f"evaluate has no option --{key}; {there}")
-    evaluation.evaluate(run, str(name), evaluation.parse(given))
+    evaluation.evaluate(run, str(name), evaluation.parse(given), force)
 
 
 def _round_of(run: store.Run, t: Any) -> int:

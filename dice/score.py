@@ -5,11 +5,12 @@ from collections import Counter as Tally
 from dataclasses import asdict
 from typing import Any
 
-from dice import store
+from dice.digests import folder_digest, model_digest
 from dice.errors import BadInput
+from dice.manifests import makers
 from dice.rewards import Job, run_job, run_share, scored, why_dropped
 from dice.schema import Score
-from dice.stage import Outcome, Stage, require
+from dice.stage import Outcome, Stage
 from dice.store import Run
 from dice.worker import Worker
 
@@ -21,11 +22,10 @@ def work(worker: Worker, job: str) -> None:
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
     folder = run.round_dir(t)
-    require(run, t, "generate")
     return {
-        "responses": store.folder_digest(folder / "responses"),
-        "policy": store.model_digest(run.policy(t)),
-        "reference": store.model_digest(run.reference(t)),
+        "responses": folder_digest(folder / "responses"),
+        "policy": model_digest(run.policy(t)),
+        "reference": model_digest(run.reference(t)),
     }
 
 
@@ -59,4 +59,12 @@ def _run(run: Run, t: int) -> Outcome:
     )
 
 
-STAGE = Stage("score", _inputs, _settings, ("scores",), _run)
+STAGE = Stage(
+    "score",
+    _inputs,
+    _settings,
+    outputs=("scores",),
+    run=_run,
+    needs=lambda run, t: [("generate", t), *makers(t - 1, t - 2)],
+    parts=("scores/*.jsonl",),
+)

@@ -137,6 +137,17 @@ def test_what_is_judged_is_kept_and_shown(run, arena, monkeypatch):
     assert [r.model for r in benchmarks.results_of(run)] == ["SFT", "DPO"]
 
 
+def test_finished_work_is_thrown_away_only_when_asked_to(run, arena, monkeypatch):
+    with scripted_judge.serve(lambda request, n: "[[A=B]]") as judge:
+        evaluate(run, "arena_hard", arena, judge, monkeypatch)
+        hotter = evaluation.parse({**arena, "temperature": 0.5})
+        with pytest.raises(BadInput, match=r"answers was done with something else \(.*temperature 0.0 -> 0.5"):
+            evaluation.evaluate(run, "arena_hard", hotter)
+        (result,) = evaluation.evaluate(run, "arena_hard", hotter, force=True)
+    assert len(judge.requests) == 40
+    assert "answers at temperature 0.5 instead of the benchmark's" in result.notes
+
+
 def test_another_judge_has_results_of_its_own(run, arena, monkeypatch):
     with scripted_judge.serve(lambda request, n: "[[A=B]]") as judge:
         evaluate(run, "arena_hard", arena, judge, monkeypatch)

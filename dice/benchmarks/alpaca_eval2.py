@@ -15,6 +15,7 @@ from dice.benchmarks import judging
 from dice.benchmarks import questions as files
 from dice.benchmarks.questions import Decoding, HubFile, Question, Questions, of_recipe
 from dice.benchmarks.task import Options, Reply, Task, Verdicts
+from dice.digests import file_digest
 from dice.errors import BadInput, StageFailed
 from dice.judge_client import REFUSALS, refusal
 from dice.recipe import Recipe
@@ -94,17 +95,18 @@ def stage(task: Task) -> Stage:
         paths = {"answers": task.answers_path(run), "questions": task.questions.path}
         if length_data:
             paths["length_data"] = Path(length_data)
-        return {name: store.file_digest(path) for name, path in paths.items()}
+        return {name: file_digest(path) for name, path in paths.items()}
 
     def settings(run: Run, t: int) -> dict[str, Any]:
-        own = {"benchmark": task.name, "judge": task.server.model, "request": task.options.judge_options}
-        return {**own, "alpaca_eval": version}
+        own = {"benchmark": task.name, "judge": task.server.model, "notes": [*task.notes]}
+        return {**own, "request": task.options.judge_options, "alpaca_eval": version}
 
     def judge(run: Run, t: int) -> Outcome:
         return _judge(task, run, python)
 
     outputs = ("annotations", "annotations.json", "metrics.json")
-    return Stage("judge", inputs, settings, outputs, judge, task.judged_folder)
+    parts = ("annotations/cache.json",)
+    return Stage("judge", inputs, settings, outputs, judge, task.judged_folder, parts=parts)
 
 
 def _package(python: str) -> str:

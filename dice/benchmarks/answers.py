@@ -10,6 +10,7 @@ from typing import Any
 
 from dice import launch, store
 from dice.benchmarks.task import Reply, Task
+from dice.digests import file_digest, model_digest
 from dice.errors import BadInput
 from dice.evaluate import models
 from dice.generate import Part, sample_parts, sampling_settings
@@ -24,8 +25,8 @@ def stage(task: Task) -> Stage:
     """The stage that makes one model's answers."""
 
     def inputs(run: Run, t: int) -> dict[str, str]:
-        model = store.model_digest(models(run)[task.model])
-        return {"model": model, "questions": store.file_digest(task.questions.path)}
+        model = model_digest(models(run)[task.model])
+        return {"model": model, "questions": file_digest(task.questions.path)}
 
     def settings(run: Run, t: int) -> dict[str, Any]:
         sampling = sampling_settings(_recipe(run.recipe, {}))
@@ -38,7 +39,8 @@ def stage(task: Task) -> Stage:
         return _run(task, run)
 
     outputs = ("turns", task.benchmark.ANSWERS)
-    return Stage("answers", inputs, settings, outputs, work_through, task.folder)
+    parts = ("turns/*/*/part-*.jsonl",)
+    return Stage("answers", inputs, settings, outputs, work_through, task.folder, parts=parts)
 
 
 def work(worker: Worker, run_dir: str, model: str, turn: str) -> None:

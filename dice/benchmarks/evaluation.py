@@ -18,12 +18,12 @@ from dice.store import Run
 NAMES = ("alpaca_eval2", "arena_hard", "mt_bench")  # each a module of this package
 
 
-def evaluate(run: Run, name: str, options: Options) -> list[Result]:
+def evaluate(run: Run, name: str, options: Options, force: bool = False) -> list[Result]:
     """Answer a benchmark's questions with the models of a run and have them judged; print a table.
 
-    Without OPENAI_BASE_URL and OPENAI_API_KEY nothing is judged. Raises BadInput for an unknown
-    benchmark, model or option, and for a question file of another version; StageFailed for a
-    judge that does not answer.
+    Without OPENAI_BASE_URL and OPENAI_API_KEY nothing is judged. `force`: what was done for other models,
+    questions or options is done again. Raises BadInput for an unknown benchmark, model or option, and for a
+    question file of another version; StageFailed for a judge that does not answer.
     """
     if name not in NAMES:
         raise BadInput(f"--benchmark is {name!r}; there are {', '.join(NAMES)}")
@@ -39,7 +39,7 @@ def evaluate(run: Run, name: str, options: Options) -> list[Result]:
     own_stage = getattr(benchmark, "stage", judging.stage)
     judges = [own_stage(task) for task in tasks] if server else []  # before anything is sampled
     for task in tasks:
-        execute(answers.stage(task), run, 0)
+        execute(answers.stage(task), run, 0, force)
     if not server:
         say(
             f"judge     not asked: neither OPENAI_BASE_URL nor OPENAI_API_KEY is set; the answers are in "
@@ -48,7 +48,7 @@ def evaluate(run: Run, name: str, options: Options) -> list[Result]:
         )
         return []
     for stage in judges:
-        execute(stage, run, 0)
+        execute(stage, run, 0, force)
     found = [
         result
         for result in results.results(run)

@@ -13,6 +13,7 @@ from dice.benchmarks.questions import read_rows
 from dice.benchmarks.results import Result, in_words
 from dice.benchmarks.task import Asked, Task, Verdicts
 from dice.console import Bar
+from dice.digests import file_digest
 from dice.errors import StageFailed
 from dice.judge_client import Answer, ask_all
 from dice.schema import Judgment
@@ -36,10 +37,11 @@ def stage(task: Task) -> Stage:
         files |= {f"references {number}": path for number, path in enumerate(paths, 1)}
         if options.judge_prompts:
             files["judge_prompts"] = Path(options.judge_prompts)
-        return {name: store.file_digest(path) for name, path in files.items()}
+        return {name: file_digest(path) for name, path in files.items()}
 
     def settings(run: Run, t: int) -> dict[str, Any]:
-        return {"benchmark": task.name, "judge": task.server.model, "request": request_options(task)}
+        own = {"benchmark": task.name, "judge": task.server.model, "notes": [*task.notes]}
+        return {**own, "request": request_options(task)}
 
     def judge(run: Run, t: int) -> Outcome:
         folder, generator = task.judged_folder(run), task.generator(run)
@@ -55,7 +57,8 @@ def stage(task: Task) -> Stage:
         unreadable = len(judged) - len(verdicts) - unanswered
         return outcome(task, run, scored, len(verdicts), unreadable, unanswered, notes)
 
-    return Stage("judge", inputs, settings, ("judgments", "model_judgment"), judge, task.judged_folder)
+    outputs, parts = ("judgments", "model_judgment"), ("judgments/part-*.jsonl",)
+    return Stage("judge", inputs, settings, outputs, judge, task.judged_folder, parts=parts)
 
 
 def request_options(task: Task) -> dict[str, Any]:
