@@ -137,6 +137,15 @@ def test_what_is_judged_is_kept_and_shown(run, arena, monkeypatch):
     assert [r.model for r in benchmarks.results_of(run)] == ["SFT", "DPO"]
 
 
+def test_a_broken_manifest_is_one_line(run, arena, monkeypatch):
+    with scripted_judge.serve(lambda request, n: "[[A=B]]") as judge:
+        evaluate(run, "arena_hard", arena, judge, monkeypatch)
+    (path,) = run.path.rglob("judge.manifest.json")
+    path.write_text('{"result": {"score": "high"}}')
+    with pytest.raises(BadInput, match=r"judge.manifest.json: no benchmark result \("):
+        benchmarks.results_of(run)
+
+
 def test_finished_work_is_thrown_away_only_when_asked_to(run, arena, monkeypatch):
     with scripted_judge.serve(lambda request, n: "[[A=B]]") as judge:
         evaluate(run, "arena_hard", arena, judge, monkeypatch)

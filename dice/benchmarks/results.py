@@ -8,6 +8,7 @@ from rich.table import Table
 
 from dice import store
 from dice.console import console
+from dice.errors import BadInput
 from dice.store import Run
 
 
@@ -33,12 +34,18 @@ class Result:
 
 
 def results(run: Run) -> list[Result]:
-    """What has been judged, by benchmark and judge, models in the order of the run."""
+    """What has been judged, by benchmark and judge, models in the order of the run.
+
+    Raises BadInput for a manifest that holds no result.
+    """
     order = ["SFT", "DPO", *(f"round-{t}" for t in range(1, run.recipe.rounds + 1))]
     found = []
     for path in run.path.glob("benchmarks/*/*/judged-by-*/judge.manifest.json"):
-        if row := (store.read_json(path) or {}).get("result"):
+        row = (store.read_json(path) or {}).get("result")
+        try:
             found.append(msgspec.convert(row, Result))
+        except msgspec.ValidationError as error:
+            raise BadInput(f"{path}: no benchmark result ({error})") from None
     rank = {name: index for index, name in enumerate(order)}
     return sorted(found, key=lambda r: (r.benchmark, r.judge, rank.get(r.model, len(rank)), r.model))
 
