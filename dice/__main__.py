@@ -12,6 +12,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -170,11 +171,26 @@ class Commands:
         publish.export_round(opened, _round_of(opened, round), output, push)
 
     @promised
-    def evaluate(self, run: str) -> None:
-        """Answer held-out prompts with every model of the run; print quality and win rates."""
+    def evaluate(
+        self, run: str, benchmark: str | None = None, *, force: bool = False, **options: Any
+    ) -> None:
+        """Answer held-out prompts with every model of the run; print quality and win rates.
+
+        python -m dice evaluate RUN
+        python -m dice evaluate RUN --benchmark=alpaca_eval2|arena_hard|mt_bench [options]
+
+        With a benchmark: its questions instead, judged by the server of OPENAI_BASE_URL and OPENAI_API_KEY.
+        Options: --questions=FILE, --references=FILE[,FILE], --judge=MODEL, --judge_prompts=FILE,
+        --judge_options=JSON, --concurrency=N, --models=NAME[,NAME], --first=N, --temperature=T,
+        --max_new_tokens=N, --length_data=FILE, and --force to do again what was done for other models,
+        questions or options. docs/benchmarks.md has the details.
+        """
         from dice import evaluate
 
         opened = store.open_run(str(run))
+        if benchmark is not None or options:
+            _benchmark(opened, benchmark, options, bool(force))
+            return
         if not opened.recipe.evaluate.judge:
             console.print("  evaluate  this recipe has no judge; nothing to do")
             return
@@ -213,6 +229,17 @@ def _overrides(given: tuple[Any, ...]) -> list[str]:
 def _stage(name: str, run: str, t: int, force: bool) -> None:
     opened = store.open_run(str(run))
     execute(stage_named(name), opened, _round_of(opened, t), bool(force))
+
+
+def _benchmark(run: store.Run, name: str | None, given: dict[str, Any], force: bool) -> None:
+    from dice.benchmarks import evaluation, task
+
+    known = [spec.name for spec in fields(task.Options)]
+    for key in given:
+        if name is None or key not in known:
+            there = f"with --benchmark=NAME there are --{', --'.join(known)}"
+            raise BadInput(f"evaluate has no option --{key}; {there}")
+    evaluation.evaluate(run, str(name), evaluation.parse(given), force)
 
 
 def _round_of(run: store.Run, t: Any) -> int:

@@ -126,6 +126,15 @@ class Judged(_Row):
     quality: float
 
 
+class Judgment(_Row):
+    """What a benchmark's judge said; `name` is that of the question with the game or turn."""
+
+    name: str
+    text: str
+    verdict: str | float | None  # a label or a grade; None where none could be read
+    failure: str | None  # why there is no text, where there is none
+
+
 class Step(_Row):
     """A point of the balance's curve: at this alpha, chosen is longer than rejected by so much on average."""
 
@@ -134,8 +143,9 @@ class Step(_Row):
 
 
 Row = TypeVar(
-    "Row", Prompt, Response, UnreadResponse, Score, Logps, TokenRewards, Pair, Preference, Judged, Step
-)
+    "Row",
+    Prompt, Response, UnreadResponse, Score, Logps, TokenRewards, Pair, Preference, Judged, Judgment, Step,
+)  # fmt: skip
 
 
 def prompt_id(messages: list[Message]) -> str:
