@@ -2,7 +2,7 @@
 
 Modules import only what comes later in this order (a test holds it):
 
-__main__ > agreement > score_file > doctor > plan > start > checks > generate, score, pair, train,
+__main__ > agreement, report > score_file > doctor > plan > start > checks > generate, score, pair, train,
 evaluate, status > rewards, answers, publish > card > stage, trainer > engines > logprobs > probe > forward >
 attention, models > families, packs, chat, sources, export, worker, choice > launch, replay, upstream, rows,
 table, health, checkpoints > nodes > peers, manifests, shaping, registry, hub > reference, resume, console,

@@ -181,6 +181,17 @@ class Commands:
         evaluate.show(execute(evaluate.STAGE, opened, 0))
 
     @promised
+    def report(self, run: str, *, quick: bool = False) -> None:
+        """Write a run's report, report.html in its folder, of what is there so far.
+
+        It shows pairs token by token, for which both models of every round are loaded once; with --quick
+        nothing is loaded, and pairs whose tokens were not read yet stay plain.
+        """
+        from dice.report import write_report
+
+        write_report(store.open_run(str(run)), bool(quick))
+
+    @promised
     def status(self, run: str | None = None, *, check: bool = False) -> None:
         """Print what of a run is done, running or failed and why; without a run, list them all.
 
