@@ -130,12 +130,12 @@ def test_a_broken_training_is_named(run):
 
 
 def test_warnings_and_what_is_missing_stand_on_the_first_screen(run, undrawn):
-    write_manifest(run, 1, "train", 5, 5, {}, warnings=["the <median> margin is small"])
+    write_manifest(run, 1, "train", 5, 5, {}, warnings=["the <median>\x1b[0m is small"])
     folder = run.round_dir(2)
     write_samples(run, 2, TABLE)
     (folder / "score.manifest.json").replace(folder / "score.started.json")
     store.write_json(folder / "pair.failed.json", {"error": "no prompt has <4> responses\nand more"})
-    assert collect(run).warnings() == [("round 1, train", "the <median> margin is small")]
+    assert collect(run).warnings() == [("round 1, train", "the <median>\x1b[0m is small")]
     assert collect(run).missing() == [
         "round 2: score was begun and is not done",
         "round 2: pair failed: no prompt has <4> responses",
@@ -143,7 +143,7 @@ def test_warnings_and_what_is_missing_stand_on_the_first_screen(run, undrawn):
         "evaluation: evaluate is to do",
     ]
     page = page_of(run, quick=True)
-    assert "round 1, train</b>: the &lt;median&gt; margin is small" in page
+    assert "round 1, train</b>: the &lt;median&gt;␛[0m is small" in page
     assert "round 2: pair failed: no prompt has &lt;4&gt; responses" in page
 
 
