@@ -99,9 +99,9 @@ def test_the_first_screen_has_models_and_verdict(run, undrawn):
 @pytest.mark.parametrize(
     ("rounds", "mood", "says"),
     [
-        ([(0.6, 0.55, 0.02, 100.0)], "good", "It worked"),
+        ([(0.6, 0.55, 0.02, 100.0)], "good", "It worked so far"),
         ([(0.6, 0.53, 0.02, 100.0)], "open", "No clear difference"),  # 50% is within two standard errors
-        ([(0.4, 0.45, 0.02, 100.0)], "bad", "It got worse"),
+        ([(0.4, 0.45, 0.02, 100.0)], "bad", "It got worse so far"),
         ([(0.6, 0.9, math.nan, 100.0)], "open", "on too few prompts"),
         ([(0.6, 0.6, 0.02, 130.0)], "good", "(+30%): part of the win may be length"),
         ([(0.6, 0.6, 0.02, 70.0)], "good", "(-30%): much shorter than before"),
@@ -120,7 +120,7 @@ def test_the_verdict(run, rounds, mood, says):
 def test_a_recipe_without_a_judge_is_told_apart(run):
     run.recipe.evaluate.judge = run.recipe.evaluate.prompts = None
     assert "this recipe has no judge" in verdict(collect(run)).headline
-    assert collect(run).missing() == ["round 2 has not begun"]
+    assert collect(run).missing() == ["not begun: round 2"]
 
 
 def test_a_broken_training_is_named(run):
@@ -150,7 +150,7 @@ def test_warnings_and_what_is_missing_stand_on_the_first_screen(run, undrawn):
 def test_a_model_that_was_not_judged_is_missing(run):
     run.recipe.rounds = 1
     write_evaluation(run)
-    assert collect(run).missing() == ["evaluation: round-1 has not been judged yet"]
+    assert collect(run).missing() == ["not judged yet: round-1"]
 
 
 def test_files_that_are_gone_are_named_and_the_rest_is_shown(run, undrawn):

@@ -87,21 +87,19 @@ class Collected:
 
     def missing(self) -> list[str]:
         """What a finished run would have and this one has not, in words."""
-        found = []
-        for t in range(1, self.run.recipe.rounds + 1):
-            begun = next((r for r in self.rounds if r.t == t), None)
-            if begun is None:
-                found.append(f"round {t} has not begun")
-                continue
-            records = [record for record in begun.stages.values() if not record.manifest]
-            found += [f"round {t}: {_unfinished(record)}" for record in records]
-            found += [f"round {t}: {name} is gone; what it would show is left out" for name in begun.gone]
+        found, begun = [], {done.t: done for done in self.rounds}
+        for done in self.rounds:
+            records = [record for record in done.stages.values() if not record.manifest]
+            found += [f"round {done.t}: {_unfinished(record)}" for record in records]
+            found += [f"round {done.t}: {name} is gone; what it would show is left out" for name in done.gone]
+        if ahead := [str(t) for t in range(1, self.run.recipe.rounds + 1) if t not in begun]:
+            found.append(f"not begun: round {', '.join(ahead)}")
         if self.evaluation and not self.evaluation.manifest:
             found.append(f"evaluation: {_unfinished(self.evaluation)}")
         judged = {result.model for result in self.results}
-        if judged:
-            names = [f"round-{r.t}" for r in self.rounds if r.stages["train"].manifest]
-            found += [f"evaluation: {name} has not been judged yet" for name in names if name not in judged]
+        trained = [f"round-{done.t}" for done in self.rounds if done.stages["train"].manifest]
+        if judged and (left := [model for model in trained if model not in judged]):
+            found.append(f"not judged yet: {', '.join(left)}")
         return found
 
     def warnings(self) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ def verdict(collected: Collected) -> Verdict:
     if not rounds or start is None:
         return Verdict("open", _not_judged(collected), _training(collected))
     last = rounds[-1]
-    mood, headline = _compared(last)
+    mood, headline = _compared(last, " so far" if collected.missing() else "")
     details = [_quality(last, start), *_length(last, start), *_best(rounds), *_training(collected)]
     return Verdict(mood, headline, details)
 
@@ -36,22 +36,19 @@ def name(model: str) -> str:
     return model.replace("-", " ") if model.startswith("round-") else model
 
 
-def _compared(last: Result) -> tuple[str, str]:
-    who, rate, error = name(last.model).capitalize(), last.win_rate, last.win_rate_error
-    figures = f"{rate:.1%} ± {error:.1%}"
+def _compared(last: Result, so_far: str) -> tuple[str, str]:
+    who, rate, error = name(last.model), last.win_rate, last.win_rate_error
     if not math.isfinite(error):
-        return "open", f"{who} wins {rate:.1%} against the starting policy, on too few prompts to know."
-    if rate - STANDARD_ERRORS * error > 0.5:
-        return "good", f"It worked: {name(last.model)} wins {figures} against the policy it started from."
-    if rate + STANDARD_ERRORS * error < 0.5:
         return (
-            "bad",
-            f"It got worse: {name(last.model)} wins only {figures} against the policy it started from.",
+            "open",
+            f"{who.capitalize()} wins {rate:.1%} against the starting policy, on too few prompts to know.",
         )
-    return (
-        "open",
-        f"No clear difference: {name(last.model)} wins {figures} against the policy it started from.",
-    )
+    wins = f"{rate:.1%} ± {error:.1%} against the policy it started from."
+    if rate - STANDARD_ERRORS * error > 0.5:
+        return "good", f"It worked{so_far}: {who} wins {wins}"
+    if rate + STANDARD_ERRORS * error < 0.5:
+        return "bad", f"It got worse{so_far}: {who} wins only {wins}"
+    return "open", f"No clear difference{so_far}: {who} wins {wins}"
 
 
 def _quality(last: Result, start: Result) -> str:
