@@ -74,7 +74,7 @@ def test_rounds_at_a_glance(run):
     assert lines["Responses sampled"] == ["8"]
     assert lines["… cut off at the length limit"] == ["12.5%"]
     assert lines["Mean length, characters"] == ["4.0"]
-    assert lines["Mean implicit reward, nats"] == ["+0.75"]  # (1 + 3 - 2 + 0.5 + 2.5 - 0.5) / 6
+    assert lines["Mean reward, nats"] == ["+0.75"]  # (1 + 3 - 2 + 0.5 + 2.5 - 0.5) / 6
     assert lines["Chosen longer by, characters"] == ["+0.0 → +0.0"]
     assert lines["Median margin (5% to 95%), nats"] == ["4.00 (3.10 to 4.90)"]  # of 5 and 3
     assert lines["Pairs: generated + offline"] == ["2 + 0"]
@@ -268,27 +268,29 @@ def test_the_pairs_to_read_are_the_highest_the_lowest_and_random_ones():
 
 
 def test_pairs_fit_into_the_room_that_is_left(run):
-    whole = sample(run, 1, False, room=10_000)
+    whole = sample(run, collect(run).rounds[0], False, room=10_000)
     assert [shown["rank"] for shown in whole["pairs"]] == [1, 2] and whole["of"] == 2
     size = len(embedded(whole["pairs"][0]).encode())
-    assert len(sample(run, 1, False, room=size)["pairs"]) == 1
-    assert sample(run, 1, False, room=size - 1)["pairs"] == []
+    assert len(sample(run, collect(run).rounds[0], False, room=size)["pairs"]) == 1
+    assert sample(run, collect(run).rounds[0], False, room=size - 1)["pairs"] == []
 
 
 def test_every_token_gets_its_reward_once_and_it_is_kept(fake_run, monkeypatch):
     for stage in (generate.STAGE, score.STAGE, pair.STAGE):
         execute(stage, fake_run, 1)
-    (shown, *_) = sample(fake_run, 1, True, room=1_000_000)["pairs"]
+    (shown, *_) = sample(fake_run, collect(fake_run).rounds[0], True, room=1_000_000)["pairs"]
     for side in (shown["chosen"], shown["rejected"]):
         assert sum(side["rewards"]) == pytest.approx(side["reward"], abs=0.005 * len(side["rewards"]))
         assert len(side["tokens"]) == side["chars"] + 1 and side["tokens"][-1] == "␀"  # the end of the turn
 
     monkeypatch.setattr("dice.report.tokens.score_all", None)  # from here on nothing may be computed
-    (again, *_) = sample(fake_run, 1, True, room=1_000_000)["pairs"]
+    (again, *_) = sample(fake_run, collect(fake_run).rounds[0], True, room=1_000_000)["pairs"]
     assert again == shown
     path = fake_run.round_dir(1) / "pairs.jsonl"
     path.write_text(path.read_text().split("\n", 1)[1])  # without its first pair
-    changed = sample(fake_run, 1, False, room=1_000_000)  # other pairs: what was kept is not of them
+    changed = sample(
+        fake_run, collect(fake_run).rounds[0], False, room=1_000_000
+    )  # other pairs: what was kept is not of them
     assert "rewards" not in changed["pairs"][0]["chosen"] and "python -m dice report" in changed["note"]
 
 
@@ -297,14 +299,14 @@ def test_models_that_are_gone_leave_the_pairs_plain(run, monkeypatch):
         raise BadInput("policy: no such model\nand more")
 
     monkeypatch.setattr("dice.report.tokens.score_all", fail)
-    shown = sample(run, 1, True, room=10_000)
+    shown = sample(run, collect(run).rounds[0], True, room=10_000)
     assert shown["note"] == "tokens are not shaded: policy: no such model"
     assert not (run.round_dir(1) / "report-tokens.json").exists()
 
 
 def test_no_model_is_loaded_beside_a_stage_at_work(run):
     with locked(run.path):
-        shown = sample(run, 1, True, room=10_000)
+        shown = sample(run, collect(run).rounds[0], True, room=10_000)
     assert shown["note"].endswith("is at work on this run")
 
 

@@ -27,9 +27,9 @@ def write_report(run: Run, quick: bool = False) -> None:
     models = comparison.of_models(collected)
     plots = {done.t: figures.of_round(done) for done in collected.rounds}
     drawn = sum(len(plot.svg) for part in (models, *plots.values()) for plot in part)
-    paired = [done.t for done in collected.rounds if done.paired]
+    paired = [done for done in collected.rounds if done.paired]
     room = max(MOST_BYTES - PAGE_BYTES - drawn, 0) // max(len(paired), 1)
-    samples = [pairs.sample(run, t, not quick, room) for t in paired]
+    samples = [pairs.sample(run, done, not quick, room) for done in paired]
     html = page.render(collected, models, plots, samples)
     store.write_text(run.path / "report.html", html)
     count = sum(len(sample["pairs"]) for sample in samples)

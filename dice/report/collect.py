@@ -15,6 +15,8 @@ from dice.stage import STAGES
 from dice.store import Run
 from dice.table import Table, read_prompts, read_scores
 
+REWARD_UNIT = "nats"  # of implicit rewards
+
 # What a report reads of a stage that is done.
 NEEDED = {
     "generate": (),
@@ -43,7 +45,7 @@ class StageRecord:
 class Scored:
     """The N scored responses of a round, and its M pairs as indices into them."""
 
-    rewards: np.ndarray  # (N,) nats
+    rewards: np.ndarray  # (N,)
     lengths: np.ndarray  # (N,) in `unit`
     prompts: np.ndarray  # (N,) which prompt a response belongs to; ascending
     unit: str  # what alpha multiplies: chars or tokens
@@ -56,6 +58,7 @@ class Round:
     """A round that has begun; what is not there yet is None or empty."""
 
     t: int
+    reward_unit: str  # what rewards are counted in
     stages: dict[str, StageRecord]
     scored: Scored | None
     balance: np.ndarray | None  # (2, S): alphas, mean length differences
@@ -150,7 +153,7 @@ def _round(run: Run, t: int) -> Round:
         steps = store.read_rows(folder / "alpha.jsonl", Step)
         balance = np.array([(step.alpha, step.length_difference) for step in steps]).reshape(-1, 2).T
     curves = _curves(folder / "curves.jsonl") if readable("train") else []
-    return Round(t, stages, scored, balance, curves, gone)
+    return Round(t, REWARD_UNIT, stages, scored, balance, curves, gone)
 
 
 def _is_there(path: Path) -> bool:

@@ -5,6 +5,7 @@ import math
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dice import health, shaping
@@ -54,10 +55,10 @@ def _rewards(done: Round) -> Plot:
     figure, axes = canvas()
     outside = _histograms(axes, scored, scored.rewards, whole=False)
     axes.axvline(0, color=MUTED, linewidth=0.8)
-    axes.set_xlabel("implicit reward, nats")
-    axes.set_ylabel("density, 1/nat")
+    axes.set_xlabel(f"reward, {done.reward_unit}")
+    axes.set_ylabel(f"density, 1/{done.reward_unit.removesuffix('s')}")
     mean = scored.rewards.mean()
-    caption = f"Of {len(scored.rewards):,} scored responses; their mean is {mean:+.2f} nats."
+    caption = f"Of {len(scored.rewards):,} scored responses; their mean is {mean:+.2f} {done.reward_unit}."
     if len(scored.chosen):
         chosen, rejected = scored.rewards[scored.chosen].mean(), scored.rewards[scored.rejected].mean()
         caption += f" Chosen {chosen:+.2f}, rejected {rejected:+.2f}: the further apart, the clearer."
@@ -86,12 +87,12 @@ def _pair_margins(done: Round) -> Plot:
     figure, axes = canvas()
     _stairs(axes, margins, edges, ACCENT, 0.3, "margins")
     axes.axvline(np.median(margins), color=INK, linewidth=1, linestyle=DASHED)
-    axes.set_xlabel("margin of a pair in shaped reward, nats")
-    axes.set_ylabel("density, 1/nat")
-    caption = (
-        f"Of {len(margins):,} pairs; the dashed line is the median, {np.median(margins):.2f} nats. Under "
-        f"{health.SMALL_MARGIN} nats, policy and reference hardly tell best from worst."
-    )
+    axes.set_xlabel(f"margin of a pair in shaped reward, {done.reward_unit}")
+    axes.set_ylabel(f"density, 1/{done.reward_unit.removesuffix('s')}")
+    median = f"{np.median(margins):.2f} {done.reward_unit}"
+    caption = f"Of {len(margins):,} pairs; the dashed line is the median, {median}."
+    if done.reward_unit == "nats":
+        caption += f" Under {health.SMALL_MARGIN} nats, policy and reference hardly tell best from worst."
     return _plot(done, "pair-margin", "Margins", figure, caption + _outside(margins, edges))
 
 
@@ -142,20 +143,18 @@ def _density(done: Round, shaped: bool) -> Plot:
         drawn = np.random.default_rng(done.t).choice(len(x), MOST_POINTS, replace=False)
     figure, axes = canvas()
     _hexagons(axes, x[drawn], y[drawn])
-    axes.plot(*_trend(x, y), color=INK, linewidth=1.6, label="mean reward at that length")
+    axes.plot(*_trend(x, y), color=INK, linewidth=1.6)
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.set_xlabel(f"length, {unit} (relative to the prompt's mean)")
-    axes.set_ylabel("reward, nats (relative)" if not shaped else "shaped reward, nats (rel.)")
-    legend(axes)
+    axes.set_ylabel(f"{'shaped ' * shaped}reward, {done.reward_unit} (relative)")
     figure_of = pair["correlation" if shaped else "correlation_without_shaping"]
     correlation = "none" if figure_of is None else f"{figure_of:+z.2f}"
-    caption = f"Correlation within prompts {correlation}. "
     if shaped:
-        caption += (
-            f"Reward minus {alpha:.4g} nats per {unit.removesuffix('s')}. The line should be about flat."
-        )
+        per = f"{done.reward_unit} per {unit.removesuffix('s')}"
+        caption = f"Reward minus {alpha:.4g} {per}. The line, the mean at each length, should be about flat."
     else:
-        caption += "A line that rises says that longer answers get more reward, one that falls the opposite."
+        caption = "Where the line, the mean at each length, rises, longer answers get more reward."
+    caption += f" Correlation within prompts {correlation}."
     title = "Reward and length, after shaping" if shaped else "Reward and length, before shaping"
     return _plot(done, f"density-{shaped}", title, figure, caption)
 
@@ -190,7 +189,8 @@ def _trend(x: np.ndarray, y: np.ndarray, parts: int = 16) -> tuple[np.ndarray, n
 
 def _balance(done: Round) -> Plot:
     alphas, differences = done.balance
-    pair, unit = done.manifest("pair"), UNITS[done.scored.unit if done.scored else "chars"]
+    pair = done.manifest("pair")
+    unit = UNITS[pair["recipe"]["pair"]["length"]]
     alpha, left = pair["alpha"], pair["length_difference"]
     figure, axes = canvas()
     steep = np.abs(differences) <= 0.8 * np.abs(differences).max()
@@ -202,7 +202,7 @@ def _balance(done: Round) -> Plot:
     axes.plot(alpha, left, "o", color=INK, markersize=5, label=minus(f"alpha {alpha:.4g}: {left:+z.1f}"))
     axes.set_xlim(min(ends) - room, max(ends) + room)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.set_xlabel(f"alpha, nats per {unit.removesuffix('s')}")
+    axes.set_xlabel(f"alpha, {done.reward_unit} per {unit.removesuffix('s')}")
     axes.set_ylabel(f"mean difference, {unit}")
     legend(axes)
     before = pair["length_difference_without_shaping"]
@@ -219,7 +219,7 @@ def _series(done: Round, key: str) -> tuple[list[float], list[float]]:
     return [step for step, _ in found], [value for _, value in found]
 
 
-def _steps(key: str, unit: str, done: Round, *lines: tuple[str, str, str], scale: float = 1.0) -> tuple:
+def _steps(done: Round, unit: str, *lines: tuple[str, str, str], scale: float = 1.0) -> tuple[Figure, Axes]:
     """Axes with lines of the trainer's log against its steps: (key, label, colour) each."""
     figure, axes = canvas(height=2.4)
     for entry, label, colour in lines:
@@ -238,7 +238,7 @@ def _steps(key: str, unit: str, done: Round, *lines: tuple[str, str, str], scale
 
 
 def _loss(done: Round) -> Plot:
-    figure, axes = _steps("loss", "loss, nats", done, ("loss", "training", ACCENT))
+    figure, axes = _steps(done, "loss, nats", ("loss", "training", ACCENT))
     legend(axes)
     values = _series(done, "loss")[1]
     caption = f"From {values[0]:.3f} to {values[-1]:.3f}."
@@ -248,7 +248,7 @@ def _loss(done: Round) -> Plot:
 
 
 def _accuracy(done: Round) -> Plot:
-    figure, axes = _steps("accuracy", "accuracy", done, ("rewards/accuracies", "training", ACCENT), scale=100)
+    figure, axes = _steps(done, "accuracy", ("rewards/accuracies", "training", ACCENT), scale=100)
     axes.axhline(50, color=MUTED, linewidth=0.8, linestyle=DASHED)
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
     legend(axes)
@@ -259,7 +259,7 @@ def _accuracy(done: Round) -> Plot:
 
 def _margins(done: Round) -> Plot:
     lines = [("rewards/chosen", "chosen", CHOSEN), ("rewards/rejected", "rejected", REJECTED)]
-    figure, axes = _steps("reward", "beta × nats", done, *lines, ("rewards/margins", "margin", INK))
+    figure, axes = _steps(done, "beta × nats", *lines, ("rewards/margins", "margin", INK))
     axes.axhline(0, color=MUTED, linewidth=0.8)
     legend(axes)
     values = _series(done, "rewards/margins")[1]
@@ -270,6 +270,6 @@ def _margins(done: Round) -> Plot:
     return _plot(done, "margins", "Training: rewards and margin", figure, caption)
 
 
-def _plot(done: Round, key: str, title: str, figure: object, caption: str) -> Plot:
+def _plot(done: Round, key: str, title: str, figure: Figure, caption: str) -> Plot:
     caption = minus(caption)
     return Plot(title, caption, to_svg(figure, f"round-{done.t}-{key}", f"{title}. {caption}"))

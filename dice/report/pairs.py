@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dice import store
+from dice.report.collect import Round
 from dice.report.text import clipped, embedded, visible
 from dice.report.tokens import token_rewards
 from dice.schema import Pair, TokenRewards
@@ -32,22 +33,23 @@ def spread(margins: np.ndarray, count: int, seed: int) -> list[int]:
     return list(taken)[:count]
 
 
-def sample(run: Run, t: int, compute: bool, room: int) -> dict[str, Any]:
-    """Pairs of round t as the page wants them (templates/report.js), in at most `room` bytes of JSON.
+def sample(run: Run, done: Round, compute: bool, room: int) -> dict[str, Any]:
+    """Pairs of a round as the page wants them (templates/report.js), in at most `room` bytes of JSON.
 
     `compute`: token rewards that are not there are computed, which loads both models.
     """
-    path = run.round_dir(t) / "pairs.jsonl"
+    path = run.round_dir(done.t) / "pairs.jsonl"
     margins = np.array([_margin(pair) for pair in store.read_rows(path, Pair)])
     indices = spread(margins, PAIRS, run.recipe.seed)
     pairs = _read(path, indices)
-    found, note = token_rewards(run, t, pairs, compute)
+    found, note = token_rewards(run, done.t, pairs, compute)
     ranks = np.empty(len(margins), int)
     ranks[np.argsort(-margins, kind="stable")] = np.arange(1, len(margins) + 1)
     shown = [_shown(pair, int(ranks[index]), found) for index, pair in zip(indices, pairs, strict=True)]
     sizes = itertools.accumulate(len(embedded(pair).encode()) for pair in shown)
     fitting = [pair for pair, size in zip(shown, sizes, strict=True) if size <= room]
-    return {"round": t, "of": len(margins), "note": note, "pairs": fitting}
+    about = {"round": done.t, "of": len(margins), "unit": done.reward_unit, "note": note}
+    return about | {"pairs": fitting}
 
 
 def _margin(pair: Pair) -> float:

@@ -52,7 +52,8 @@ class Source:
 def glance(collected: Collected) -> list[Line]:
     """The rounds side by side."""
     unit = next((UNITS[r.scored.unit] for r in collected.rounds if r.scored), "characters")
-    lines = [Line(label, [minus(value(r)) for r in collected.rounds]) for label, value in _figures(unit)]
+    figures = _figures(unit, collected.rounds[0].reward_unit)
+    lines = [Line(label, [minus(value(r)) for r in collected.rounds]) for label, value in figures]
     return [line for line in lines if set(line.values) != {NOTHING}]
 
 
@@ -110,7 +111,7 @@ def _time(done: Round) -> str:
     return duration(sum(map(_seconds, done.stages.values())))
 
 
-def _figures(unit: str) -> list[tuple[str, Callable[[Round], str]]]:
+def _figures(unit: str, reward_unit: str) -> list[tuple[str, Callable[[Round], str]]]:
     """What each line is called and how a round comes by it; lengths are in `unit`."""
     return [
         ("Responses sampled", _manifest("generate", lambda m: f"{m['rows_out']:,}")),
@@ -120,11 +121,14 @@ def _figures(unit: str) -> list[tuple[str, Callable[[Round], str]]]:
         ),
         ("… repeating another one", _manifest("pair", lambda m: f"{m['duplicate_share']:.1%}")),
         (f"Mean length, {unit}", _mean_length),
-        ("Mean implicit reward, nats", _manifest("score", lambda m: f"{m['mean_reward']:+.2f}")),
-        (f"Alpha, nats per {unit.removesuffix('s')}", _manifest("pair", lambda m: f"{m['alpha']:.4g}")),
+        (f"Mean reward, {reward_unit}", _manifest("score", lambda m: f"{m['mean_reward']:+.2f}")),
+        (
+            f"Alpha, {reward_unit} per {unit.removesuffix('s')}",
+            _manifest("pair", lambda m: f"{m['alpha']:.4g}"),
+        ),
         (f"Chosen longer by, {unit}", _manifest("pair", _difference)),
         ("Correlation of reward and length", _manifest("pair", _correlation)),
-        ("Median margin (5% to 95%), nats", _manifest("pair", _margins)),
+        (f"Median margin (5% to 95%), {reward_unit}", _manifest("pair", _margins)),
         ("Pairs: generated + offline", _manifest("pair", lambda m: f"{m['generated']:,} + {m['offline']:,}")),
         ("Training loss at the end", _last("loss", "{:.3f}")),
         ("Training accuracy at the end", _last("rewards/accuracies", "{:.0%}")),

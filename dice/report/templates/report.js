@@ -18,15 +18,15 @@
     return made;
   }
 
-  function nats(value, digits = 2) {
-    return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(digits)} nats`;
+  function measured(value, unit) {
+    return `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)} ${unit}`;
   }
 
   function shaded(text, reward) {
     const span = element("span", `token ${reward < 0 ? "minus" : "plus"}`, text);
     const depth = Math.log1p(Math.abs(reward) / FAINT) / Math.log1p(FULL / FAINT);
     span.style.setProperty("--depth", (DEEPEST * Math.min(1, depth)).toFixed(2));
-    span.title = nats(reward);
+    span.title = measured(reward, "nats");
     return span;
   }
 
@@ -64,11 +64,11 @@
     return pair.text.includes(words);
   }
 
-  function side(name, data) {
+  function side(name, data, unit) {
     const box = element("div", `side ${name}`);
     box.append(element("h4", "", name));
-    const facts = `reward ${nats(data.reward)} · shaped ${nats(data.shaped)} · ${data.chars.toLocaleString("en")} characters`;
-    box.append(element("p", "meta", facts));
+    const rewards = `reward ${measured(data.reward, unit)} · shaped ${measured(data.shaped, unit)}`;
+    box.append(element("p", "meta", `${rewards} · ${data.chars.toLocaleString("en")} characters`));
     const response = element("div", "response");
     data.tokens.forEach((token, index) => {
       const reward = data.rewards?.[index];
@@ -80,7 +80,7 @@
 
   function card(pair, round) {
     const box = element("article", "pair");
-    const place = `margin ${nats(pair.margin)}, number ${pair.rank.toLocaleString("en")} of ${round.of.toLocaleString("en")}`;
+    const place = `margin ${measured(pair.margin, round.unit)}, number ${pair.rank.toLocaleString("en")} of ${round.of.toLocaleString("en")}`;
     box.append(element("p", "meta", place));
     for (const [role, content] of pair.prompt) {
       const turn = element("p", "turn");
@@ -88,7 +88,7 @@
       box.append(turn);
     }
     const sides = element("div", "sides");
-    sides.append(side("chosen", pair.chosen), side("rejected", pair.rejected));
+    sides.append(side("chosen", pair.chosen, round.unit), side("rejected", pair.rejected, round.unit));
     box.append(sides);
     if (pair.chosen.rewards || pair.rejected.rewards) box.append(element("p", "readout"));
     return box;
