@@ -332,10 +332,13 @@ def test_rewards_relative_to_their_prompt_and_their_trend():
     assert (x.tolist(), y.tolist()) == ([0.5, 2.5], [1, 6])
 
 
-def test_bins_of_lengths_hold_equally_many_numbers():
-    edges = figures._edges(np.arange(1, 1001), whole=True)
-    assert set(np.diff(edges)) == {21.0} and edges[0] % 1 == 0.5  # 998 / 48 numbers, rounded up
-    assert figures._edges(np.full(5, 2.0), whole=False)[[0, -1]].tolist() == [1.5, 2.5]
+def test_bins_suit_the_number_of_values():
+    numbers = np.arange(1, 2001)
+    edges = figures._edges(numbers, 2000, whole=True)  # all but one at either end
+    assert set(np.diff(edges)) == {42.0} and edges[0] == 1.5  # 1,997 / 48, rounded up
+    assert len(figures._edges(numbers, 100, whole=False)) == 21  # 2 x the root of 100 bins
+    assert figures._edges(np.arange(10), 10, whole=False)[[0, -1]].tolist() == [0, 9]  # of few, all
+    assert figures._edges(np.full(5, 2.0), 5, whole=False)[[0, -1]].tolist() == [1.5, 2.5]
 
 
 def test_nothing_heavy_is_imported_before_there_is_something_to_draw():

@@ -27,7 +27,7 @@ from dice.report.svg import (
 from dice.report.text import minus
 
 TAIL = 0.1  # percent of the values at either end that a plot may leave out
-BINS = 48
+MOST_BINS = 48
 MOST_POINTS = 200_000  # responses that a density is drawn of; of more, so many at random
 UNITS = {"chars": "characters", "tokens": "tokens"}
 
@@ -58,7 +58,7 @@ def _rewards(done: Round) -> Plot:
     axes.set_xlabel(f"reward, {done.reward_unit}")
     axes.set_ylabel(f"density, 1/{done.reward_unit.removesuffix('s')}")
     mean = scored.rewards.mean()
-    caption = f"Of {len(scored.rewards):,} scored responses; their mean is {mean:+.2f} {done.reward_unit}."
+    caption = f"Of {len(scored.rewards):,} scored responses; their mean is {mean:+z.2f} {done.reward_unit}."
     if len(scored.chosen):
         chosen, rejected = scored.rewards[scored.chosen].mean(), scored.rewards[scored.rejected].mean()
         caption += f" Chosen {chosen:+.2f}, rejected {rejected:+.2f}: the further apart, the clearer."
@@ -82,7 +82,7 @@ def _pair_margins(done: Round) -> Plot:
     scored, pair = done.scored, done.manifest("pair")
     shaped = shaping.shaped_rewards(scored.rewards, scored.lengths, pair["alpha"])
     margins = shaped[scored.chosen] - shaped[scored.rejected]
-    edges = _edges(margins, whole=False)
+    edges = _edges(margins, len(margins), whole=False)
     edges = edges[edges >= 0] if edges[0] < 0 < edges[-2] else edges
     figure, axes = canvas()
     _stairs(axes, margins, edges, ACCENT, 0.3, "margins")
@@ -98,7 +98,7 @@ def _pair_margins(done: Round) -> Plot:
 
 def _histograms(axes: Axes, scored: Scored, values: np.ndarray, whole: bool) -> str:
     """Densities of all, chosen and rejected over the same bins; says how many values lie outside."""
-    edges = _edges(values, whole)
+    edges = _edges(values, len(scored.chosen) or len(values), whole)
     groups = [("all", values, ALL, 0.28), ("chosen", values[scored.chosen], CHOSEN, 0.1)]
     groups.append(("rejected", values[scored.rejected], REJECTED, 0.1))
     for label, part, colour, shade in groups:
@@ -120,15 +120,25 @@ def _outside(values: np.ndarray, edges: np.ndarray) -> str:
     return f" {count:,} lie outside what is drawn." if count else ""
 
 
-def _edges(values: np.ndarray, whole: bool) -> np.ndarray:
-    """Edges of the bins that all but the tails fall into; of whole numbers, halfway between two of them."""
-    low, high = np.percentile(values, [TAIL, 100 - TAIL])
+def _edges(values: np.ndarray, count: int, whole: bool) -> np.ndarray:
+    """Edges of bins for all values but the tails, as many as suit a group of `count` values.
+
+    Those of whole numbers lie halfway between two of them.
+    """
+    bins = min(max(8, int(2 * math.sqrt(count))), MOST_BINS)
+    low, high = _range(values)
     if whole:
-        width = max(1, math.ceil((high - low) / BINS))
-        return np.arange(math.floor(low), math.ceil(high) + width + 1, width) - 0.5
+        width = max(1, math.ceil((high - low) / bins))
+        return np.arange(low, high + width + 1, width) - 0.5
     if high - low < 1e-9:
         low, high = low - 0.5, high + 0.5
-    return np.linspace(low, high, BINS + 1)
+    return np.linspace(low, high, bins + 1)
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    """Where all values but the tails lie; of few values, all of them."""
+    ends = zip((TAIL, 100 - TAIL), ("lower", "higher"), strict=True)
+    return tuple(float(np.percentile(values, share, method=method)) for share, method in ends)
 
 
 def _density(done: Round, shaped: bool) -> Plot:
@@ -143,7 +153,7 @@ def _density(done: Round, shaped: bool) -> Plot:
         drawn = np.random.default_rng(done.t).choice(len(x), MOST_POINTS, replace=False)
     figure, axes = canvas()
     _hexagons(axes, x[drawn], y[drawn])
-    axes.plot(*_trend(x, y), color=INK, linewidth=1.6)
+    axes.plot(*_trend(x, y, min(max(2, len(x) // 30), 16)), color=INK, linewidth=1.6)
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.set_xlabel(f"length, {unit} (relative to the prompt's mean)")
     axes.set_ylabel(f"{'shaped ' * shaped}reward, {done.reward_unit} (relative)")
@@ -166,7 +176,7 @@ def _relative(values: np.ndarray, prompts: np.ndarray) -> np.ndarray:
 
 
 def _hexagons(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    (left, right), (low, high) = (np.percentile(values, [TAIL, 100 - TAIL]) for values in (x, y))
+    (left, right), (low, high) = _range(x), _range(y)
     right, high = max(right, left + 1e-6), max(high, low + 1e-6)
     grid = axes.hexbin(x, y, gridsize=(30, 13), extent=(left, right, low, high), mincnt=1, linewidths=0)
     depth = np.log1p(grid.get_array())
@@ -178,7 +188,7 @@ def _hexagons(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     axes.set_ylim(low, high)
 
 
-def _trend(x: np.ndarray, y: np.ndarray, parts: int = 16) -> tuple[np.ndarray, np.ndarray]:
+def _trend(x: np.ndarray, y: np.ndarray, parts: int) -> tuple[np.ndarray, np.ndarray]:
     """Means of x and y within parts of equally many points, ordered by x."""
     edges = np.unique(np.quantile(x, np.linspace(0, 1, parts + 1)))
     part = np.clip(np.searchsorted(edges, x, side="right") - 1, 0, max(len(edges) - 2, 0))

@@ -121,7 +121,7 @@ def _figures(unit: str, reward_unit: str) -> list[tuple[str, Callable[[Round], s
         ),
         ("… repeating another one", _manifest("pair", lambda m: f"{m['duplicate_share']:.1%}")),
         (f"Mean length, {unit}", _mean_length),
-        (f"Mean reward, {reward_unit}", _manifest("score", lambda m: f"{m['mean_reward']:+.2f}")),
+        (f"Mean reward, {reward_unit}", _manifest("score", lambda m: f"{m['mean_reward']:+z.2f}")),
         (
             f"Alpha, {reward_unit} per {unit.removesuffix('s')}",
             _manifest("pair", lambda m: f"{m['alpha']:.4g}"),
