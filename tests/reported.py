@@ -57,7 +57,15 @@ def write_evaluation(run: Run, *rounds: tuple[float, float, float, float]) -> No
     """Judged models: (quality, win rate, its error, mean characters) of each round's."""
     results = [_result("SFT", 0.4, 0.3, 0.01, 90.0), _result("DPO", 0.5, None, None, 100.0)]
     results += [_result(f"round-{t}", *row) for t, row in enumerate(rounds, 1)]
-    manifest = {"stage": "evaluate", "inputs": {}, "rows_out": 1600, "results": results, **MEASURED}
+    manifest = {
+        "stage": "evaluate",
+        "inputs": {},
+        "recipe": {},
+        "rows_in": 400,
+        "rows_out": 1600,
+        "results": results,
+        **MEASURED,
+    }
     store.write_json(run.path / "evaluate" / "evaluate.manifest.json", manifest)
 
 

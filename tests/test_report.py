@@ -175,6 +175,8 @@ def test_a_run_without_rounds_is_one_line(fake_run):
     ("name", "line", "says"),
     [
         ("curves.jsonl", "{", "curves.jsonl:1: not JSON"),
+        ("curves.jsonl", "5", "curves.jsonl:1: not an entry of the trainer's log"),
+        ("train.manifest.json", '{"seconds": 1}', "train.manifest.json: 'inputs' is missing"),
         ("alpha.jsonl", '{"alpha": 1}', "alpha.jsonl:1: not a Step row"),
         ("scores/part-00000.jsonl", "{}", "part-00000.jsonl:1: not a Score row"),
     ],

@@ -1,7 +1,7 @@
 """What a run has left behind, as numbers: everything that its report shows but the texts of pairs."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,15 @@ NEEDED = {
     "pair": ("pairs.jsonl", "alpha.jsonl"),
     "train": ("curves.jsonl",),
 }
+# What it needs of a stage's manifest, and of that of pair.
+MANIFEST = ("inputs", "recipe", "rows_in", "rows_out", "seconds")
+PAIR_FIGURES = (
+    "alpha",
+    "correlation",
+    "correlation_without_shaping",
+    "length_difference",
+    "length_difference_without_shaping",
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ class Collected:
     run: Run
     rounds: list[Round]
     evaluation: StageRecord | None  # None: the recipe has no judge
-    results: list[Result] = field(default_factory=list)
+    results: list[Result]
 
     def missing(self) -> list[str]:
         """What a finished run would have and this one has not, in words."""
@@ -119,14 +128,26 @@ def collect(run: Run) -> Collected:
     rounds = [r for r in rounds if any(s.manifest or s.begun or s.failed for s in r.stages.values())]
     if not rounds:
         raise BadInput(f"{run.path}: no round has begun, so there is nothing to report; `iter.sh` runs them")
-    evaluation = _record(run.path / "evaluate", "evaluate") if run.recipe.evaluate.judge else None
-    rows = ((evaluation and evaluation.manifest) or {}).get("results", [])
-    return Collected(run, rounds, evaluation, [Result(**row) for row in rows])
+    if not run.recipe.evaluate.judge:
+        return Collected(run, rounds, None, [])
+    evaluation = _record(run.path / "evaluate", "evaluate")
+    return Collected(run, rounds, evaluation, _results(run, evaluation.manifest or {}))
+
+
+def _results(run: Run, manifest: dict[str, Any]) -> list[Result]:
+    try:
+        return [Result(**row) for row in manifest.get("results", [])]
+    except TypeError as error:
+        path = run.path / "evaluate" / "evaluate.manifest.json"
+        raise BadInput(f"{path}: its results are not those of an evaluation ({error})") from None
 
 
 def _record(folder: Path, name: str) -> StageRecord:
-    manifest = store.read_json(folder / f"{name}.manifest.json")
-    if manifest:
+    path = folder / f"{name}.manifest.json"
+    if manifest := store.read_json(path):
+        for key in (*MANIFEST, *(PAIR_FIGURES if name == "pair" else ())):
+            if key not in manifest:
+                raise BadInput(f"{path}: {key!r} is missing, so it is no manifest of {name}")
         return StageRecord(name, manifest, begun=False, failed="")
     error = str((store.read_json(folder / f"{name}.failed.json") or {}).get("error", ""))
     return StageRecord(name, None, (folder / f"{name}.started.json").exists(), error.partition("\n")[0])
@@ -165,9 +186,12 @@ def _curves(path: Path) -> list[dict[str, float]]:
     entries = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            entries.append(json.loads(line))
+            entry = json.loads(line)
         except ValueError as error:
             raise BadInput(f"{path}:{number}: not JSON ({error})") from None
+        if not isinstance(entry, dict) or "step" not in entry:
+            raise BadInput(f"{path}:{number}: not an entry of the trainer's log, which has a step")
+        entries.append(entry)
     return entries
 
 
