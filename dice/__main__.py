@@ -19,7 +19,7 @@ from typing import Any
 import fire
 
 from dice import __version__, status, store
-from dice.console import console, run
+from dice.console import console, run, say
 from dice.errors import BadInput
 from dice.launch import die_with_parent
 from dice.recipe_io import load_recipe
@@ -195,6 +195,26 @@ class Commands:
             console.print("  evaluate  this recipe has no judge; nothing to do")
             return
         evaluate.show(execute(evaluate.STAGE, opened, 0))
+
+    @promised
+    def report(self, run: str, *, quick: bool = False, in_loop: bool = False) -> None:
+        """Write a run's report, report.html in its folder, of what is there so far.
+
+        It shows pairs token by token, for which both models of every round are loaded once; with --quick
+        nothing is loaded, and pairs whose tokens were not read yet stay plain. With --in_loop (iter.sh)
+        it: only where the recipe wants it, and without a failure if it can't be done.
+        """
+        opened = store.open_run(str(run))
+        if in_loop and not opened.recipe.report:
+            return
+        from dice.report import write_report
+
+        try:
+            write_report(opened, bool(quick))
+        except Exception as error:
+            if not in_loop:
+                raise
+            say(f"report    not written: {error}".splitlines()[0], mark="!")
 
     @promised
     def status(self, run: str | None = None, *, check: bool = False) -> None:

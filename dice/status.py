@@ -88,7 +88,10 @@ def show_places(run: Run) -> None:
         "data sets": "round-*/dataset (LLaMA-Factory: dataset_dir)",
         "logs": "round-*/logs",
         "recipe": "recipe.yaml",
+        "report": "report.html",
     }
+    if not (run.path / places["report"]).is_file():
+        del places["report"]
     console.print()
     for what, where in places.items():
         console.print(f"{what:<10}{shown(run.path)}/{where}", markup=False)

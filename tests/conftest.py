@@ -70,6 +70,7 @@ def make_settings(data: Path, results: Path) -> list[str]:
         "prompts=some_prompts",
         "replay.dataset=some_pairs",
         "generate.engine=fake",
+        "report=false",
         "generate.samples=8",
         "generate.shard_size=3",
         "pair.min_samples=4",

@@ -45,10 +45,13 @@ if [[ ${NODE_RANK:-0} == 0 ]]; then # the run is this loop's until it ends
   dice hold "$run" "$recipe" "$@"
   trap ': >"$run/.lock"' EXIT
 fi
+report() { if [[ ${NODE_RANK:-0} == 0 ]]; then dice report "$run" --in_loop "$@"; fi; }
 for ((round = 1; round <= rounds; round++)); do
   echo "round $round"
   pipeline
+  report --quick
 done
 echo "evaluation"
 dice evaluate "$run"
+report
 dice places "$run"
