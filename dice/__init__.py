@@ -2,11 +2,11 @@
 
 Modules import only what comes later in this order (a test holds it):
 
-__main__ > agreement > score_file > doctor > plan > start > checks > generate, score, pair, train,
-evaluate, status > rewards, answers, publish > card > stage, trainer > engines > logprobs > probe > forward >
-attention, models > families, packs, chat, sources, export, worker, choice > launch, replay, upstream, rows,
-table, health, checkpoints > shaping, registry, hub > reference, resume, console > store > recipe_io >
-recipe > schema > errors
+__main__ > agreement > score_file > doctor > plan > start > checks > data_checks > generate,
+score, pair, train, evaluate, status > train_rm, answers, publish > card > rewards, stage, trainer > engines >
+scalar_model > logprobs > probe > forward > attention, models > families, packs, chat, sources, export,
+worker, choice > launch, replay, upstream, rows, table, health, checkpoints > shaping, registry, hub >
+reference, resume, seeds, console > store > recipe_io > recipe > schema > errors
 """
 
 __version__ = "0.1.0"

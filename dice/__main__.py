@@ -75,6 +75,15 @@ class Commands:
         sys.exit(examine(str(recipe), [str(override) for override in overrides]))
 
     @promised
+    def train_rm(self, run: str) -> None:
+        """Train the scalar reward model of the offline pairs, where the recipe's rewards come from it."""
+        from dice import train_rm
+
+        opened = store.open_run(str(run))
+        if train_rm.is_wanted(opened.recipe):
+            execute(train_rm.STAGE, opened, 0)
+
+    @promised
     def generate(self, run: str, round: int) -> None:
         """Sample K responses per prompt from the round's policy."""
         _stage("generate", run, round)
@@ -88,7 +97,7 @@ class Commands:
         output: str | None = None,
         per_token: bool = False,
     ) -> None:
-        """Compute the implicit reward of every response: of a round, or of any file of responses.
+        """Compute the reward of every response: of a round, or of any file of responses.
 
         python -m dice score RUN ROUND
         python -m dice score FILE --recipe=RECIPE [key=value ...] [--output=FILE] [--per_token]

@@ -15,8 +15,9 @@ import numpy as np
 from dice import export, health, registry, replay, shaping, sources, store
 from dice.choice import Choice, Picks, choose
 from dice.errors import BadInput
-from dice.generate import UNANSWERED, seed_of
+from dice.generate import UNANSWERED
 from dice.schema import Pair, Preference, Step
+from dice.seeds import seed_of
 from dice.stage import Outcome, Stage, manifest_of, require
 from dice.store import Run
 from dice.table import Sampled, Table, read_prompts, read_scores, read_texts
@@ -64,7 +65,7 @@ def _run(run: Run, t: int) -> Outcome:
         "generated": len(generated),
         "offline": len(offline),
     }
-    warnings = health.warnings(figures, len(kept), len(set(paired)))
+    warnings = health.warnings(figures, len(kept), len(set(paired)), recipe.score.unit)
     if recipe.pair.alpha == "auto" and (note := health.unbalanced(choice.balance, recipe.pair.length)):
         warnings.insert(0, note)
     return Outcome(
@@ -73,7 +74,7 @@ def _run(run: Run, t: int) -> Outcome:
         summary=_summary(figures, recipe.pair.length),
         dropped=dict(dropped),
         figures=figures,
-        notes=[health.line(figures)],
+        notes=[health.line(figures, recipe.score.unit)],
         warnings=warnings,
     )
 

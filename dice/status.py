@@ -4,7 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from dice import store
+from dice import store, train_rm
 from dice.console import console
 from dice.recipe import ROOT, resolve
 from dice.stage import manifest_of
@@ -18,6 +18,8 @@ def show_run(run: Run) -> None:
     rounds = run.recipe.rounds
     console.print(f"\n{shown(run.path)}: {rounds} round{'s' * (rounds > 1)}, policy {run.recipe.policy}")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    if train_rm.is_wanted(run.recipe):
+        table.add_row("before", "train_rm", *_state(train_rm.folder_of(run, 0), "train_rm"))
     for t in range(1, rounds + 1):
         for index, stage in enumerate(STAGES):
             heading = f"round {t}" if index == 0 else ""
