@@ -2,7 +2,7 @@
 
 Modules import only what comes later in this order (a test holds it):
 
-__main__ > agreement > score_file > doctor > plan > start > checks > data_checks > generate,
+__main__ > agreement, ablation > score_file, share > doctor > plan > start > checks > data_checks > generate,
 score, pair, train, evaluate, status > train_rm, answers, publish > card > rewards, stage, trainer > engines >
 scalar_model > logprobs > probe > forward > attention, models > families, packs, chat, sources, export,
 worker, choice > launch, replay, upstream, rows, table, health, checkpoints > shaping, registry, hub >

@@ -75,6 +75,28 @@ class Commands:
         sys.exit(examine(str(recipe), [str(override) for override in overrides]))
 
     @promised
+    def share(self, run: str) -> None:
+        """Take over the stages that other runs beside this one have done and that would be the same here."""
+        from dice import share
+
+        share.share(store.open_run(str(run)))
+
+    @promised
+    def ablate(self, recipe: str, *words: str, plan: bool = False, cells: bool = False) -> None:
+        """Print and write the table of an ablation; scripts/run_dice/ablate.sh makes its runs.
+
+        python -m dice ablate RECIPE [key=value ...] [seeds=1,2,3] [axes=reward,balance,gamma] [axis_rounds=1]
+        With --plan: what is still to be run; with --cells: the overrides of each such run.
+        """
+        from dice import ablation
+
+        given = [str(word) for word in words]
+        if plan or cells:
+            (ablation.show_plan if plan else ablation.show_cells)(str(recipe), given)
+        elif not ablation.show_table(str(recipe), given):
+            sys.exit(1)
+
+    @promised
     def train_rm(self, run: str) -> None:
         """Train the scalar reward model of the offline pairs, where the recipe's rewards come from it."""
         from dice import train_rm

@@ -33,6 +33,7 @@ read -r rounds run <<<"$resolved"
 
 echo "DICE $(basename "$recipe"): $rounds $( ((rounds == 1)) && echo round || echo rounds) in $run"
 dice start "$recipe" "$@"
+if [[ ${DICE_SHARE:-} ]]; then dice share "$run"; fi # what another run under results/ has done already
 dice train_rm "$run" # the reward model, where score.reward_model=train
 for ((round = 1; round <= rounds; round++)); do
   echo "round $round"
