@@ -81,6 +81,8 @@ class Budget:
             steps = math.ceil(self.ranked * epochs / work.batch)
             ranking = replace(work, steps=steps, offline=0, held_out=0)
             return estimate.train(self.reference or size, machine, ranking, self.training, self.longest)
+        if recipe.score.reward != "implicit":  # no reference log-probs come from scoring
+            work = replace(work, offline=work.offline + work.generated)
         return estimate.train(size, machine, work, self.training, self.longest)
 
     def _scoring(self, size: Size) -> Cost | None:

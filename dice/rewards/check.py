@@ -5,7 +5,7 @@ import importlib.util
 from typing import Any
 
 from dice import upstream
-from dice.checkpoints import check_model
+from dice.checkpoints import check_model, downloaded
 from dice.errors import BadInput
 from dice.recipe import MANAGED_TRAIN_ARGS, Recipe, resolve
 from dice.rewards import judge, server
@@ -18,9 +18,10 @@ def examine(recipe: Recipe) -> str:
         _check_args(recipe)
         return f"a reward model, to be trained on {recipe.replay.dataset}"
     if score.reward == "reward_model":
-        has_head = (resolve(score.reward_model) / "value_head.safetensors").is_file()
-        fits = {} if has_head else {"unfit": no_classifier}
-        check_model("score.reward_model", score.reward_model, **fits)
+        folder = resolve(score.reward_model)
+        folder = folder if folder.is_dir() else downloaded(score.reward_model)
+        is_causal = folder and (folder / "value_head.safetensors").is_file()
+        check_model("score.reward_model", score.reward_model, None if is_causal else no_classifier)
         return f"reward model {score.reward_model}"
     if score.reward == "judge":
         return _examine_judge(recipe)
