@@ -5,8 +5,9 @@ Modules import only what comes later in this order (a test holds it):
 __main__ > agreement, ablation > score_file, share > doctor > plan > start > checks > data_checks > generate,
 score, pair, train, evaluate, status > train_rm, answers, publish > card > rewards, stage, trainer > engines >
 scalar_model > logprobs > probe > forward > attention, models > families, packs, chat, sources, export,
-worker, choice > launch, replay, upstream, rows, table, health, checkpoints > shaping, registry, hub >
-reference, resume, seeds, console > store > recipe_io > recipe > schema > errors
+worker, choice > launch, replay, upstream, rows, table, health, checkpoints > nodes > peers, manifests,
+shaping, registry, hub > reference, resume, seeds, console, digests > store > lock > recipe_io > recipe >
+schema > errors
 """
 
 __version__ = "0.1.0"

@@ -4,7 +4,6 @@ The loop itself is bash: scripts/run_dice/iter.sh and pipeline.sh.
 """
 
 import functools
-import importlib
 import os
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from dice.console import console, run
 from dice.errors import BadInput
 from dice.launch import die_with_parent
 from dice.recipe_io import load_recipe
-from dice.stage import execute
+from dice.stage import execute, stage_named
 
 
 class Promise:
@@ -48,11 +47,21 @@ class Commands:
         return f"{loaded.rounds} {status.shown(loaded.run_dir)}"
 
     @promised
-    def start(self, recipe: str, *overrides: str) -> None:
-        """Check a recipe (key=value overrides any key), make what it needs, write its recipe.yaml."""
+    def start(self, recipe: str, *overrides: str, force: bool = False) -> None:
+        """Check a recipe (key=value overrides any key), make what it needs, write its recipe.yaml.
+
+        With --force also where finished stages will have to run again.
+        """
         from dice.start import start
 
-        start(str(recipe), overrides)
+        start(str(recipe), overrides, bool(force))
+
+    @promised
+    def hold(self, run: str, recipe: str, *overrides: str) -> None:
+        """Take a run for the loop that this process belongs to; iter.sh does."""
+        from dice.start import hold
+
+        hold(store.open_run(str(run)), str(recipe), overrides)
 
     @promised
     def plan(self, recipe: str, *overrides: str) -> None:
@@ -97,18 +106,20 @@ class Commands:
             sys.exit(1)
 
     @promised
-    def train_rm(self, run: str) -> None:
+    def train_rm(self, run: str, *, force: bool = False) -> None:
         """Train the scalar reward model of the offline pairs, where the recipe's rewards come from it."""
         from dice import train_rm
 
         opened = store.open_run(str(run))
         if train_rm.is_wanted(opened.recipe):
-            execute(train_rm.STAGE, opened, 0)
+            execute(train_rm.STAGE, opened, 0, bool(force))
 
-    @promised
-    def generate(self, run: str, round: int) -> None:
-        """Sample K responses per prompt from the round's policy."""
-        _stage("generate", run, round)
+    def generate(self, run: str, round: int, *, force: bool = False) -> None:
+        """Sample K responses per prompt from the round's policy.
+
+        With --force again where it was done with something else or its files were changed.
+        """
+        _stage("generate", run, round, force)
 
     @promised
     def score(
@@ -118,6 +129,7 @@ class Commands:
         recipe: str | None = None,
         output: str | None = None,
         per_token: bool = False,
+        force: bool = False,
     ) -> None:
         """Compute the reward of every response: of a round, or of any file of responses.
 
@@ -129,7 +141,7 @@ class Commands:
         with their rewards; with --per_token also each token's.
         """
         if len(round) == 1 and isinstance(round[0], int):
-            _stage("score", run, *round)
+            _stage("score", run, *round, force)
             return
         if (Path(str(run)) / "recipe.yaml").is_file():
             raise BadInput(f"{run} is a run; which round? python -m dice score {run} 1")
@@ -149,9 +161,9 @@ class Commands:
         show_agreement(str(preferences), recipe, _overrides(overrides))
 
     @promised
-    def pair(self, run: str, round: int) -> None:
+    def pair(self, run: str, round: int, *, force: bool = False) -> None:
         """Balance lengths, choose best and worst, mix in offline pairs, export the data set."""
-        _stage("pair", run, round)
+        _stage("pair", run, round, force)
 
     @promised
     def register(self, round_dir: str, name: str, mixed: bool = False) -> None:
@@ -161,9 +173,9 @@ class Commands:
         export.register(str(round_dir), str(name), bool(mixed))
 
     @promised
-    def train(self, run: str, round: int) -> None:
+    def train(self, run: str, round: int, *, force: bool = False) -> None:
         """Train the round's model by DPO, with LLaMA-Factory."""
-        _stage("train", run, round)
+        _stage("train", run, round, force)
 
     @promised
     def export(
@@ -194,13 +206,16 @@ class Commands:
         evaluate.show(execute(evaluate.STAGE, opened, 0))
 
     @promised
-    def status(self, run: str | None = None) -> None:
-        """Print what of a run is done; without a run, list them all."""
+    def status(self, run: str | None = None, *, check: bool = False) -> None:
+        """Print what of a run is done, running or failed and why; without a run, list them all.
+
+        With --check every file is compared with its stage's manifest; status 1 where one was changed.
+        """
         if run is None:
             status.show_all()
             return
-        opened = store.open_run(str(run))
-        status.show_run(opened)
+        if status.show_run(store.open_run(str(run)), bool(check)):
+            sys.exit(1)
 
     @promised
     def places(self, run: str) -> None:
@@ -220,9 +235,9 @@ def _overrides(given: tuple[Any, ...]) -> list[str]:
     return list(given)
 
 
-def _stage(name: str, run: str, t: int) -> None:
+def _stage(name: str, run: str, t: int, force: bool) -> None:
     opened = store.open_run(str(run))
-    execute(importlib.import_module(f"dice.{name}").STAGE, opened, _round_of(opened, t))
+    execute(stage_named(name), opened, _round_of(opened, t), bool(force))
 
 
 def _round_of(run: store.Run, t: Any) -> int:

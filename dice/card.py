@@ -8,9 +8,9 @@ import yaml
 
 from dice import store
 from dice.checkpoints import HUB_ID
+from dice.manifests import manifest_of
 from dice.recipe import resolve
 from dice.recipe_io import resolved_yaml
-from dice.stage import manifest_of
 from dice.store import Run
 
 SIGNATURE = "<!-- written by `dice export` -->"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dice import hub, store
+from dice.digests import file_digest
 from dice.errors import BadInput
 from dice.recipe import resolve
 
@@ -123,7 +124,7 @@ def _same_weights(first: Path, second: Path) -> bool:
     if ours.keys() != theirs.keys() or bases[0] != bases[1]:
         return False
     pairs = [(ours[name], theirs[name]) for name in sorted(ours)]
-    if any(store.file_digest(a) != store.file_digest(b) for a, b in pairs):
+    if any(file_digest(a) != file_digest(b) for a, b in pairs):
         return False
     return all(filecmp.cmp(a, b, shallow=False) for a, b in pairs)
 

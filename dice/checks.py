@@ -83,7 +83,7 @@ def after_preparation(recipe: Recipe, place: Place, download: bool = False) -> l
 
 def check_batch(recipe: Recipe) -> str:
     """Raises BadInput where the global batch can't be split over the processes."""
-    processes = launch.workers_per_node() * launch.node_count()
+    processes = launch.process_count()
     total = recipe.train.global_batch_size
     per_device = recipe.train.args.get("per_device_train_batch_size", 1)
     size, steps = trainer.batch_sizes(total, per_device, processes)

@@ -18,8 +18,10 @@ from rich.table import Table
 
 from dice import launch, registry, sources, store
 from dice.console import console
+from dice.digests import file_digest, model_digest
 from dice.errors import BadInput
 from dice.generate import sample_shards, sampling_settings
+from dice.manifests import makers
 from dice.recipe import Recipe, resolve
 from dice.schema import Judged, Response
 from dice.stage import Outcome, Stage
@@ -94,9 +96,9 @@ def _folder(run: Run, t: int) -> Path:
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
     evaluate = run.recipe.evaluate
-    digests = {name: store.model_digest(model) for name, model in models(run).items()}
+    digests = {name: model_digest(model) for name, model in models(run).items()}
     judge = resolve(evaluate.judge.partition(":")[0])
-    digests["judge"] = store.file_digest(judge) if judge.is_file() else ""
+    digests["judge"] = file_digest(judge) if judge.is_file() else ""
     return digests | {"prompts": registry.digest(run.recipe.dataset_dir, evaluate.prompts)}
 
 
@@ -175,4 +177,17 @@ def show(manifest: dict[str, Any]) -> None:
     console.print(table)
 
 
-STAGE = Stage("evaluate", _inputs, _settings, ("prompts.jsonl", "responses", "quality"), _run, _folder)
+def _needs(run: Run, t: int) -> list[tuple[str, int]]:
+    return makers(*(int(name.removeprefix("round-")) for name in models(run) if name.startswith("round-")))
+
+
+STAGE = Stage(
+    "evaluate",
+    _inputs,
+    _settings,
+    outputs=("prompts.jsonl", "responses", "quality"),
+    run=_run,
+    folder=_folder,
+    needs=_needs,
+    expendable=True,
+)

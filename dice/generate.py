@@ -13,8 +13,10 @@ from typing import Any
 
 from dice import launch, registry, sources, store
 from dice.console import Counter
+from dice.digests import model_digest
 from dice.engines import Request, Sampled, Sampler, load_chat, load_sampler
 from dice.errors import BadInput
+from dice.manifests import makers
 from dice.recipe import Recipe
 from dice.schema import Prompt, Response, UnreadResponse
 from dice.seeds import seed_of
@@ -163,12 +165,10 @@ def work(worker: Worker, run_dir: str, t: str) -> None:
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
-    if t > 1 and not (run.round_dir(t - 1) / "train.manifest.json").exists():
-        raise BadInput(f"{run.round_dir(t - 1)}: round {t - 1} has no model yet; finish it first")
     recipe = run.recipe
     return {
         "prompts": registry.digest(recipe.dataset_dir, recipe.prompts),
-        "policy": store.model_digest(run.policy(t)),
+        "policy": model_digest(run.policy(t)),
     }
 
 
@@ -214,4 +214,12 @@ def _run(run: Run, t: int) -> Outcome:
     )
 
 
-STAGE = Stage("generate", _inputs, _settings, ("prompts.jsonl", "responses"), _run)
+STAGE = Stage(
+    "generate",
+    _inputs,
+    _settings,
+    outputs=("prompts.jsonl", "responses"),
+    run=_run,
+    needs=lambda run, t: makers(t - 1),
+    parts=("responses/part-*.jsonl",),
+)

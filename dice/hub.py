@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from dice.store import WEIGHTS
-
 Answer = TypeVar("Answer")
+WEIGHTS = (".safetensors", ".bin")
 TIMEOUT = 5.0  # seconds, name resolution included, which no library can limit
 
 

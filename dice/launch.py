@@ -7,7 +7,6 @@ one worker per GPU, or one where there is none.
 
 import contextlib
 import ctypes
-import itertools
 import os
 import re
 import shutil
@@ -16,16 +15,20 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
+from dice import nodes
 from dice.console import Bar, Tally, read_counters
 from dice.errors import BadInput, StageFailed
+from dice.peers import node_count, number
 from dice.recipe import ROOT
 
 TAIL_LINES = 15
+ENDING = 10.0  # seconds that a command has for ending when it is told to
 # After a worker's own last words torchrun prints a long table of its own; the cause is above it.
-TORCHRUN_VERDICT = re.compile(r"torch/distributed/elastic/multiprocessing/api\.py.* failed ")
+TORCHRUN_VERDICT = re.compile(r"elastic/multiprocessing/api\.py.* failed (.exitcode: (?P<status>-?\d+))?")
 
 
 def gpu_count() -> int:
@@ -46,24 +49,21 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def node_count() -> int:
-    """NNODES, 1 by default. Raises BadInput for more, which the loop can't do yet."""
-    nodes = _positive("NNODES", 1)
-    if nodes > 1:
-        raise BadInput(f"environment: NNODES is {nodes}; the loop runs on one machine so far")
-    return nodes
-
-
 def workers_per_node() -> int:
     """NPROC_PER_NODE; by default one worker per GPU, or one.
 
     Raises BadInput where there are GPUs, but not one for each worker.
     """
     gpus = gpu_count()
-    workers = _positive("NPROC_PER_NODE", max(1, gpus))
+    workers = number("NPROC_PER_NODE", max(1, gpus), 1)
     if workers > gpus > 0:
         raise BadInput(f"environment: NPROC_PER_NODE is {workers}, more than the {_gpus(gpus)} here")
     return workers
+
+
+def process_count() -> int:
+    """Workers on all nodes together."""
+    return workers_per_node() * node_count()
 
 
 def engines_per_node(gpus_each: int) -> int:
@@ -87,27 +87,56 @@ def _gpus(count: int) -> str:
     return f"{count} GPU{'s' * (count != 1)}"
 
 
-def _positive(name: str, default: int) -> int:
-    value = os.environ.get(name) or str(default)
-    if not value.isdigit() or int(value) < 1:
-        raise BadInput(f"environment: {name} is {value!r}; it must be a number of at least 1")
-    return int(value)
+@dataclass(frozen=True)
+class Task:
+    """What torchrun is to run: the same on every node, on each with its own workers."""
+
+    arguments: list[str]  # a file or `-m module`, and its arguments
+    workers: int  # per node
+    label: str
+    log: str  # node 0's; another node's is beside it
+    complaint: str  # where a worker says that its input can't be used
+    env: dict[str, str]
 
 
-def torchrun(arguments: Sequence[str], workers: int | None = None) -> list[str]:
-    """The command that runs `arguments` (a file or `-m module`, and its arguments) in every worker.
+def run_task(task: Task, unit: str, poll: Callable[[], Tally | tuple[int, int]]) -> None:
+    """Run a task on this node and on all others that it has met. Raises as `run_logged` does."""
+    Path(task.complaint).unlink(missing_ok=True)  # of an earlier attempt
+    meeting = nodes.current()
+    meeting.announce(asdict(task))
+    run_logged(
+        torchrun(task.arguments, task.workers),
+        Path(task.log),
+        task.label,
+        unit,
+        poll,
+        task.env,
+        Path(task.complaint),
+    )
+    meeting.gather()
 
-    There are so many `workers` on this machine; by default `workers_per_node()`.
+
+def follow(meeting: nodes.Meeting) -> None:
+    """Another node's part of what node 0 does at a meeting."""
+    for announced in meeting.tasks():
+        task = Task(**announced)
+        log = Path(task.log)
+        log = log.with_name(f"{log.stem}.node-{meeting.rank}{log.suffix}")
+        command = torchrun(task.arguments, task.workers)
+        run_logged(command, log, task.label, "", lambda: (0, 0), task.env, Path(task.complaint))
+
+
+def torchrun(arguments: Sequence[str], workers: int) -> list[str]:
+    """The command that runs a file or `-m module` with its arguments, in so many workers a node.
+
+    A command at which no other nodes were met runs on this one alone.
     """
-    port = os.environ.get("MASTER_PORT") or str(_free_port())
-    address = os.environ.get("MASTER_ADDR", "127.0.0.1")
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc_per_node={workers or workers_per_node()}",
-    ]
-    command += [f"--nnodes={node_count()}", f"--node_rank={os.environ.get('NODE_RANK', '0')}"]
+    meeting = nodes.current()
+    given = os.environ if meeting.count == node_count() else {}
+    port = given.get("MASTER_PORT") or _free_port()
+    address = given.get("MASTER_ADDR", "127.0.0.1")
+    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={workers}"]
+    command += [f"--nnodes={meeting.count}", f"--node_rank={meeting.rank}"]
     return [*command, f"--master_addr={address}", f"--master_port={port}", *arguments]
 
 
@@ -124,11 +153,12 @@ def run_logged(
     unit: str,
     poll: Callable[[], Tally | tuple[int, int]],
     env: dict[str, str] | None = None,
+    complaint: Path | None = None,
 ) -> None:
     """Run a command, its output appended to `log`, a bar (`poll` gives done and total) meanwhile.
 
-    Raises StageFailed with the end of the log where the command fails. If this process dies, so
-    does the command.
+    Raises StageFailed with the end of the log where the command fails; BadInput where it has left a
+    `complaint` about its input. If this process dies, so does the command.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
@@ -145,11 +175,22 @@ def run_logged(
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(timeout=0.1)
         except BaseException:  # Ctrl-C, say: the workers must not outlive this process
-            process.terminate()
-            process.wait()
+            _end(process)
             raise
+    if process.returncode and complaint and complaint.is_file():
+        raise BadInput(complaint.read_text(encoding="utf-8"))
     if process.returncode:
         raise StageFailed(_failure(label, process.returncode, log))
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a command and what it has started, which dies with it."""
+    process.terminate()
+    try:
+        process.wait(timeout=ENDING)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def run_workers(stage: str, folder: Path, arguments: Sequence[str], unit: str, gpus_each: int = 1) -> None:
@@ -163,19 +204,19 @@ def run_workers(stage: str, folder: Path, arguments: Sequence[str], unit: str, g
     shutil.rmtree(progress, ignore_errors=True)
     module = ["-m", "dice.worker", stage, str(progress), *arguments]
     workers = engines_per_node(gpus_each)
-    several = workers * node_count() > 1
-    command = torchrun(module, workers) if several else [sys.executable, *module]
     # On CPUs torchrun would give each worker one thread, and sums would be rounded differently than
     # in a single worker. The number of workers must not change results.
     threads = {} if gpu_count() else {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(cpu_count()))}
-    log = folder / "logs" / f"{stage}.log"
+    log, complaint = folder / "logs" / f"{stage}.log", progress / "bad-input.txt"
+
+    def poll() -> Tally:
+        return read_counters(progress)
+
     try:
-        run_logged(command, log, stage, unit, lambda: read_counters(progress), threads)
-    except StageFailed:
-        complaint = progress / "bad-input.txt"
-        if complaint.is_file():
-            raise BadInput(complaint.read_text(encoding="utf-8")) from None
-        raise
+        if workers * nodes.current().count > 1:
+            run_task(Task(module, workers, stage, str(log), str(complaint), threads), unit, poll)
+        else:
+            run_logged([sys.executable, *module], log, stage, unit, poll, threads, complaint)
     finally:
         shutil.rmtree(progress, ignore_errors=True)
 
@@ -190,8 +231,14 @@ def environment() -> dict[str, str]:
 def _failure(label: str, status: int, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     begun = max(index for index, line in enumerate(lines) if line.startswith("$ "))
-    lines = list(itertools.takewhile(lambda line: not TORCHRUN_VERDICT.search(line), lines[begun:]))
-    tail = "\n".join(f"    {line[:300]}" for line in lines[-TAIL_LINES:])
+    said, verdict = lines[begun + 1 :], ""
+    for index, line in enumerate(said):
+        if found := TORCHRUN_VERDICT.search(line):
+            said, verdict = said[:index], found["status"]
+            break
+    if verdict.startswith("-"):  # a signal, so the worker has said nothing of it
+        said.append(f"a worker was killed by {signal.Signals(-int(verdict)).name}")
+    tail = "\n".join(f"    {line[:300]}" for line in said[-TAIL_LINES:])
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
     return f"{label} failed ({how}). The end of its log:\n{tail}\n  whole log: {log}"
 

@@ -14,22 +14,23 @@ import numpy as np
 
 from dice import export, health, registry, replay, shaping, sources, store
 from dice.choice import Choice, Picks, choose
+from dice.digests import file_digest, folder_digest
 from dice.errors import BadInput
 from dice.generate import UNANSWERED
+from dice.manifests import manifest_of
 from dice.schema import Pair, Preference, Step
 from dice.seeds import seed_of
-from dice.stage import Outcome, Stage, manifest_of, require
+from dice.stage import Outcome, Stage
 from dice.store import Run
 from dice.table import Sampled, Table, read_prompts, read_scores, read_texts
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
     folder, recipe = run.round_dir(t), run.recipe
-    require(run, t, "generate", "score")
     digests = {
-        "prompts": store.file_digest(folder / "prompts.jsonl"),
-        "responses": store.folder_digest(folder / "responses"),
-        "scores": store.folder_digest(folder / "scores"),
+        "prompts": file_digest(folder / "prompts.jsonl"),
+        "responses": folder_digest(folder / "responses"),
+        "scores": folder_digest(folder / "scores"),
     }
     if recipe.replay.gamma > 0:
         digests["offline pairs"] = registry.digest(recipe.dataset_dir, recipe.replay.dataset)
@@ -185,4 +186,11 @@ def _summary(figures: dict[str, Any], unit: str) -> str:
     )
 
 
-STAGE = Stage("pair", _inputs, _settings, ("pairs.jsonl", "dataset", "alpha.jsonl"), _run)
+STAGE = Stage(
+    "pair",
+    _inputs,
+    _settings,
+    outputs=("pairs.jsonl", "dataset", "alpha.jsonl"),
+    run=_run,
+    needs=lambda run, t: [("generate", t), ("score", t)],
+)

@@ -15,8 +15,8 @@ from dice import card, store, trainer
 from dice.checkpoints import base_of, tokenizer_home
 from dice.console import say
 from dice.errors import BadInput
+from dice.manifests import require
 from dice.recipe import resolve
-from dice.stage import require
 from dice.store import Run
 
 TOKENIZER = tuple(pattern for pattern in trainer.MODEL_FILES if "safetensors" not in pattern)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dice import store
+from dice.digests import file_digest
 from dice.errors import BadInput
 from dice.recipe import resolve
 
@@ -171,7 +172,7 @@ def digest(dataset_dir: str, name: str) -> str:
         files = source.files()
     else:  # a local copy, or nothing that could be read without loading it
         files = sorted(path for path in Path(source.hub).rglob("*") if path.is_file())
-    digests = " ".join(map(store.file_digest, files))
+    digests = " ".join(map(file_digest, files))
     return f"{digests} {json.dumps(source.entry, sort_keys=True)}"
 
 

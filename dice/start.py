@@ -1,38 +1,61 @@
 """Before round 1: what can be known to be wrong is found, and nothing is written before that."""
 
+import itertools
+import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 
-from dice import launch, store
-from dice.checks import after_preparation, before_preparation, previous
+from dice import launch, lock, nodes, store
+from dice.checks import Check, after_preparation, before_preparation, previous
 from dice.console import say
 from dice.engines import resolve_engine
 from dice.errors import BadInput, StageFailed
+from dice.manifests import differences
+from dice.peers import VARIABLES
 from dice.recipe import ROOT, Recipe
 from dice.recipe_io import load_recipe, origin
-from dice.stage import differences
+from dice.stage import STAGES, facts, finished_parts, stage_named
 
 
-def start(name: str, overrides: Sequence[str]) -> store.Run:
+def start(name: str, overrides: Sequence[str], force: bool = False) -> store.Run:
     """Check a recipe, make what it needs, and write its run's recipe.yaml.
 
-    Raises BadInput for anything that can't work: a data set, template, model or batch size.
+    Raises BadInput for anything that can't work (a data set, template, model or batch size), and, without
+    `force`, for a recipe with which finished stages would have to run again.
     """
     recipe = load(name, overrides)
+    run = store.Run(recipe.run_dir, recipe)
 
     def place(key: str) -> str:
         return origin(name, overrides, key)
 
-    for check in before_preparation(recipe, place):
-        check.examine()
-    if recipe.prepare:
-        prepare(recipe.prepare)
-    for check in after_preparation(recipe, place, download=True):
-        check.examine()
-    return _write(recipe)
+    def examine_all(checks: list[Check]) -> None:
+        for check in checks:
+            check.examine()
+
+    with nodes.meeting("start", lambda: facts(run)) as meeting:
+        examine_all(before_preparation(recipe, place))
+        if not meeting.leads:
+            for _ in meeting.tasks():  # one: what the recipe names is there now
+                examine_all(after_preparation(recipe, place, download=True))
+            return run
+        _show_changes(run, force)
+        if recipe.prepare:
+            prepare(recipe.prepare)
+        meeting.announce({})
+        examine_all(after_preparation(recipe, place, download=True))
+        meeting.gather()
+        return store.create_run(recipe)
+
+
+def hold(run: store.Run, name: str, overrides: Sequence[str]) -> None:
+    """Take a run for the loop. Raises BadInput where another has it, or has given it another recipe."""
+    lock.hold(run.path)
+    if changes := differences(asdict(load(name, overrides)), asdict(run.recipe)):
+        raise BadInput(f"{run.path}: another iter.sh has just begun it with another recipe ({changes[0]})")
 
 
 def load(name: str, overrides: Sequence[str]) -> Recipe:
@@ -41,11 +64,33 @@ def load(name: str, overrides: Sequence[str]) -> Recipe:
     return replace(recipe, generate=replace(recipe.generate, engine=resolve_engine(recipe.generate.engine)))
 
 
-def _write(recipe: Recipe) -> store.Run:
-    before = previous(recipe)
-    for change in differences(asdict(before), asdict(recipe)) if before else ():
+def _show_changes(run: store.Run, force: bool) -> None:
+    """Say how the recipe differs from what the run was started with before.
+
+    Raises BadInput where stages were finished with what has changed, without `force`.
+    """
+    before = previous(run.recipe)
+    for change in differences(asdict(before), asdict(run.recipe)) if before else ():
         say(f"recipe    {change}", mark="!")
-    return store.create_run(recipe)
+    lost = [f"{name} of round {t}" for t, name in _superseded(run)] if before and not force else []
+    if lost:
+        others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise BadInput(
+            f"{run.path}: {lost[0]}{others} would have to run again with this recipe; --force does that, "
+            "run=NAME begins another run"
+        )
+
+
+def _superseded(run: store.Run) -> Iterator[tuple[int, str]]:
+    """(round, stage) of what was done or begun with other settings than the recipe's."""
+    for t in itertools.takewhile(lambda t: run.round_dir(t).is_dir(), itertools.count(1)):
+        for name in STAGES:
+            stage, folder = stage_named(name), run.round_dir(t)
+            manifest = store.read_json(folder / f"{name}.manifest.json")
+            begun = finished_parts(stage, folder) and store.read_json(folder / f"{name}.started.json")
+            done = manifest or begun
+            if done and done.get("recipe") != json.loads(json.dumps(stage.settings(run, t))):
+                yield t, name
 
 
 def prepare(command: str) -> None:
@@ -58,7 +103,9 @@ def prepare(command: str) -> None:
         words = shlex.split(command)
         if words[0] == "python":
             words[0] = sys.executable
-        status = subprocess.run(words, cwd=ROOT, env=launch.environment()).returncode
+        # What it trains, it trains on this machine alone.
+        own = {key: value for key, value in launch.environment().items() if key not in VARIABLES}
+        status = subprocess.run(words, cwd=ROOT, env=own).returncode
     except (ValueError, IndexError, OSError) as error:
         raise BadInput(f"prepare: {command!r} is no command that can be run ({error})") from None
     if status == BadInput.status:

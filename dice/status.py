@@ -1,43 +1,69 @@
-"""What of a run is done: a table of rounds and stages, and where everything lies."""
+"""What of a run is done, running, failed and why: a table of rounds and stages, and where everything lies."""
 
 from pathlib import Path
 
+from rich.markup import escape
 from rich.table import Table
 
-from dice import store, train_rm
-from dice.console import console
+from dice import lock, store, train_rm
+from dice.console import console, read_counters
+from dice.manifests import damaged, manifest_of
 from dice.recipe import ROOT, resolve
-from dice.stage import manifest_of
+from dice.stage import STAGES
 from dice.store import Run
 
-STAGES = ("generate", "score", "pair", "train")
+PARTS = {"generate": "responses", "score": "scores"}  # where a stage's shards are
 
 
-def show_run(run: Run) -> None:
-    """One line per stage of every round: done (what, how long), begun, or still to do."""
-    rounds = run.recipe.rounds
+def show_run(run: Run, check: bool = False) -> bool:
+    """One line per stage of every round: done (what, how long), running, failed and why, or still to do.
+
+    With `check` every file is compared with its manifest. Returns whether one was found to be changed.
+    """
+    rounds, worker = run.recipe.rounds, lock.holder(run.path)
     console.print(f"\n{shown(run.path)}: {rounds} round{'s' * (rounds > 1)}, policy {run.recipe.policy}")
+    console.print(f"{worker} is at work on it" if worker else "nobody is at work on it", markup=False)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    broken, failures = [], []
+    places = [(f"round {t}", run.round_dir(t), STAGES) for t in range(1, rounds + 1)]
     if train_rm.is_wanted(run.recipe):
-        table.add_row("before", "train_rm", *_state(train_rm.folder_of(run, 0), "train_rm"))
-    for t in range(1, rounds + 1):
-        for index, stage in enumerate(STAGES):
-            heading = f"round {t}" if index == 0 else ""
-            table.add_row(heading, stage, *_state(run.round_dir(t), stage))
+        places.insert(0, ("before", train_rm.folder_of(run, 0), ("train_rm",)))
     if run.recipe.evaluate.judge:
-        table.add_row("evaluation", "evaluate", *_state(run.path / "evaluate", "evaluate"))
+        places.append(("evaluation", run.path / "evaluate", ("evaluate",)))
+    for heading, folder, stages in places:
+        for index, stage in enumerate(stages):
+            table.add_row("" if index else heading, stage, *_state(folder, stage, worker is not None))
+            broken += _broken(folder, stage) if check else []
+            if failed := store.read_json(folder / f"{stage}.failed.json"):
+                failures.append(f"\n{heading}, {stage}: {failed.get('error')}")
     console.print(table)
+    for line in (*failures, *broken):
+        console.print(line, markup=False)
+    if check and not broken:
+        console.print("every file is what its stage wrote")
+    return bool(broken)
 
 
-def _state(folder: Path, stage: str) -> tuple[str, str]:
-    """What a stage did or has begun, and its seconds."""
+def _state(folder: Path, stage: str, held: bool) -> tuple[str, str]:
+    """What a stage did, does or failed of, and its seconds. `held`: somebody works on the run."""
     if manifest := store.read_json(folder / f"{stage}.manifest.json"):
-        return manifest["summary"], f"{manifest['seconds']:,.0f} s"
-    if (folder / f"{stage}.started.json").exists():
-        parts = {"generate": "responses", "score": "scores"}.get(stage)
-        written = len(store.shards(folder / parts)) if parts else 0
-        return f"begun{f', {written} shards written' if parts else ''}", ""
-    return "[dim]to do[/]", ""
+        return escape(manifest["summary"]), f"{manifest['seconds']:,.0f} s"
+    progress = read_counters(folder / f"{stage}.progress")
+    parts = len(store.shards(folder / PARTS[stage])) if stage in PARTS else 0
+    so_far = f", {parts} shards written" if parts else ""
+    if (folder / f"{stage}.failed.json").exists():
+        return f"[red]failed[/]{so_far}; why is told below", ""
+    if not (folder / f"{stage}.started.json").exists():
+        return "[dim]to do[/]", ""
+    if held:
+        done = f", {progress.done:,} of {progress.total:,}" if progress.total else ""
+        return f"[green]running[/]{done}{so_far}", ""
+    return f"[yellow]interrupted[/]{so_far}; goes on from there", ""
+
+
+def _broken(folder: Path, stage: str) -> list[str]:
+    manifest = store.read_json(folder / f"{stage}.manifest.json") or {}
+    return [f"{shown(folder / name)} {what}" for name, what in damaged(folder, manifest).items()]
 
 
 def show_all() -> None:
@@ -49,7 +75,9 @@ def show_all() -> None:
         run = store.open_run(path)
         rounds = range(1, run.recipe.rounds + 1)
         done = sum(manifest_of(run, t, stage) is not None for t in rounds for stage in STAGES)
-        console.print(f"{shown(path)}: {done} of {len(STAGES) * run.recipe.rounds} stages done")
+        worker = f"; {name} is at work on it" if (name := lock.holder(path)) else ""
+        total = len(STAGES) * run.recipe.rounds
+        console.print(f"{shown(path)}: {done} of {total} stages done{worker}", markup=False)
 
 
 def show_places(run: Run) -> None:

@@ -6,13 +6,10 @@ renamed. A shard that exists is therefore finished. A stage's manifest is writte
 goes on with its own shards and never with another recipe's.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +18,13 @@ from typing import Any
 import msgspec
 
 from dice.errors import BadInput
+from dice.lock import locked
 from dice.recipe import Recipe, resolve
 from dice.recipe_io import load_resolved, resolved_yaml
 from dice.schema import Row, decoder, from_line, to_line
 
 TEMPORARY = ".tmp"  # suffix of files that are being written
 BUFFER = 1 << 20  # bytes that are read or written at once: rows are small, system calls are not free
-WEIGHTS = (".safetensors", ".bin")
 
 
 @dataclass(frozen=True)
@@ -67,34 +64,16 @@ def create_run(recipe: Recipe) -> Run:
     run = Run(recipe.run_dir, recipe)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
-        with locked(run):
+        with locked(run.path):
             write_text(run.path / "recipe.yaml", resolved_yaml(recipe))
     except OSError as error:
         raise BadInput(f"results_dir: {run.path} can't be written to ({error.strerror})") from None
     return run
 
 
-@contextlib.contextmanager
-def locked(run: Run) -> Iterator[None]:
-    """Hold a run for this process. Raises BadInput, naming the other one, where it is held already.
-
-    The lock goes with the process, however it ends. Where the file system knows no locks there is none.
-    """
-    with (run.path / ".lock").open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise BadInput(f"{run.path}: {file.read() or 'another process'} is at work on this run") from None
-        except OSError:
-            pass
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        try:
-            yield
-        finally:
-            file.truncate(0)
+def recipe_digest(recipe: Recipe) -> str:
+    """What tells recipes apart, as a few hex digits."""
+    return hashlib.sha256(resolved_yaml(recipe).encode()).hexdigest()[:12]
 
 
 def open_run(path: str | Path) -> Run:
@@ -201,43 +180,3 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def file_digest(path: Path) -> str:
-    """sha256 of a file; of weights, of their size and 16 blocks of 64 KiB spread evenly over them.
-
-    So a 16 GB model takes milliseconds.
-    """
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if path.suffix not in WEIGHTS or size <= 1 << 20:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        digest = hashlib.sha256(f"{size}\0".encode())
-        for block in range(16):
-            file.seek(block * (size - (1 << 16)) // 15)
-            digest.update(file.read(1 << 16))
-        return digest.hexdigest()
-
-
-def folder_digest(folder: Path) -> str:
-    """sha256 of the names and contents of a folder's shards."""
-    digest = hashlib.sha256()
-    for path in shards(folder):
-        digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def model_digest(model: str) -> str:
-    """What identifies a model: the digests of its folder's files, or the Hub id itself.
-
-    An adapter's base counts as well.
-    """
-    folder = Path(model)
-    if not folder.is_dir():
-        return model
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
-    if base := (read_json(folder / "adapter_config.json") or {}).get("base_model_name_or_path"):
-        digest.update(model_digest(model_path(base)).encode())
-    return digest.hexdigest()

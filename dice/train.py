@@ -15,10 +15,13 @@ from typing import Any
 from dice import launch, reference, resume, store, trainer
 from dice.checkpoints import base_of
 from dice.console import say
+from dice.digests import file_digest, model_digest
 from dice.errors import BadInput
 from dice.generate import seed_of
+from dice.manifests import makers, manifest_of
+from dice.peers import node_count
 from dice.recipe import Recipe
-from dice.stage import Outcome, Stage, manifest_of, require
+from dice.stage import Outcome, Stage
 from dice.store import Run
 
 WITHOUT_REFERENCE = ("orpo", "simpo")  # values of pref_loss
@@ -28,12 +31,13 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
     """The LLaMA-Factory configuration of round t on this machine."""
     recipe, folder = run.recipe, run.round_dir(t)
     on_gpu = launch.gpu_count() > 0 or os.environ.get("DS_ACCELERATOR") == "cpu"
-    fitted = trainer.adapt(recipe.train.args, recipe.train.global_batch_size, _processes(), on_gpu)
+    fitted = trainer.adapt(recipe.train.args, recipe.train.global_batch_size, launch.process_count(), on_gpu)
     return fitted | {
         "do_train": True,
         **_models(run.policy(t), recipe),
-        "policy_id": store.model_digest(run.policy(t)),
+        "policy_id": model_digest(run.policy(t)),
         "only_last_checkpoint": True,
+        "data_shared_file_system": node_count() > 1,
         "template": recipe.template,
         "cutoff_len": recipe.score.cutoff_len,
         "dataset": "mixed",
@@ -43,10 +47,6 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
         "report_to": recipe.train.args.get("report_to", "none"),
         "run_name": f"{recipe.run}-round-{t}",
     }
-
-
-def _processes() -> int:
-    return launch.workers_per_node() * launch.node_count()
 
 
 def _models(policy: str, recipe: Recipe) -> dict[str, Any]:
@@ -71,10 +71,9 @@ def _models(policy: str, recipe: Recipe) -> dict[str, Any]:
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
     folder = run.round_dir(t)
-    require(run, t, "pair")
     return {
-        "mixed.json": store.file_digest(folder / "dataset" / "mixed.json"),
-        "policy": store.model_digest(run.policy(t)),
+        "mixed.json": file_digest(folder / "dataset" / "mixed.json"),
+        "policy": model_digest(run.policy(t)),
     }
 
 
@@ -114,7 +113,7 @@ def _begin(run: Run, t: int) -> dict[str, Any]:
     """The configuration to train with: from the last checkpoint, or from the start."""
     work, config = run.round_dir(t) / "train", round_config(run, t)
     # DeepSpeed's checkpoints are split by process.
-    if checkpoint := resume.last_complete(work, _processes() if config.get("deepspeed") else None):
+    if checkpoint := resume.last_complete(work, launch.process_count() if config.get("deepspeed") else None):
         say(f"train     goes on from step {checkpoint.name.rpartition('-')[2]}", mark="=")
         return config | {"resume_from_checkpoint": str(checkpoint)}
     if known := _known_reference(run, t):
@@ -193,4 +192,13 @@ def _train_fake(run: Run, t: int, rows: int) -> trainer.Trained:
     return trainer.Trained(rows, 0, [])
 
 
-STAGE = Stage("train", _inputs, _settings, ("model", "curves.jsonl"), _run, working=("train",))
+STAGE = Stage(
+    "train",
+    _inputs,
+    _settings,
+    outputs=("model", "curves.jsonl"),
+    run=_run,
+    working=("train",),
+    needs=lambda run, t: [("pair", t), ("score", t), *makers(t - 1)],
+    parts=("train/checkpoint-*/complete.json",),
+)

@@ -12,7 +12,10 @@ from typing import Any
 
 from dice import export, launch, registry, sources, store, trainer
 from dice.checkpoints import base_of
+from dice.digests import file_digest, model_digest
 from dice.errors import BadInput
+from dice.manifests import damaged
+from dice.peers import node_count
 from dice.recipe import Recipe
 from dice.seeds import seed_of
 from dice.stage import Outcome, Stage
@@ -46,9 +49,15 @@ def folder_of(run: Run, t: int) -> Path:
 
 
 def check_made(run: Run) -> None:
-    """Raises BadInput where the run has to train its reward model first."""
-    if is_wanted(run.recipe) and not (folder_of(run, 0) / "train_rm.manifest.json").exists():
-        raise BadInput(f"{folder_of(run, 0)}: not made yet; run `python -m dice train_rm {run.path}` first")
+    """Raises BadInput where the run has to train its reward model first, or that is not what it wrote."""
+    if not is_wanted(run.recipe):
+        return
+    folder, command = folder_of(run, 0), f"python -m dice train_rm {run.path}"
+    manifest = store.read_json(folder / "train_rm.manifest.json")
+    if not manifest:
+        raise BadInput(f"{folder}: not made yet; run `{command}` first")
+    for name, what in damaged(folder, manifest).items():
+        raise BadInput(f"{folder / name} {what} since it was made; put it back, or run `{command} --force`")
 
 
 def training_args(recipe: Recipe) -> dict[str, Any]:
@@ -61,14 +70,16 @@ def training_args(recipe: Recipe) -> dict[str, Any]:
 def config_of(run: Run) -> dict[str, Any]:
     """The whole configuration on this machine."""
     recipe, start = run.recipe, store.model_path(run.recipe.reference)
-    processes = launch.workers_per_node() * launch.node_count()
     on_gpu = launch.gpu_count() > 0 or os.environ.get("DS_ACCELERATOR") == "cpu"
-    fitted = trainer.adapt(training_args(recipe), recipe.train.global_batch_size, processes, on_gpu)
+    fitted = trainer.adapt(
+        training_args(recipe), recipe.train.global_batch_size, launch.process_count(), on_gpu
+    )
     base = base_of(start)
     models = {"model_name_or_path": base or start} | ({"adapter_name_or_path": start} if base else {})
     return fitted | {
         "do_train": True,
         **models,
+        "data_shared_file_system": node_count() > 1,
         "template": recipe.template,
         "cutoff_len": recipe.score.cutoff_len,
         "dataset": "mixed",
@@ -84,7 +95,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
     recipe = run.recipe
     return {
         "offline pairs": registry.digest(recipe.dataset_dir, recipe.replay.dataset),
-        "reference": store.model_digest(store.model_path(recipe.reference)),
+        "reference": model_digest(store.model_path(recipe.reference)),
     }
 
 
@@ -101,9 +112,7 @@ def _run(run: Run, t: int) -> Outcome:
     store.remove(work)
     export.write(folder / "dataset", [], pairs)
     if recipe.generate.engine == "fake":
-        store.write_json(
-            work / "config.json", {"digest": store.file_digest(folder / "dataset" / "mixed.json")}
-        )
+        store.write_json(work / "config.json", {"digest": file_digest(folder / "dataset" / "mixed.json")})
         trained = trainer.Trained(len(pairs), 0, [])
     else:
         trained = trainer.train(config_of(run), folder / "logs" / "train_rm.log", "train_rm")
@@ -123,5 +132,11 @@ def _run(run: Run, t: int) -> Outcome:
 
 
 STAGE = Stage(
-    "train_rm", _inputs, _settings, ("model", "dataset", "curves.jsonl"), _run, folder_of, working=("train",)
+    "train_rm",
+    _inputs,
+    _settings,
+    outputs=("model", "dataset", "curves.jsonl"),
+    run=_run,
+    folder=folder_of,
+    working=("train",),
 )

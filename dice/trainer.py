@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from dice import launch, store
-from dice.errors import BadInput, StageFailed
+from dice.errors import BadInput
 from dice.recipe import ROOT
 
 TRAIN_SCRIPT = ROOT / "llama-factory" / "src" / "train.py"
@@ -78,14 +78,15 @@ def train(config: dict[str, Any], log: Path, label: str) -> Trained:
     work = Path(config["output_dir"])
     config_file = log.with_suffix(".yaml")
     store.write_text(config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    try:
-        command = launch.torchrun([str(TRAIN_SCRIPT), str(config_file)])
-        launch.run_logged(command, log, label, "steps", lambda: _progress(work), _environment(work, log))
-    except StageFailed:
-        complaint = work / "bad-input.txt"
-        if complaint.is_file():
-            raise BadInput(complaint.read_text(encoding="utf-8")) from None
-        raise
+    task = launch.Task(
+        arguments=[str(TRAIN_SCRIPT), str(config_file)],
+        workers=launch.workers_per_node(),
+        label=label,
+        log=str(log),
+        complaint=str(work / "bad-input.txt"),
+        env=_environment(work, log),
+    )
+    launch.run_task(task, "steps", lambda: _progress(work))
     rows = store.read_json(work / "rows.json") or {}
     history = (store.read_json(work / "trainer_state.json") or {}).get("log_history", [])
     curves = [entry for entry in history if "loss" in entry or "eval_loss" in entry]

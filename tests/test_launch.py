@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from dice import launch
+from dice import launch, nodes
 from dice.errors import BadInput, StageFailed
 
 
@@ -30,11 +30,12 @@ def test_a_failure_shows_the_end_of_the_log(tmp_path):
 
 
 @pytest.mark.slow
-def test_under_torchrun_the_cause_is_shown_not_torchruns_table(tmp_path, monkeypatch):
-    monkeypatch.setenv("NPROC_PER_NODE", "2")
+def test_under_torchrun_the_cause_is_shown_not_torchruns_table(tmp_path):
     (tmp_path / "it.py").write_text("raise MemoryError('the cause')")
     with pytest.raises(StageFailed) as caught:
-        launch.run_logged(launch.torchrun([str(tmp_path / "it.py")]), tmp_path / "it.log", "it", "rows", idle)
+        launch.run_logged(
+            launch.torchrun([str(tmp_path / "it.py")], 2), tmp_path / "it.log", "it", "rows", idle
+        )
     assert "MemoryError: the cause" in str(caught.value) and "ChildFailedError" not in str(caught.value)
 
 
@@ -64,7 +65,7 @@ def test_a_worker_dies_with_its_parent(tmp_path):
     code = f"""
 import sys; sys.path.insert(0, {str(launch.ROOT)!r})
 from pathlib import Path
-from dice import launch
+from dice import launch, nodes
 child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 log = Path({str(tmp_path / "it.log")!r})
 launch.run_logged([sys.executable, "-c", child], log, "it", "rows", lambda: (0, 0))
@@ -108,9 +109,18 @@ def test_the_number_of_workers(monkeypatch):
     monkeypatch.setenv("NPROC_PER_NODE", "none")
     with pytest.raises(BadInput, match="NPROC_PER_NODE is 'none'"):
         launch.workers_per_node()
+    monkeypatch.setenv("NPROC_PER_NODE", "4")
     monkeypatch.setenv("NNODES", "2")
-    with pytest.raises(BadInput, match="NNODES is 2"):
-        launch.node_count()
+    assert launch.process_count() == 8
+    monkeypatch.setenv("NODE_RANK", "2")
+    with (
+        pytest.raises(BadInput, match="NODE_RANK is 2; with NNODES 2 it is 0 to 1"),
+        nodes.meeting("x", dict),
+    ):
+        pass
+    monkeypatch.setenv("NODE_RANK", "1")
+    with pytest.raises(BadInput, match="NNODES is 2, so MASTER_ADDR must say"), nodes.meeting("x", dict):
+        pass
 
 
 def test_gpus_are_counted_by_line(monkeypatch, tmp_path):

@@ -92,7 +92,11 @@ def test_more_rounds_go_on_from_those_that_are_done(fake_settings, tmp_path):
 @pytest.mark.slow
 def test_a_changed_recipe_reruns_what_depends_on_it_and_says_why(fake_settings):
     assert loop(*fake_settings, "rounds=1").returncode == 0
-    again = loop(*fake_settings, "rounds=1", "replay.gamma=0.25")
+    refused = loop(*fake_settings, "rounds=1", "replay.gamma=0.25")
+    assert refused.returncode == 2 and "recipe    replay.gamma 0.5 -> 0.25" in refused.stdout
+    (line,) = refused.stderr.splitlines()
+    assert "pair of round 1 would have to run again with this recipe; --force does that" in line
+    again = loop(*fake_settings, "rounds=1", "replay.gamma=0.25", "--force")
     assert "pair      runs again: replay.gamma 0.5 -> 0.25" in again.stdout
     assert again.stdout.count("done before") == 2  # generate and score do not depend on gamma
 
@@ -180,7 +184,10 @@ def test_a_missing_shard_is_noticed_and_made_again(fake_run):
     first, second, *_ = store.shards(fake_run.round_dir(1) / "responses")
     was, content = first.stat().st_mtime_ns, second.read_bytes()
     second.unlink()
-    assert "runs again: responses/part-00001.jsonl is missing" in run_script(*command).stdout
+    refused = run_script(*command)
+    assert refused.returncode == 2
+    assert "responses/part-00001.jsonl is missing since generate wrote it" in refused.stderr
+    assert "runs again: responses/part-00001.jsonl is missing" in run_script(*command, "--force").stdout
     assert second.read_bytes() == content and first.stat().st_mtime_ns == was
 
 

@@ -12,9 +12,10 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from dice import models, store
+from dice import models
 from dice.chat import load_chat
 from dice.checkpoints import base_of, check_model
+from dice.digests import model_digest
 from dice.errors import BadInput
 from dice.logprobs import Options, Scorer
 
@@ -135,9 +136,9 @@ def test_an_adapter_is_identified_by_its_base_too(random_model, adapters, tmp_pa
     base = shutil.copytree(random_model, tmp_path / "base")
     adapter = shutil.copytree(adapters[0], tmp_path / "adapter")
     (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
-    before = store.model_digest(str(adapter))
+    before = model_digest(str(adapter))
     (base / "config.json").write_text("{}")
-    assert store.model_digest(str(adapter)) != before
+    assert model_digest(str(adapter)) != before
 
 
 @pytest.mark.parametrize(

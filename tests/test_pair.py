@@ -235,7 +235,7 @@ def test_responses_may_come_in_any_order(round_of):
     lines = store.shard_path(folder, 0).read_bytes().splitlines(keepends=True)
     store.write_text(store.shard_path(folder, 0), lines[:3:-1])
     store.write_text(store.shard_path(folder, 1), lines[3::-1])
-    execute(pair.STAGE, run, 1)
+    execute(pair.STAGE, run, 1, force=True)
     assert pairs_of(run) == expected
 
 

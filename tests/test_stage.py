@@ -1,12 +1,14 @@
 """Manifests: skipping, running again, going on."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
-from dice import store
 from dice.errors import BadInput
-from dice.stage import Outcome, Stage, differences, execute
+from dice.lock import locked
+from dice.manifests import differences
+from dice.stage import Outcome, Stage, execute
 
 
 @pytest.fixture
@@ -22,7 +24,14 @@ def stage(fake_run):
             raise RuntimeError("broken")
         return Outcome(1, 1, "one row", {"too long": 2})
 
-    made = Stage("demo", lambda *_: dict(basis["inputs"]), lambda *_: dict(basis["settings"]), ("out",), run)
+    made = Stage(
+        "demo",
+        lambda *_: dict(basis["inputs"]),
+        lambda *_: dict(basis["settings"]),
+        outputs=("out",),
+        run=run,
+        parts=("out/shard-*",),
+    )
     return made, calls, basis, fake_run.round_dir(1)
 
 
@@ -42,13 +51,58 @@ def test_another_input_or_setting_runs_it_again_from_nothing(stage, fake_run, ca
     made, calls, basis, folder = stage
     execute(made, fake_run, 1)
     basis["settings"]["alpha"] = 2
-    execute(made, fake_run, 1)
+    execute(made, fake_run, 1, force=True)
     assert "runs again: alpha 1 -> 2" in capsys.readouterr().out
     basis["inputs"]["data"] = "2"
-    execute(made, fake_run, 1)
+    execute(made, fake_run, 1, force=True)
     assert "runs again: data changed" in capsys.readouterr().out
     assert [path.name for path in (folder / "out").iterdir()] == ["shard-3"]
     assert len(calls) == 3
+
+
+def test_finished_work_is_not_thrown_away_unasked(stage, fake_run):
+    """Another recipe, other inputs, a changed file: one line, and everything stays."""
+    made, calls, basis, folder = stage
+    execute(made, fake_run, 1)
+    basis["settings"]["alpha"] = 2
+    with pytest.raises(BadInput, match=r"demo was done with something else \(alpha 1 -> 2\); --force makes"):
+        execute(made, fake_run, 1)
+    basis["settings"]["alpha"], basis["inputs"]["data"] = 1, "2"
+    with pytest.raises(BadInput, match=r"something else \(data changed\)"):
+        execute(made, fake_run, 1)
+    basis["inputs"]["data"] = "1"
+    (folder / "out" / "shard-1").write_text("y")
+    with pytest.raises(
+        BadInput, match="out/shard-1 was changed since demo wrote it; put it back, or --force"
+    ):
+        execute(made, fake_run, 1)
+    assert (folder / "out" / "shard-1").read_text() == "y"
+    (folder / "out" / "shard-1").write_text("x")
+    execute(made, fake_run, 1)
+    assert calls == [1]
+
+
+def test_shards_of_an_unfinished_stage_are_not_thrown_away_either(stage, fake_run):
+    made, calls, basis, folder = stage
+    basis["fails"] = True
+    with pytest.raises(RuntimeError):
+        execute(made, fake_run, 1)
+    basis["settings"]["alpha"] = 2
+    with pytest.raises(BadInput, match=r"demo has begun with something else \(alpha 1 -> 2\)"):
+        execute(made, fake_run, 1)
+    (folder / "out" / "shard-1").unlink()  # nothing to lose
+    basis["fails"] = False
+    execute(made, fake_run, 1)
+    assert len(calls) == 2
+
+
+def test_what_costs_nothing_runs_again_without_asking(stage, fake_run):
+    made, calls, basis, _ = stage
+    cheap = replace(made, expendable=True)
+    execute(cheap, fake_run, 1)
+    basis["inputs"]["data"] = "2"
+    execute(cheap, fake_run, 1)
+    assert len(calls) == 2
 
 
 def test_a_broken_stage_goes_on_with_its_own_files_only(stage, fake_run):
@@ -60,7 +114,7 @@ def test_a_broken_stage_goes_on_with_its_own_files_only(stage, fake_run):
     assert not (folder / "demo.manifest.json").exists()
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["shard-1", "shard-2"]
     basis["inputs"]["data"], basis["fails"] = "2", False  # what was begun belongs to other inputs
-    assert "resumed" not in execute(made, fake_run, 1)
+    assert "resumed" not in execute(made, fake_run, 1, force=True)
     assert [path.name for path in (folder / "out").iterdir()] == ["shard-3"]
 
 
@@ -79,7 +133,9 @@ def test_a_missing_output_runs_it_again(stage, fake_run):
     execute(made, fake_run, 1)
     (folder / "out" / "shard-1").unlink()
     (folder / "out").rmdir()
-    execute(made, fake_run, 1)
+    with pytest.raises(BadInput, match="out/shard-1 is missing since demo wrote it"):
+        execute(made, fake_run, 1)
+    execute(made, fake_run, 1, force=True)
     assert len(calls) == 2
 
 
@@ -87,7 +143,7 @@ def test_a_changed_output_runs_it_again(stage, fake_run, capsys):
     made, calls, _, folder = stage
     execute(made, fake_run, 1)
     (folder / "out" / "shard-1").write_text("y")
-    execute(made, fake_run, 1)
+    execute(made, fake_run, 1, force=True)
     assert "runs again: out/shard-1 was changed" in capsys.readouterr().out
     assert len(calls) == 2 and not (folder / "out" / "shard-1").exists()
 
@@ -99,18 +155,18 @@ def test_a_recipe_that_comes_to_nothing_costs_nothing(stage, fake_run, capsys):
     basis["settings"]["alpha"], basis["fails"] = "nonsense", True
     for _ in range(2):
         with pytest.raises(RuntimeError):
-            execute(made, fake_run, 1)
+            execute(made, fake_run, 1, force=True)
     basis["settings"]["alpha"] = 1
-    assert execute(made, fake_run, 1) == first and len(calls) == 3
+    assert execute(made, fake_run, 1, force=True) == first and len(calls) == 3
     assert [path.name for path in folder.rglob("shard-*")] == ["shard-1"]
     basis["settings"]["alpha"], basis["fails"] = 2, False
-    execute(made, fake_run, 1)
+    execute(made, fake_run, 1, force=True)
     assert [path.name for path in folder.rglob("shard-*")] == ["shard-4"], "superseded outputs go at last"
 
 
 def test_a_run_belongs_to_one_process(stage, fake_run):
     made, calls, _, _ = stage
-    with store.locked(fake_run), pytest.raises(BadInput, match=f"process {os.getpid()} on .* is at work"):
+    with locked(fake_run.path), pytest.raises(BadInput, match=f"process {os.getpid()} on .* is at work"):
         execute(made, fake_run, 1)
     assert not calls
     execute(made, fake_run, 1)

@@ -239,7 +239,7 @@ def test_a_stage_whose_input_is_missing_says_which_comes_first(fake_run):
         assert result.returncode == 2
         assert f"run `python -m dice {first} {fake_run.path} 1` first" in result.stderr
     result = run_script("bash", "-c", f"exec $DICE_PYTHON -m dice generate {fake_run.path} 2")
-    assert result.returncode == 2 and "round 1 has no model yet" in result.stderr
+    assert result.returncode == 2 and f"run `python -m dice train {fake_run.path} 1` first" in result.stderr
     result = run_script("bash", "-c", f"exec $DICE_PYTHON -m dice generate {fake_run.path} 9")
     assert result.returncode == 2 and "this run has rounds 1 to 2" in result.stderr
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dice import evaluate, generate, hub, pair, score, stage, train, train_rm
+from dice import evaluate, generate, hub, manifests, pair, score, stage, train, train_rm
 from dice.plan import estimate
 from dice.plan.budget import Budget
 from dice.plan.estimate import Cost
@@ -81,7 +81,7 @@ def _measured(planned: Budget, run: Run) -> dict[str, float]:
     found = {}
     for t in range(1, run.recipe.rounds + 1):
         for one in STAGES:
-            manifest = stage.manifest_of(run, t, one.name)
+            manifest = manifests.manifest_of(run, t, one.name)
             whole = manifest and not manifest.get("resumed")  # else the seconds are of a part
             if whole and manifest["recipe"] == one.settings(run, t):
                 done = manifest["rows_out" if one.name == "generate" else "rows_in"]

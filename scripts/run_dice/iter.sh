@@ -6,23 +6,28 @@
 #   bash scripts/run_dice/iter.sh llama3 rounds=3 replay.gamma=0.25 run=my-run
 #
 # Any key of the recipe can be overridden. What is done is skipped; a killed run goes on where it stopped.
+# --force does again what was done with another recipe, or whose files were changed.
+# On several machines: the same command on each, with NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT.
 set -euo pipefail
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
-case ${1:-} in
-  '' | -*)
-    sed -n '2,8s/^# \{0,1\}//p' "$here/iter.sh"
-    echo "Recipes: $(cd "$here/recipes" && ls | xargs)"
-    exit 2
-    ;;
-esac
-recipe=$1
-shift
-for override in "$@"; do
-  if [[ $override == -* ]]; then
-    echo "error: '$override' is not of the form key=value" >&2
-    exit 2
-  fi
+recipe='' force='' overrides=()
+for argument in "$@"; do
+  case $argument in
+    --force) force=--force ;;
+    -*)
+      [[ -n $recipe ]] || break
+      echo "error: '$argument' is not of the form key=value" >&2
+      exit 2
+      ;;
+    *) if [[ -z $recipe ]]; then recipe=$argument; else overrides+=("$argument"); fi ;;
+  esac
 done
+if [[ -z $recipe ]]; then
+  sed -n '2,10s/^# \{0,1\}//p' "$here/iter.sh"
+  echo "Recipes: $(cd "$here/recipes" && ls | xargs)"
+  exit 2
+fi
+set -- ${overrides[@]+"${overrides[@]}"}
 recipe=${recipe%/dice.yaml}
 if [[ -e $recipe/dice.yaml ]]; then recipe=$(cd "$recipe" && pwd); fi # a folder of one's own
 source "$here/pipeline.sh"
@@ -32,9 +37,15 @@ resolved=$(dice resolve "$recipe" "$@") # refuses unknown recipes, keys and valu
 read -r rounds run <<<"$resolved"
 
 echo "DICE $(basename "$recipe"): $rounds $( ((rounds == 1)) && echo round || echo rounds) in $run"
-dice start "$recipe" "$@"
-if [[ ${DICE_SHARE:-} ]]; then dice share "$run"; fi # what another run under results/ has done already
-dice train_rm "$run" # the reward model, where score.reward_model=train
+dice start "$recipe" "$@" $force
+if [[ ${NODE_RANK:-0} == 0 ]]; then # the run is this loop's until it ends
+  exec 9<>"$run/.lock"
+  export DICE_LOCK_FD=9
+  dice hold "$run" "$recipe" "$@"
+  trap ': >"$run/.lock"' EXIT
+  if [[ ${DICE_SHARE:-} ]]; then dice share "$run"; fi # what another run under results/ has done already
+fi
+dice train_rm "$run" $force # the reward model, where score.reward_model=train
 for ((round = 1; round <= rounds; round++)); do
   echo "round $round"
   pipeline

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # One round of DICE, top to bottom. iter.sh sources this file and calls `pipeline` for each round; by hand:
 #
-#   bash scripts/run_dice/pipeline.sh results/RUN ROUND
+#   bash scripts/run_dice/pipeline.sh results/RUN ROUND [--force]
 #
 # The policy of round 1 is the recipe's, that of a later round is the model of the round before.
 set -euo pipefail
 
-generate() { dice generate "$run" "$round"; } # 1.1  K responses to each prompt, from the policy
-score() { dice score "$run" "$round"; }       # 1.2  their implicit rewards, log pi - log pi_ref
-pair() { dice pair "$run" "$round"; }         # 1.3  length-balanced best and worst, mixed with offline pairs
-train() { dice train "$run" "$round"; }       # 2    DPO by LLaMA-Factory: the next policy
+generate() { dice generate "$run" "$round" $force; } # 1.1  K responses to each prompt, from the policy
+score() { dice score "$run" "$round" $force; }       # 1.2  their implicit rewards, log pi - log pi_ref
+pair() { dice pair "$run" "$round" $force; }         # 1.3  length-balanced best and worst, mixed with offline pairs
+train() { dice train "$run" "$round" $force; }       # 2    DPO by LLaMA-Factory: the next policy
 
 pipeline() {
   generate
@@ -19,12 +19,13 @@ pipeline() {
 }
 
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then
-  if [[ $# != 2 || ! -e $1/recipe.yaml ]]; then
-    echo "error: give a run's folder, as iter.sh makes it, and a round: pipeline.sh results/RUN ROUND" >&2
+  if [[ $# -lt 2 || $# -gt 3 || ${3:---force} != --force || ! -e $1/recipe.yaml ]]; then
+    echo "error: give a run's folder, as iter.sh makes it, and a round: pipeline.sh results/RUN ROUND [--force]" >&2
     exit 2
   fi
   run=$(cd "$1" && pwd)
   round=$2
+  force=${3:-}
 fi
 source "$(dirname "${BASH_SOURCE[0]}")/../env.sh"
 if [[ ${BASH_SOURCE[0]} == "$0" ]]; then pipeline; fi

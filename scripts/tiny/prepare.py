@@ -15,6 +15,7 @@ import yaml
 import world
 from dice import store, trainer
 from dice.console import run, say
+from dice.digests import file_digest
 from dice.recipe import ROOT
 
 HERE = Path(__file__).resolve().parent
@@ -108,7 +109,7 @@ def train(name: str, start: Path) -> None:
 
 def main() -> None:
     os.environ["NPROC_PER_NODE"] = "1"  # so that the world is the same on any number of GPUs
-    sources = {name: store.file_digest(HERE / name) for name in MADE_FROM}
+    sources = {name: file_digest(HERE / name) for name in MADE_FROM}
     if store.read_json(WORLD / "sources.json") != sources:
         store.remove(WORLD)
         store.write_json(WORLD / "sources.json", sources)

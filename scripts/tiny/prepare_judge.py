@@ -15,6 +15,7 @@ import prepare
 import world
 from dice import store
 from dice.console import run, say
+from dice.digests import file_digest
 from dice.rewards.judge import HIGHEST
 
 ANSWERS = 6000
@@ -47,7 +48,7 @@ def grade(prompt: str, response: str, rng: random.Random) -> int:
 
 def main() -> None:
     prepare.main()
-    sources = {name: store.file_digest(prepare.HERE / name) for name in MADE_FROM}
+    sources = {name: file_digest(prepare.HERE / name) for name in MADE_FROM}
     stamp, judge = prepare.WORLD / "judge-sources.json", prepare.WORLD / "judge"
     if store.read_json(stamp) != sources:
         store.remove(judge)

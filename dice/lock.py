@@ -1,0 +1,90 @@
+"""One process at a time works on a run: the lock, and who has it.
+
+iter.sh takes the lock for its whole loop, on a file descriptor that its stages inherit; a stage that is
+run by hand takes it for itself. The kernel frees it when its last holder ends, however that happens.
+"""
+
+import contextlib
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from dice.errors import BadInput
+
+INHERITED = "DICE_LOCK_FD"  # the loop's file descriptor, in the environment of its stages
+GRACE = 3.0  # seconds in which the processes of a run that was just killed are gone
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run's folder for this process, unless the loop around it does.
+
+    Raises BadInput, naming the other one, where it is held already. Where the file system knows no locks
+    there is none.
+    """
+    if _is_inherited(folder):
+        yield
+        return
+    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+        _take(file.fileno(), folder)
+        _sign(file.fileno(), f"process {os.getpid()}")
+        try:
+            yield
+        finally:
+            file.truncate(0)
+
+
+def hold(folder: Path) -> None:
+    """Take the lock on the inherited file descriptor, for the loop: this process's parent.
+
+    Raises BadInput, naming the other one, where a run is held already.
+    """
+    descriptor = int(os.environ[INHERITED])
+    _take(descriptor, folder)
+    _sign(descriptor, f"iter.sh, process {os.getppid()}")
+
+
+def holder(folder: Path) -> str | None:
+    """Who works on a run at this moment; None where nobody does."""
+    try:
+        with (folder / ".lock").open("r+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read() or "another process"
+    except OSError:  # never begun, or a file system without locks
+        pass
+    return None
+
+
+def _is_inherited(folder: Path) -> bool:
+    """Whether the loop that this process belongs to holds this run."""
+    try:
+        ours = os.fstat(int(os.environ[INHERITED]))
+        return os.path.samestat(ours, (folder / ".lock").stat())
+    except (KeyError, ValueError, OSError):
+        return False
+
+
+def _take(descriptor: int, folder: Path) -> None:
+    deadline = time.monotonic() + GRACE
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(0.1)
+                continue
+            other = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
+            raise BadInput(f"{folder}: {other} is at work on this run") from None
+        except OSError:
+            return
+
+
+def _sign(descriptor: int, name: str) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{name} on {socket.gethostname()}".encode(), 0)

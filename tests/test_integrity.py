@@ -1,0 +1,122 @@
+"""Files that are not what their stage wrote are named, and not used."""
+
+import json
+import shutil
+from pathlib import Path
+
+import conftest
+import pytest
+from conftest import run_dice
+
+from dice import recipe_io, store
+from dice.errors import BadInput
+from dice.stage import STAGES, execute, stage_named
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> store.Run:
+    """A round of the fake engine, and the second round's responses."""
+    folder = tmp_path_factory.mktemp("finished")
+    settings = conftest.make_settings(conftest.make_data(folder / "data"), folder / "results")
+    run = store.create_run(recipe_io.load_recipe("tiny", settings))
+    for name in STAGES:
+        execute(stage_named(name), run, 1)
+    execute(stage_named("generate"), run, 2)
+    return run
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> store.Run:
+    shutil.copytree(finished.path, tmp_path / "tiny")
+    return store.Run(tmp_path / "tiny", finished.recipe)
+
+
+def edit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def swap(path: Path) -> None:
+    path.write_bytes((path.parent / "other").read_bytes() if (path.parent / "other").exists() else b"{}\n")
+
+
+FILES = {  # file -> its maker, and the stages that read it: (stage, round)
+    "responses/part-00001.jsonl": ("generate", [("score", 1), ("pair", 1)]),
+    "prompts.jsonl": ("generate", [("score", 1), ("pair", 1)]),
+    "scores/part-00000.jsonl": ("score", [("pair", 1), ("train", 1)]),
+    "pairs.jsonl": ("pair", [("train", 1)]),
+    "dataset/mixed.json": ("pair", [("train", 1)]),
+    "model/config.json": ("train", [("generate", 2), ("score", 2), ("evaluate", 0)]),
+}
+
+
+@pytest.mark.parametrize("harm", [edit, truncate, swap])
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_was_harmed_is_named_by_its_maker_and_its_readers(run, name, harm):
+    maker, readers = FILES[name]
+    before = {path: path.read_bytes() for path in run.path.rglob("*.json*")}
+    path = run.round_dir(1) / name
+    harm(path)
+    harmed = path.read_bytes()
+    for stage, t in [(maker, 1), *readers]:
+        with pytest.raises(BadInput) as caught:
+            execute(stage_named(stage), run, t)
+        message = str(caught.value)
+        assert f"{path} was changed since {maker}" in message and "--force" in message
+        assert len(message.splitlines()) == 1
+        told = store.read_json(stage_named(stage).folder(run, t) / f"{stage}.failed.json")
+        assert told["error"] == message if stage != "evaluate" else told is None
+    path.write_bytes(before.pop(path))
+    assert harmed != path.read_bytes()
+    assert {one: one.read_bytes() for one in before} == before, "nothing else was touched"
+
+
+def test_force_makes_it_again_and_what_follows(run):
+    path = run.round_dir(1) / "responses" / "part-00001.jsonl"
+    other = run.round_dir(1) / "responses" / "part-00000.jsonl"
+    before, was = path.read_bytes(), other.stat().st_mtime_ns
+    edit(path)
+    for name in STAGES:
+        execute(stage_named(name), run, 1, force=True)
+    assert path.read_bytes() == before and other.stat().st_mtime_ns == was
+
+
+def test_a_stage_refuses_what_was_made_with_another_recipe(run):
+    """By hand, out of order: the recipe was changed, but its first stage has not run again."""
+    changed = store.Run(run.path, recipe_io.load_recipe("tiny", [*settings_of(run), "generate.top_p=0.5"]))
+    with pytest.raises(
+        BadInput, match=r"generate was done with another recipe \(generate.top_p 1.0 -> 0.5\)"
+    ):
+        execute(stage_named("score"), changed, 1)
+
+
+def settings_of(run: store.Run) -> list[str]:
+    data = Path(run.recipe.dataset_dir)
+    return [word for word in conftest.make_settings(data, run.path.parent)]
+
+
+def test_another_prompts_file_is_noticed(run):
+    data = Path(run.recipe.dataset_dir)
+    prompts = data / "prompts.json"
+    before = prompts.read_text()
+    prompts.write_text(json.dumps(json.loads(before)[:-1]))
+    with pytest.raises(BadInput, match=r"generate was done with something else \(prompts changed\); --force"):
+        execute(stage_named("generate"), run, 1)
+    prompts.write_text(before)
+    execute(stage_named("generate"), run, 1)
+
+
+def test_status_checks_every_file(run):
+    result = run_dice("status", str(run.path), "--check")
+    assert result.returncode == 0 and "every file is what its stage wrote" in result.stdout
+    edit(run.round_dir(1) / "model" / "config.json")
+    (run.round_dir(1) / "pairs.jsonl").unlink()
+    result = run_dice("status", str(run.path), "--check")
+    assert result.returncode == 1
+    assert "round-1/model/config.json was changed" in result.stdout
+    assert "round-1/pairs.jsonl is missing" in result.stdout
