@@ -7,7 +7,7 @@ score, pair, train, evaluate, status > train_rm, answers, publish > card > rewar
 scalar_model > logprobs > probe > forward > attention, models > families, packs, chat, sources, export,
 worker, choice > launch, replay, upstream, rows, table, health, checkpoints > nodes > peers, manifests,
 shaping, registry, hub > reference, resume, seeds, console, digests > store > lock > recipe_io > recipe >
-schema > errors
+schema > disk > errors
 """
 
 __version__ = "0.1.0"

@@ -3,6 +3,11 @@
 The loop itself is bash: scripts/run_dice/iter.sh and pipeline.sh.
 """
 
+import signal
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the rest is imported: no traceback
+
 import functools
 import os
 import sys

@@ -4,11 +4,12 @@ Everything else that a stage prints goes to its log. The bar is drawn by the sta
 from small files that the workers keep up to date, so any number of workers share one bar.
 """
 
+import contextlib
 import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -16,9 +17,11 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from dice import disk
 from dice.errors import BadInput, StageFailed
 
 console = Console(highlight=False, soft_wrap=True)
+HELD = (signal.SIGINT, signal.SIGTERM)
 MARKS = {"+": "[green]✓[/]", "=": "[dim]·[/]", "!": "[yellow]![/]", " ": " "}
 
 
@@ -28,21 +31,52 @@ def say(text: str, mark: str = "=") -> None:
     console.print(text, markup=False)
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a program the way Ctrl-C does."""
+
+    signal = signal.SIGTERM
+
+
 def run(main: Callable[[], object]) -> None:
-    """Run a program: bad input and failed stages end it with one message and their status.
+    """Run a program: bad input, failed stages and a full disk end it with one message and their status.
 
     SIGTERM and Ctrl-C unwind it, so that workers are ended and temporary files removed.
     """
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal without ✓ gets a ?
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
     except (BadInput, StageFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.status)
-    except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)
+    except OSError as error:
+        if not (line := disk.refusal(error)):
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(StageFailed.status)
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "signal", signal.SIGINT)
+        print(f"stopped by {number.name}: the same command goes on from here", file=sys.stderr)
+        sys.exit(128 + number)
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM while a process is started; it has to let them through by itself.
+
+    Python swallows what a handler raises while it forks, and the process would be nobody's.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class Tally(NamedTuple):
@@ -123,7 +157,8 @@ class Counter:
     def write(self) -> None:
         """Tell the parent now. It is told twice a second, and when all that was expected is done."""
         self.written = time.monotonic()
-        self.path.write_text(json.dumps([self.done, self.total, self.tokens]))
+        with disk.naming(self.path):
+            self.path.write_text(json.dumps([self.done, self.total, self.tokens]))
 
 
 def read_counters(folder: Path) -> Tally:

@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from dice import nodes
-from dice.console import Bar, Tally, read_counters
+from dice import disk, nodes
+from dice.console import HELD, Bar, Tally, read_counters, signals_held
 from dice.errors import BadInput, StageFailed
 from dice.peers import node_count, number
 from dice.recipe import ROOT
@@ -161,13 +161,14 @@ def run_logged(
     `complaint` about its input. If this process dies, so does the command.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
+    with disk.naming(log), log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n")
         file.flush()
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
-            env=environment() | (env or {}), cwd=ROOT, preexec_fn=partial(die_with_parent, os.getpid()),
-        )  # fmt: skip
+        with signals_held():
+            process = subprocess.Popen(
+                command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+                env=environment() | (env or {}), cwd=ROOT, preexec_fn=partial(_begin_child, os.getpid()),
+            )  # fmt: skip
         try:
             with Bar(label, unit, poll) as bar:
                 while process.poll() is None:
@@ -234,13 +235,23 @@ def _failure(label: str, status: int, log: Path) -> str:
     said, verdict = lines[begun + 1 :], ""
     for index, line in enumerate(said):
         if found := TORCHRUN_VERDICT.search(line):
-            said, verdict = said[:index], found["status"]
+            said, verdict = said[:index], found["status"] or ""
             break
+    if refused := disk.cause(said[-TAIL_LINES:], log.parent):
+        return f"{label}: {refused}"
     if verdict.startswith("-"):  # a signal, so the worker has said nothing of it
         said.append(f"a worker was killed by {signal.Signals(-int(verdict)).name}")
     tail = "\n".join(f"    {line[:300]}" for line in said[-TAIL_LINES:])
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
     return f"{label} failed ({how}). The end of its log:\n{tail}\n  whole log: {log}"
+
+
+def _begin_child(parent: int) -> None:
+    """What a command does before it is one: it takes the signals that were held back, and dies with us."""
+    for one in HELD:
+        signal.signal(one, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD)
+    die_with_parent(parent)
 
 
 def die_with_parent(parent: int | None = None) -> None:

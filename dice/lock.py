@@ -86,5 +86,6 @@ def _take(descriptor: int, folder: Path) -> None:
 
 
 def _sign(descriptor: int, name: str) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{name} on {socket.gethostname()}".encode(), 0)
+    with contextlib.suppress(OSError):  # a full disk: the lock holds without a name
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{name} on {socket.gethostname()}".encode(), 0)

@@ -1,12 +1,16 @@
 """Before round 1: what can be known to be wrong is found, and nothing is written before that."""
 
+import contextlib
+import fcntl
 import itertools
 import json
+import os
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 
 from dice import launch, lock, nodes, store
 from dice.checks import Check, after_preparation, before_preparation, previous
@@ -44,7 +48,8 @@ def start(name: str, overrides: Sequence[str], force: bool = False) -> store.Run
             return run
         _show_changes(run, force)
         if recipe.prepare:
-            prepare(recipe.prepare)
+            with _alone():
+                prepare(recipe.prepare)
         meeting.announce({})
         examine_all(after_preparation(recipe, place, download=True))
         meeting.gather()
@@ -93,6 +98,18 @@ def _superseded(run: store.Run) -> Iterator[tuple[int, str]]:
                 yield t, name
 
 
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for the preparation of a run that was started beside this one: both write the same files."""
+    checkout = os.open(ROOT, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(checkout, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(checkout)
+
+
 def prepare(command: str) -> None:
     """Run the recipe's own preparation; it is expected to return at once when there is nothing to do.
 
@@ -105,7 +122,9 @@ def prepare(command: str) -> None:
             words[0] = sys.executable
         # What it trains, it trains on this machine alone.
         own = {key: value for key, value in launch.environment().items() if key not in VARIABLES}
-        status = subprocess.run(words, cwd=ROOT, env=own).returncode
+        # Killed with the loop, it leaves nothing at work beside the preparation of the next start.
+        ending = partial(launch.die_with_parent, os.getpid())
+        status = subprocess.run(words, cwd=ROOT, env=own, preexec_fn=ending).returncode
     except (ValueError, IndexError, OSError) as error:
         raise BadInput(f"prepare: {command!r} is no command that can be run ({error})") from None
     if status == BadInput.status:

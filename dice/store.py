@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from dice import disk
 from dice.errors import BadInput
 from dice.lock import locked
 from dice.recipe import Recipe, resolve
@@ -65,8 +66,11 @@ def create_run(recipe: Recipe) -> Run:
     try:
         run.path.mkdir(parents=True, exist_ok=True)
         with locked(run.path):
+            remove_leftovers(run.path)
             write_text(run.path / "recipe.yaml", resolved_yaml(recipe))
     except OSError as error:
+        if error.errno in disk.NO_ROOM:
+            raise
         raise BadInput(f"results_dir: {run.path} can't be written to ({error.strerror})") from None
     return run
 
@@ -89,7 +93,7 @@ def write_text(path: Path, text: str | Iterable[str | bytes]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     try:
-        with temporary.open("wb", BUFFER) as file:
+        with disk.naming(path), temporary.open("wb", BUFFER) as file:
             parts = [text] if isinstance(text, str) else text
             file.writelines(part.encode() if isinstance(part, str) else part for part in parts)
             file.flush()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from dice import disk
 from dice.console import Counter
 from dice.errors import BadInput
 from dice.launch import die_with_parent, gpu_count
@@ -84,6 +85,10 @@ def main(stage: str, progress: str, *arguments: str) -> None:
         worker.progress.mkdir(parents=True, exist_ok=True)
         (worker.progress / "bad-input.txt").write_text(str(error), encoding="utf-8")
         sys.exit(f"error: {error}")
+    except OSError as error:  # the parent finds the line in the log
+        if not (line := disk.refusal(error, worker.progress.parent)):
+            raise
+        sys.exit(f"error: {line}")
 
 
 def _leave_torchrun(worker: Worker) -> None:

@@ -97,7 +97,9 @@ def test_an_engine_that_dies_ends_the_stage_with_its_log_and_keeps_its_shards(ma
     while not store.shards(folder) and process.poll() is None:
         time.sleep(0.01)
     kill_a_worker_of(run)
+    begun = time.monotonic()
     _, stderr = process.communicate(timeout=60)
+    print(f"generate (hf): from a worker's death to the exit {time.monotonic() - begun:.1f} s")
     assert process.returncode == 1
     assert "generate failed (status 1). The end of its log:" in stderr and "whole log: " in stderr
     kept = responses(run)

@@ -12,6 +12,7 @@ from pathlib import Path
 import conftest
 import pytest
 from conftest import run_script
+from outcome import files_of
 
 from dice import store
 from dice.recipe import ROOT
@@ -40,23 +41,6 @@ def wait_for(path: Path) -> None:
     while not path.exists() and time.monotonic() < deadline:
         time.sleep(0.005)
     assert path.exists()
-
-
-def files_of(run: Path) -> dict[str, bytes]:
-    """Every file of a run; of manifests, all but time and `resumed`. Logs are left out."""
-    found = {}
-    for path in sorted(run.rglob("*")):
-        name = str(path.relative_to(run))
-        if not path.is_file() or "/logs/" in f"/{name}":
-            continue
-        content = path.read_bytes()
-        if name.endswith(".manifest.json"):
-            manifest = json.loads(content)
-            del manifest["seconds"]
-            manifest.pop("resumed", None)
-            content = json.dumps(manifest).encode()
-        found[name] = content
-    return found
 
 
 def test_two_rounds_and_a_second_run_that_does_nothing(fake_settings, tmp_path):
@@ -130,8 +114,7 @@ def test_a_killed_run_ends_with_the_same_files(fake_settings, tmp_path, uninterr
     assert resumed.returncode == 0, resumed.stderr
     files = files_of(run)
     assert files.keys() == uninterrupted.keys()
-    differing = [name for name in files if files[name] != uninterrupted[name]]
-    assert differing == ["recipe.yaml"]  # it names the folders of data and results, which differ
+    assert not [name for name in files if files[name] != uninterrupted[name]]
 
 
 @pytest.mark.slow
@@ -147,7 +130,7 @@ def test_many_kills_at_random_moments(fake_settings, tmp_path, uninterrupted):
     assert resumed.returncode == 0, resumed.stderr
     files = files_of(tmp_path / "results" / "tiny")
     assert files.keys() == uninterrupted.keys()
-    assert [name for name in files if files[name] != uninterrupted[name]] == ["recipe.yaml"]
+    assert not [name for name in files if files[name] != uninterrupted[name]]
 
 
 @pytest.mark.slow

@@ -49,3 +49,10 @@ def test_a_run_is_found_by_its_folder(fake_run, tmp_path):
 def test_create_run_writes_the_resolved_recipe(fake_settings):
     run = store.create_run(recipe_io.load_recipe("tiny", [*fake_settings, "seed=7"]))
     assert "seed: 7" in (run.path / "recipe.yaml").read_text()
+
+
+def test_create_run_removes_what_a_killed_start_left(fake_run):
+    """Found by tests/crash.py: no stage looks beside the rounds."""
+    (fake_run.path / ".recipe.yaml.123.tmp").write_text("half a rec")
+    store.create_run(fake_run.recipe)
+    assert not list(fake_run.path.glob("*.tmp"))

@@ -147,7 +147,8 @@ def real_settings(settings, tmp_path) -> list[str]:
     own = [
         "generate.samples=16", "generate.max_new_tokens=64", "pair.min_samples=2", "rounds=1",
         "generate.shard_size=1", "train.num_train_epochs=60", "train.learning_rate=1e-3",
-        "train.logging_steps=1", "evaluate.prompts=null", "evaluate.judge=null", f"results_dir={tmp_path / 'results'}",
+        "train.logging_steps=1", "evaluate.prompts=null", "evaluate.judge=null",
+        f"results_dir={tmp_path / 'results'}",
     ]  # fmt: skip
     return ["tiny", *settings, *own]
 

@@ -32,6 +32,7 @@ recipe=${recipe%/dice.yaml}
 if [[ -e $recipe/dice.yaml ]]; then recipe=$(cd "$recipe" && pwd); fi # a folder of one's own
 source "$here/pipeline.sh"
 export DICE_IN_LOOP=1
+trap 'exit 130' INT # bash would overhear Ctrl-C where the command that it waits for ends otherwise
 
 resolved=$(dice resolve "$recipe" "$@") # refuses unknown recipes, keys and values
 read -r rounds run <<<"$resolved"
