@@ -97,7 +97,7 @@ def draw(figures: Figures, grid: Grid, path: Path) -> None:
         for panel, measure in zip(panels[:, column], ("win_rate", "mean_chars"), strict=True):
             _panel(panel, rows, [summary(figures, place, measure) for place in rows], measure)
         panels[0, column].set_title(axis)
-    panels[0, 0].set_ylabel("win rate against the start, %")
+    panels[0, 0].set_ylabel("win rate, %")
     panels[1, 0].set_ylabel("characters")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})

@@ -221,7 +221,8 @@ def run_job(job: Job) -> None:
 
     Raises BadInput where the input can't be used, StageFailed where a worker broke.
     """
-    launch.run_workers("score", Path(job.folder), [json.dumps(asdict(job))], job.source.UNIT)
+    gpus_each = job.judge.get("gpus_each", 1)
+    launch.run_workers("score", Path(job.folder), [json.dumps(asdict(job))], job.source.UNIT, gpus_each)
     for shard in job.shards():  # of a worker that was killed before it could do so
         store.remove(job.beside(shard, "policy"))
 

@@ -143,14 +143,16 @@ def is_local(name: str) -> bool:
 def settings(recipe: Recipe) -> dict[str, Any]:
     """What of a recipe its judge needs to know. Raises BadInput where its prompt is of no use."""
     keys = {key: value for key, value in asdict(recipe.score).items() if key.startswith("judge")}
-    return keys | {"judge_prompt": _prompt(recipe), "generate": asdict(recipe.generate)}
+    own = {"judge_prompt": _prompt(recipe), "generate": asdict(recipe.generate)}
+    own["gpus_each"] = recipe.generate.tensor_parallel if is_local(recipe.score.judge) else 1
+    return keys | own
 
 
 def basis(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that grades depend on; how patiently a server is asked is none of it."""
     told = settings(recipe)
     generate = told.pop("generate")
-    for key in ("judge_concurrency", "judge_timeout"):
+    for key in ("judge_concurrency", "judge_timeout", "gpus_each"):
         del told[key]
     if is_local(recipe.score.judge):
         told |= {key: generate[key] for key in ("engine", "top_p", "max_model_len", "engine_args")}
