@@ -12,6 +12,7 @@ from dice.recipe import REWARDS
 from dice.rewards import Job, check, run_share, scored, settings
 from dice.schema import Dropped, Graded, Prompt, Response, Score, prompt_id
 from dice.score import work
+from dice.score_file import score_file
 from dice.stage import execute
 from dice.worker import Worker
 
@@ -208,3 +209,18 @@ def test_the_whole_loop_with_another_source(fake_settings, tmp_path, source):
         "bash", "scripts/run_dice/iter.sh", "tiny", *fake_settings, "rounds=1", f"score.reward={source}"
     )
     assert again.stdout.count("done before") == 5 + (source == "reward_model")
+
+
+def test_rewards_of_a_file_may_come_from_any_source(fake_settings, tmp_path):
+    """Without a reference, which only implicit rewards need."""
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text(json.dumps({"prompt": "Hi", "response": "Hello"}) + "\n")
+    target = tmp_path / "rewards.jsonl"
+    words = ["policy=fake", "template=x", "generate.engine=fake", "score.reward=random"]
+    score_file(str(answers), None, words, str(target), per_token=False)
+    row = json.loads(target.read_text())
+    assert 0 <= row["reward"] < 1 and row["logp_policy"] is None
+    with pytest.raises(BadInput, match="only implicit rewards are sums over tokens, not random ones"):
+        score_file(str(answers), None, words, str(tmp_path / "others.jsonl"), per_token=True)
+    with pytest.raises(BadInput, match="missing: reference="):
+        score_file(str(answers), None, words[:-1], str(tmp_path / "others.jsonl"), per_token=False)

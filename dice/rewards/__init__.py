@@ -77,7 +77,7 @@ class Job:
             reward=score.reward,
             seed=recipe.seed,
             round=round,
-            judge=_judge_module().settings(recipe) if score.reward == "judge" else {},
+            judge=_judge_settings(recipe) if score.reward == "judge" else {},
         )
 
     @property
@@ -111,12 +111,16 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     else:
         found["seed"] = recipe.seed
     if score.reward == "judge":
-        found |= _judge_module().basis(recipe)
+        from dice.rewards import judge
+
+        found |= judge.basis(recipe)
     return found
 
 
-def _judge_module() -> Any:
-    return importlib.import_module("dice.rewards.judge")
+def _judge_settings(recipe: Recipe) -> dict[str, Any]:
+    from dice.rewards import judge
+
+    return judge.settings(recipe)
 
 
 def unusable(response: Response, job: Job) -> str | None:
