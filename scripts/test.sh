@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Style, then tests. Everything runs on two CPU cores.
+# Style, then tests: two at a time, which two CPU cores can do (DICE_TEST_WORKERS: another number).
 #
 #   bash scripts/test.sh                 all of it
 #   bash scripts/test.sh --fast          without the tests marked slow: a few minutes
@@ -14,4 +14,5 @@ if [[ ${1:-} == --fast ]]; then
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-"$PYTHON" -m pytest ${selection[@]+"${selection[@]}"} "$@"
+workers=(-n "${DICE_TEST_WORKERS:-2}" --dist loadfile)
+"$PYTHON" -m pytest "${workers[@]}" ${selection[@]+"${selection[@]}"} "$@"

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,22 @@ from dice import recipe_io, store
 from dice.recipe import ROOT
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Print a line (a figure, say) at the end of the tests, whichever process they run in."""
+    return lambda line: request.node.user_properties.append(("told", line))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ())]
+    lines = [line for r in reports if r.when == "call" for name, line in r.user_properties if name == "told"]
+    if lines:
+        terminalreporter.section("figures")
+        for line in lines:
+            terminalreporter.line(line)
+
 
 TOPICS = ("cats", "rain", "tea", "boats", "stars", "bread", "chess", "snow", "maps", "bees")
 

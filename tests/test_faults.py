@@ -120,14 +120,14 @@ def test_a_second_loop_is_refused_between_two_stages(fake_settings, tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_loop_with_one_line(fake_settings, tmp_path, number):
+def test_a_signal_ends_a_loop_with_one_line(fake_settings, tmp_path, number, tell):
     process = start(*fake_settings, "rounds=1")
     wait_for(tmp_path / "results" / "tiny" / "round-1" / "generate.started.json")
     time.sleep(0.1)  # the stage is waiting for its worker
     os.killpg(process.pid, number)
     begun = time.monotonic()
     _, stderr = process.communicate(timeout=60)
-    print(f"{number.name}: from the signal to the exit {time.monotonic() - begun:.2f} s")
+    tell(f"{number.name}: from the signal to the exit {time.monotonic() - begun:.2f} s")
     assert process.returncode in (128 + number, -number)
     line = f"stopped by {number.name}: the same command goes on from here\n"
     assert stderr == line or (number == signal.SIGTERM and not stderr)  # bash dies first, and takes it along

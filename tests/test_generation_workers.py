@@ -87,7 +87,7 @@ def test_one_worker_two_and_a_kill_write_the_same_bytes(make_run, engine):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
-def test_an_engine_that_dies_ends_the_stage_with_its_log_and_keeps_its_shards(make_run):
+def test_an_engine_that_dies_ends_the_stage_with_its_log_and_keeps_its_shards(make_run, tell):
     """One worker of two is killed: status 1, the cause, and what was finished stays."""
     run = make_run("dies", "hf")
     command = [sys.executable, "-m", "dice", "generate", str(run.path), "1"]
@@ -99,7 +99,7 @@ def test_an_engine_that_dies_ends_the_stage_with_its_log_and_keeps_its_shards(ma
     kill_a_worker_of(run)
     begun = time.monotonic()
     _, stderr = process.communicate(timeout=60)
-    print(f"generate (hf): from a worker's death to the exit {time.monotonic() - begun:.1f} s")
+    tell(f"generate (hf): from a worker's death to the exit {time.monotonic() - begun:.1f} s")
     assert process.returncode == 1
     assert "generate failed (status 1). The end of its log:" in stderr and "whole log: " in stderr
     kept = responses(run)

@@ -154,7 +154,7 @@ def real_settings(settings, tmp_path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_all_stages_for_real_and_nodes_that_die(real_settings, tmp_path, capsys):
+def test_all_stages_for_real_and_nodes_that_die(real_settings, tmp_path, tell):
     """A worker, a whole node, and a node that falls silent: the others end within a minute, saying why.
 
     Each time the same commands go on from there, training included, until the run is done.
@@ -193,7 +193,5 @@ def test_all_stages_for_real_and_nodes_that_die(real_settings, tmp_path, capsys)
     assert "world size: 2" in log and (folder / "logs" / "train.node-1.log").exists()
     status = run_script(sys.executable, "-m", "dice", "status", str(folder.parent), "--check")
     assert status.returncode == 0 and "every file is what its stage wrote" in status.stdout
-    with capsys.disabled():
-        for what, seconds in times.items():
-            print(f"\n  {what}: exit after {', '.join(f'{s:.1f} s' for s in seconds)}", end="")
-        print()
+    for what, seconds in times.items():
+        tell(f"two nodes, {what}: exit after {', '.join(f'{s:.1f} s' for s in seconds)}")
