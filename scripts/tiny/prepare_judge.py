@@ -3,12 +3,11 @@
     python scripts/tiny/prepare_judge.py
 
 The policies of the tiny world know nothing but its requests, so none of them can grade. This judge has
-read 6,000 answers with grades of the annotator who labels the preferences. It goes to data/tiny/judge, is
-made once (about a minute on 2 CPU cores), and is the same every time; the rest of the world is as
-prepare.py makes it.
+read 12,000 answers with grades: their quality, and the annotator's taste for length, but not its noise. It
+goes to data/tiny/judge, is made once (some minutes on 2 CPU cores), and is the same every time; the rest
+of the world is as prepare.py makes it.
 """
 
-import math
 import random
 
 import prepare
@@ -18,7 +17,7 @@ from dice.console import run, say
 from dice.digests import file_digest
 from dice.rewards.judge import HIGHEST
 
-ANSWERS = 6000
+ANSWERS = 12000
 SEED = 43
 MADE_FROM = ("judge.txt", "judge.yaml", "prepare_judge.py")
 
@@ -34,15 +33,14 @@ def graded_answers() -> list[dict[str, str]]:
         request = rng.choice(known)
         answer = world.noisy_answer(request, rng)
         prompt = template.replace("{prompt}", request.text).replace("{response}", answer)
-        rows.append({"instruction": prompt, "output": str(grade(request.text, answer, rng))})
+        rows.append({"instruction": prompt, "output": str(grade(request.text, answer))})
     return rows
 
 
-def grade(prompt: str, response: str, rng: random.Random) -> int:
-    """A grade from 0 to 5, with the noise and the bias for length of the annotator of the preferences."""
-    noise = world.LABEL_NOISE * math.log(1 / (1 - rng.random()) - 1 + 1e-12)  # logistic
+def grade(prompt: str, response: str) -> int:
+    """A grade from 0 to 5: the quality, with the bias for length of the annotator of the preferences."""
     fillers = response.count(".") - 1
-    liking = world.quality(prompt, response) + world.LENGTH_BIAS * fillers + noise
+    liking = world.quality(prompt, response) + world.LENGTH_BIAS * fillers
     return min(HIGHEST, max(0, round(HIGHEST * liking)))
 
 
