@@ -19,20 +19,24 @@ case ${1:-} in
 esac
 recipe=${1%/dice.yaml}
 shift
-dry=
-words=()
+dry='' force='' words=()
 for word in "$@"; do
-  if [[ $word == --dry ]]; then dry=yes; else words+=("$word"); fi
+  case $word in
+    --dry) dry=yes ;;
+    --force) force=--force ;; # for iter.sh
+    *) words+=("$word") ;;
+  esac
 done
+set -- ${words[@]+"${words[@]}"}
 if [[ -e $recipe/dice.yaml ]]; then recipe=$(cd "$recipe" && pwd); fi # a folder of one's own
 source "$here/../env.sh"
 
-dice ablate "$recipe" "${words[@]}" --plan # refuses unknown recipes, keys and values
+dice ablate "$recipe" "$@" --plan # refuses unknown recipes, keys and values
 if [[ $dry ]]; then exit; fi
-cells=$(dice ablate "$recipe" "${words[@]}" --cells)
+cells=$(dice ablate "$recipe" "$@" --cells)
 while IFS=$'\t' read -r -a cell; do
   if ((${#cell[@]} == 0)); then continue; fi # nothing is left to do
   # One that fails leaves a gap in the table; the others go on.
-  DICE_SHARE=yes bash "$here/iter.sh" "$recipe" "${cell[@]}" </dev/null || echo "failed: ${cell[0]}" >&2
+  DICE_SHARE=yes bash "$here/iter.sh" "$recipe" "${cell[@]}" $force </dev/null || echo "failed: ${cell[0]}" >&2
 done <<<"$cells"
-dice ablate "$recipe" "${words[@]}"
+dice ablate "$recipe" "$@"
