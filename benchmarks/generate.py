@@ -107,7 +107,7 @@ class Ways:
 
     def _params(self, number: int, sample: int, n: int) -> Any:
         from dice.engines.vllm import sampling_params
-        from dice.generate import seed_of
+        from dice.seeds import seed_of
 
         seed = seed_of(self.recipe.seed, 1, self.prompts[number].prompt_id) + sample
         params = sampling_params(self.recipe.generate, self.sampler.stop_ids, seed, MAX_NEW_TOKENS)

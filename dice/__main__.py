@@ -90,6 +90,37 @@ class Commands:
         sys.exit(examine(str(recipe), [str(override) for override in overrides]))
 
     @promised
+    def share(self, run: str) -> None:
+        """Take over the stages that other runs beside this one have done and that would be the same here."""
+        from dice import share
+
+        share.share(store.open_run(str(run)))
+
+    @promised
+    def ablate(self, recipe: str, *words: str, plan: bool = False, cells: bool = False) -> None:
+        """Print and write the table of an ablation; scripts/run_dice/ablate.sh makes its runs.
+
+        python -m dice ablate RECIPE [key=value ...] [seeds=1,2,3] [axes=reward,balance,gamma] [axis_rounds=1]
+        With --plan: what is still to be run; with --cells: the overrides of each such run.
+        """
+        from dice import ablation
+
+        given = [str(word) for word in words]
+        if plan or cells:
+            (ablation.show_plan if plan else ablation.show_cells)(str(recipe), given)
+        elif not ablation.show_table(str(recipe), given):
+            sys.exit(1)
+
+    @promised
+    def train_rm(self, run: str, *, force: bool = False) -> None:
+        """Train the scalar reward model of the offline pairs, where the recipe's rewards come from it."""
+        from dice import train_rm
+
+        opened = store.open_run(str(run))
+        if train_rm.is_wanted(opened.recipe):
+            execute(train_rm.STAGE, opened, 0, bool(force))
+
+    @promised
     def generate(self, run: str, round: int, *, force: bool = False) -> None:
         """Sample K responses per prompt from the round's policy.
 
@@ -107,7 +138,7 @@ class Commands:
         per_token: bool = False,
         force: bool = False,
     ) -> None:
-        """Compute the implicit reward of every response: of a round, or of any file of responses.
+        """Compute the reward of every response: of a round, or of any file of responses.
 
         python -m dice score RUN ROUND
         python -m dice score FILE --recipe=RECIPE [key=value ...] [--output=FILE] [--per_token]
@@ -201,8 +232,8 @@ class Commands:
         """Write a run's report, report.html in its folder, of what is there so far.
 
         It shows pairs token by token, for which both models of every round are loaded once; with --quick
-        nothing is loaded, and pairs whose tokens were not read yet stay plain. With --in_loop (iter.sh)
-        it: only where the recipe wants it, and without a failure if it can't be done.
+        nothing is loaded, and pairs whose tokens were not read yet stay plain. With --in_loop (iter.sh):
+        only where the recipe wants it, and without a failure if it can't be done.
         """
         opened = store.open_run(str(run))
         if in_loop and not opened.recipe.report:

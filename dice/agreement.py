@@ -1,16 +1,19 @@
-"""Does an implicit reward agree with the labels of a preference set? What to know before a loop."""
+"""Does a reward agree with the labels of a preference set? What to know before a loop."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from rich.table import Table
 
+from dice import status, store, train_rm
 from dice.answers import read_pairs
 from dice.console import console, say
 from dice.errors import BadInput
+from dice.recipe import Recipe
 from dice.schema import Score
 from dice.score_file import score_all, settings
 
@@ -27,7 +30,7 @@ class Agreement:
 
     @classmethod
     def of(cls, margins: np.ndarray) -> "Agreement":
-        """From margins (N,): reward of chosen minus reward of rejected, nats."""
+        """From margins (N,): reward of chosen minus reward of rejected."""
         wins = (margins > 0) + 0.5 * (margins == 0)
         if not len(wins):
             return cls(0, math.nan, math.nan)
@@ -61,11 +64,22 @@ def show_agreement(name: str, recipe: str | None, overrides: Sequence[str]) -> N
             dropped[f"with an answer {chosen.reason or rejected.reason}"] += 1
     if not kept:
         raise BadInput(f"{name}: no pair can be scored ({dict(dropped)})")
-    title = f"{name}: {len(kept):,} pairs, {loaded.policy} against {loaded.reference}"
-    _print(title, kept, dropped)
+    title = f"{name}: {len(kept):,} pairs, {_source(loaded)}"
+    _print(title, kept, dropped, loaded.score.unit)
 
 
-def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str]) -> None:
+def _source(recipe: Recipe) -> str:
+    """What the rewards come from, in words."""
+    score = recipe.score
+    if score.reward == "reward_model":
+        model = train_rm.model_of(store.Run(recipe.run_dir, recipe))
+        return f"reward model {status.shown(Path(model))}"
+    if score.reward == "judge":
+        return f"judge {recipe.policy if score.judge == 'policy' else score.judge}"
+    return f"{recipe.policy} against {recipe.reference}" if score.reward == "implicit" else "random rewards"
+
+
+def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str], unit: str) -> None:
     rewards = np.array([[score.reward for score in pair] for pair in kept])
     chars = np.array([[score.n_chars for score in pair] for pair in kept])
     tokens = np.array([[score.n_tokens for score in pair] for pair in kept])
@@ -81,7 +95,7 @@ def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str]) -
     parts = [margins, margins[longer > 0], margins[longer < 0], margins[longer == 0]]
     table.add_row("pairs", *(f"{len(part):,}" for part in parts))
     table.add_row("agreement", *(str(Agreement.of(part)) for part in parts))
-    table.add_row("margin, nats", *(f"{part.mean():+.2f}" if len(part) else "-" for part in parts))
+    table.add_row(f"margin, {unit}", *(f"{part.mean():+.2f}" if len(part) else "-" for part in parts))
     console.print()
     console.print(table)
 
@@ -92,10 +106,10 @@ def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str]) -
     per_token = (rewards / tokens)[:, 0] - (rewards / tokens)[:, 1]
     console.print()
     for label, value in (
-        ("margin, quantiles", f"{spread} nats"),
+        ("margin, quantiles", f"{spread} {unit}"),
         (
             "reward",
-            f"chosen {rewards[:, 0].mean():+.2f}, rejected {rewards[:, 1].mean():+.2f} nats on average",
+            f"chosen {rewards[:, 0].mean():+.2f}, rejected {rewards[:, 1].mean():+.2f} {unit} on average",
         ),
         (
             "length",

@@ -15,10 +15,15 @@ from dice.store import Run
 
 SIGNATURE = "<!-- written by `dice export` -->"
 METHOD = (
-    "Trained by [DICE](https://arxiv.org/abs/2406.09760): in every round the model answers prompts, its own "
-    "DPO implicit reward ranks the answers, and DPO goes on with the best and the worst of them, mixed with "
-    "offline pairs."
+    "Trained by [DICE](https://arxiv.org/abs/2406.09760): in every round the model answers prompts, {judge} "
+    "ranks the answers, and DPO goes on with the best and the worst of them, mixed with offline pairs."
 )
+RANKS = {
+    "implicit": "its own DPO implicit reward",
+    "reward_model": "a scalar reward model",
+    "judge": "a judge",
+    "random": "chance",
+}
 
 
 def of_round(run: Run, t: int) -> str:
@@ -34,7 +39,7 @@ def of_round(run: Run, t: int) -> str:
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{SIGNATURE}",
         f"# {recipe.run}, round {t} of DICE",
-        METHOD,
+        METHOD.format(judge=RANKS[recipe.score.reward]),
         _facts(run, t),
         "## Rounds\n\n" + _table([_round(run, number) for number in range(1, t + 1)]),
     ]

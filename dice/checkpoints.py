@@ -6,6 +6,7 @@ after hours of sampling.
 
 import filecmp
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from dice.errors import BadInput
 from dice.recipe import resolve
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+NEED_TOKENIZER = ("policy", "score.reward_model", "score.judge")
+Unfit = Callable[[dict[str, Any]], str | None]
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -30,20 +33,21 @@ class NotDownloaded(NotHere):
     reason = "a run downloads it"
 
 
-def check_model(role: str, name: str) -> Path | None:
+def check_model(role: str, name: str, unfit: Unfit | None = None) -> Path | None:
     """The complete folder of a model: its own, or the Hub's cache; None where the Hub has it.
 
+    `unfit` tells by its config.json why a model is not what is wanted, by default a causal LM.
     Raises BadInput for a folder that is no causal LM's, and where there is neither folder nor model
     of the Hub; NotHere where that can't be found out.
     """
     folder = resolve(name)
     if folder.is_dir():
-        _check_folder(role, folder)
+        _check_folder(role, folder, unfit or _unusable)
         return folder
     reason = "no such folder"
     if HUB_ID.fullmatch(name) and not resolve(name.partition("/")[0]).exists():
         if folder := downloaded(name):
-            _check_folder(role, folder)
+            _check_folder(role, folder, unfit or _unusable)
             return folder
         try:
             hub.look_up(name)
@@ -69,12 +73,12 @@ def _neither(role: str, name: str, reason: str) -> str:
     return f"{role}: {name!r} is neither a folder here nor a model of the Hub ({reason})"
 
 
-def _check_folder(role: str, folder: Path) -> None:
+def _check_folder(role: str, folder: Path, unfit: Unfit) -> None:
     if (folder / "adapter_config.json").is_file():
         _check_adapter(role, folder)
-    elif lack := _lack(folder, needs_tokenizer=role == "policy"):
+    elif lack := _lack(folder, needs_tokenizer=role in NEED_TOKENIZER):
         raise BadInput(f"{role}: {folder} {lack}; it is not a Hugging Face model folder")
-    elif reason := _unusable(store.read_json(folder / "config.json")):
+    elif reason := unfit(store.read_json(folder / "config.json")):
         raise BadInput(f"{role}: {folder} {reason}")
 
 

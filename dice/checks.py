@@ -6,16 +6,17 @@
 import contextlib
 import difflib
 import importlib.util
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from dice import chat, evaluate, hub, launch, registry, replay, sources, store, train, trainer, upstream
-from dice.checkpoints import NotDownloaded, NotHere, base_of, check_different, check_model
+from dice import chat, launch, registry, store, trainer, upstream
+from dice.checkpoints import base_of, check_different, check_model
+from dice.data_checks import check_data, check_enough, check_names, data_sets, naming
 from dice.errors import BadInput
 from dice.recipe import Recipe, resolve
 from dice.recipe_io import COMMAND_LINE, load_resolved
+from dice.rewards import check
 
 ROLES = ("policy", "reference")
 # What train.report_to calls by the name of its package; others are left to the trainer.
@@ -64,6 +65,7 @@ def after_preparation(recipe: Recipe, place: Place, download: bool = False) -> l
     model = "name a causal LM: a folder with config.json, tokenizer and *.safetensors, or one of the Hub"
     apart = "set reference to the model before DPO and policy to the one after"
     family = "take a policy that was trained from the reference"
+    source = "name another reward_model or judge, or set score.reward=implicit"
     template = "set template to the one that the policy was trained with"
     return [
         *checks,
@@ -73,6 +75,7 @@ def after_preparation(recipe: Recipe, place: Place, download: bool = False) -> l
         ),
         Check("two models", partial(check_two, recipe), apart),
         Check("tokenizers", partial(check_alike, recipe), family),
+        Check(next(iter(check.models(recipe)), "reward source"), partial(check.examine, recipe), source),
         Check("fit", partial(check_fit, recipe, place), template),
         Check("rows", partial(check_enough, recipe, counts), "more prompts, or a smaller batch or val_size"),
     ]
@@ -162,69 +165,6 @@ def check_train_args(recipe: Recipe, place: Place) -> str:
     return fine
 
 
-def data_sets(recipe: Recipe) -> dict[str, tuple[Callable, str]]:
-    """The data sets of a recipe by key, each with the function that reads it."""
-    sets = {"prompts": (sources.read_prompts, recipe.prompts)}
-    if recipe.replay.gamma > 0:
-        sets["replay.dataset"] = (sources.read_preferences, recipe.replay.dataset)
-    if recipe.evaluate.prompts:
-        sets["evaluate.prompts"] = (sources.read_prompts, recipe.evaluate.prompts)
-    return sets
-
-
-def check_names(recipe: Recipe) -> str:
-    """Raises BadInput for data sets that are not registered and a judge that does not exist."""
-    sets = data_sets(recipe)
-    for key, (_, name) in sets.items():
-        with naming(key):
-            registry.find_entry(recipe.dataset_dir, name)
-    if recipe.evaluate.judge:
-        evaluate.load_judge(recipe.evaluate.judge)
-    return f"{', '.join(dict.fromkeys(name for _, name in sets.values()))} in dataset_info.json"
-
-
-def check_data(recipe: Recipe, key: str, download: bool, counts: dict[str, int]) -> str:
-    """Read a data set of the recipe to its end; its distinct prompts are counted in `counts`.
-
-    Raises BadInput, naming key, file and line; also where the offline pairs are so few that gamma leaves
-    no room for a generated one. Raises NotHere for a set of the Hub that is not in its cache and can't,
-    or without `download` must not, be fetched.
-    """
-    read, name = data_sets(recipe)[key]
-    with naming(key):
-        on_hub = not registry.find_entry(recipe.dataset_dir, name).is_local
-        try:
-            with hub.only_cached() if on_hub and not download else contextlib.nullcontext():
-                rows, dropped = read(recipe.dataset_dir, name)
-        except BadInput as error:
-            if on_hub and (hub.out_of_reach() or not download):
-                raise (NotHere if hub.out_of_reach() else NotDownloaded)(str(error)) from None
-            raise
-        counts[key] = len({row.prompt_id for row in rows})
-        if key == "replay.dataset":
-            replay.check_size(counts[key], recipe.replay.gamma)
-    what = "pairs" if key == "replay.dataset" else "prompts"
-    return f"{len(rows):,} {what} of {name}{_left_out(dropped)}"
-
-
-def check_enough(recipe: Recipe, counts: dict[str, int]) -> str:
-    """Raises BadInput where even a pair of every prompt would leave too few to train on.
-
-    `counts` has the distinct prompts of each set that could be read.
-    """
-    if any(key not in counts for key in data_sets(recipe)):
-        return "the data sets tell nothing yet"
-    generated = counts["prompts"] * recipe.pair.per_prompt
-    pairs = sum(replay.mixture_sizes(counts.get("replay.dataset", 0), generated, recipe.replay.gamma))
-    train.check_rows(pairs, recipe)
-    return f"at most {pairs:,} pairs a round"
-
-
-def _left_out(dropped: Counter[str]) -> str:
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
-    return f" (left out: {reasons})" if reasons else ""
-
-
 def examine_model(recipe: Recipe, role: str, place: Place) -> str:
     """Raises BadInput where the policy or the reference is no complete causal LM."""
     name = getattr(recipe, role)
@@ -242,7 +182,9 @@ def check_adapter(recipe: Recipe) -> str:
 
 
 def check_two(recipe: Recipe) -> str:
-    """Raises BadInput where policy and reference are the same model."""
+    """Raises BadInput where policy and reference are the same model, and rewards are their difference."""
+    if recipe.score.reward != "implicit":
+        return f"{recipe.score.reward} rewards do not compare them"
     if recipe.policy == recipe.reference:
         raise BadInput(f"policy and reference are both {recipe.policy}: every implicit reward would be 0")
     policy, reference = (check_model(role, getattr(recipe, role)) for role in ROLES)
@@ -252,7 +194,9 @@ def check_two(recipe: Recipe) -> str:
 
 
 def check_alike(recipe: Recipe) -> str:
-    """Raises BadInput where policy and reference read the same text as other tokens."""
+    """Raises BadInput where policy and reference are compared and read texts as other tokens."""
+    if recipe.score.reward != "implicit":
+        return f"{recipe.score.reward} rewards do not compare them"
     chat.check_alike(*(home(role, getattr(recipe, role)) for role in ROLES))
     return "policy and reference read text alike"
 
@@ -285,10 +229,10 @@ def to_be_made(recipe: Recipe, place: Place) -> dict[str, str]:
             if not source.hub and not source.file.exists():
                 missing[key] = name
     if recipe.generate.engine != "fake":
-        for role in ROLES:
-            folder = resolve(getattr(recipe, role))
-            if not folder.exists() and resolve(getattr(recipe, role).partition("/")[0]).exists():
-                missing[role] = getattr(recipe, role)
+        named = {role: getattr(recipe, role) for role in ROLES} | check.models(recipe)
+        for role, name in named.items():
+            if not resolve(name).exists() and resolve(name.partition("/")[0]).exists():
+                missing[role] = name
     missing = {key: name for key, name in missing.items() if place(key) != COMMAND_LINE}
     if missing.keys() & {*ROLES}:
         both = " and ".join(missing[role] for role in ROLES if role in missing)
@@ -307,12 +251,3 @@ def previous(recipe: Recipe) -> Recipe | None:
         return load_resolved(recipe.run_dir / "recipe.yaml")
     except (FileNotFoundError, BadInput):
         return None
-
-
-@contextlib.contextmanager
-def naming(what: str) -> Iterator[None]:
-    """Puts the recipe's key, or where it is set, before the message of a BadInput."""
-    try:
-        yield
-    except BadInput as error:
-        raise type(error)(f"{what}: {error}") from error

@@ -59,7 +59,7 @@ def choose(table: Table, kept: np.ndarray, settings: Settings, seed: int) -> Cho
     zero, small = margins <= 0, (margins > 0) & (margins < settings.min_margin)
     dropped = {"pairs with a zero margin": int(zero.sum())}
     if settings.min_margin:
-        dropped[f"pairs with a margin under {settings.min_margin:g} nats"] = int(small.sum())
+        dropped[f"pairs with a margin under {settings.min_margin:g}"] = int(small.sum())
     picks = picks.take(~(zero | small))
     figures = {
         "alpha": float(alpha),

@@ -5,7 +5,6 @@ hand them to an engine each, and write a shard, whole, as soon as its last respo
 of a prompt has the seed `seed_of(recipe seed, round, prompt_id) + i`.
 """
 
-import hashlib
 import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -20,17 +19,12 @@ from dice.errors import BadInput
 from dice.manifests import makers
 from dice.recipe import Recipe
 from dice.schema import Prompt, Response, UnreadResponse
+from dice.seeds import seed_of
 from dice.stage import Outcome, Stage
 from dice.store import Run, open_run
 from dice.worker import Claims, Worker
 
 UNANSWERED = "prompts too long for the model"  # the reason that this stage drops a prompt for
-
-
-def seed_of(seed: int, t: int, name: str) -> int:
-    """A seed for `name` (a prompt_id) in round t, below 2**52 so that JSON readers keep it exact."""
-    digest = hashlib.sha256(f"{seed}/{t}/{name}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 12
 
 
 class Shard:

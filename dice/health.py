@@ -26,15 +26,15 @@ def correlation(rewards: np.ndarray, lengths: np.ndarray, present: np.ndarray) -
 
 
 def quantiles(margins: np.ndarray) -> dict[str, float]:
-    """Quantiles of the pairs' margins in shaped reward (N,), nats, by their share in percent."""
+    """Quantiles of the pairs' margins in shaped reward (N,) by their share in percent."""
     if not len(margins):
         return {}
     values = np.quantile(margins, QUANTILES)
     return {f"{share:.0%}": float(value) for share, value in zip(QUANTILES, values, strict=True)}
 
 
-def line(figures: dict[str, Any]) -> str:
-    """The figures of a round as one line."""
+def line(figures: dict[str, Any], unit: str = "nats") -> str:
+    """The figures of a round as one line; `unit` is what its rewards are counted in."""
     before, after = (
         "none" if value is None else f"{value:+z.2f}"
         for value in (figures["correlation_without_shaping"], figures["correlation"])
@@ -46,11 +46,11 @@ def line(figures: dict[str, Any]) -> str:
     ]
     if margins := figures["margins"]:
         low, middle, high = (margins[share] for share in ("5%", "50%", "95%"))
-        parts.insert(0, f"margins {low:.1f} to {high:.1f} nats, median {middle:.1f}")
+        parts.insert(0, f"margins {low:.1f} to {high:.1f} {unit}, median {middle:.1f}")
     return ", ".join(parts)
 
 
-def warnings(figures: dict[str, Any], prompts: int, pairs: int) -> list[str]:
+def warnings(figures: dict[str, Any], prompts: int, pairs: int, unit: str = "nats") -> list[str]:
     """What looks degenerate in a round of so many prompts and pairs, and what can be done about it."""
     found = []
     if (share := figures["duplicate_share"]) > 0.5:
@@ -65,7 +65,8 @@ def warnings(figures: dict[str, Any], prompts: int, pairs: int) -> list[str]:
         )
     if pairs < prompts / 2:
         found.append(f"only {pairs:,} of {prompts:,} prompts became a pair; the reasons are counted above")
-    if figures["margins"] and (median := figures["margins"]["50%"]) < SMALL_MARGIN:
+    implicit = unit == "nats"  # of other rewards nobody knows what is small
+    if implicit and figures["margins"] and (median := figures["margins"]["50%"]) < SMALL_MARGIN:
         found.append(
             f"the median margin is {median:.2g} nats: policy and reference hardly differ, so the pairs "
             "are close to chance"

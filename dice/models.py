@@ -54,10 +54,15 @@ def attention_choices(attention: str, dtype: str) -> list[str | None]:
 
 
 def load_model(
-    path: str, dtype: str, attention: str = "auto", quantization_bit: int | None = None
+    path: str,
+    dtype: str,
+    attention: str = "auto",
+    quantization_bit: int | None = None,
+    kind_of_model: type = AutoModelForCausalLM,
 ) -> torch.nn.Module:
     """A causal LM in evaluation mode on `device()`; an adapter's folder loads with its base.
 
+    `kind_of_model` is the class of transformers that knows how to load another kind.
     `quantization_bit` 4 or 8 quantizes the weights with bitsandbytes while loading them.
     Raises BadInput where `path` (a folder or a Hub id) holds no causal LM, or one that can't be
     loaded this way.
@@ -66,18 +71,19 @@ def load_model(
     *first, last = attention_choices(attention, dtype)
     for choice in first:
         with contextlib.suppress(ValueError, ImportError):  # a family that has no flash attention
-            return _load(path, kind, choice, quantization_bit)
+            return _load(path, kind, choice, quantization_bit, kind_of_model)
     try:
-        return _load(path, kind, last, quantization_bit)
+        return _load(path, kind, last, quantization_bit, kind_of_model)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"model {path!r} can't be loaded as a causal LM: {reason}") from error
+        what = "causal LM" if kind_of_model is AutoModelForCausalLM else "reward model"
+        raise BadInput(f"model {path!r} can't be loaded as a {what}: {reason}") from error
 
 
 def _load(
-    path: str, kind: torch.dtype, attention: str | None, quantization_bit: int | None
+    path: str, kind: torch.dtype, attention: str | None, quantization_bit: int | None, kind_of_model: type
 ) -> torch.nn.Module:
-    model, found = AutoModelForCausalLM.from_pretrained(
+    model, found = kind_of_model.from_pretrained(
         path,
         dtype=kind,
         attn_implementation=attention,

@@ -16,9 +16,10 @@ from dice import export, health, registry, replay, shaping, sources, store
 from dice.choice import Choice, Picks, choose
 from dice.digests import file_digest, folder_digest
 from dice.errors import BadInput
-from dice.generate import UNANSWERED, seed_of
+from dice.generate import UNANSWERED
 from dice.manifests import manifest_of
 from dice.schema import Pair, Preference, Step
+from dice.seeds import seed_of
 from dice.stage import Outcome, Stage
 from dice.store import Run
 from dice.table import Sampled, Table, read_prompts, read_scores, read_texts
@@ -65,7 +66,7 @@ def _run(run: Run, t: int) -> Outcome:
         "generated": len(generated),
         "offline": len(offline),
     }
-    warnings = health.warnings(figures, len(kept), len(set(paired)))
+    warnings = health.warnings(figures, len(kept), len(set(paired)), recipe.score.unit)
     if recipe.pair.alpha == "auto" and (note := health.unbalanced(choice.balance, recipe.pair.length)):
         warnings.insert(0, note)
     return Outcome(
@@ -74,7 +75,7 @@ def _run(run: Run, t: int) -> Outcome:
         summary=_summary(figures, recipe.pair.length),
         dropped=dict(dropped),
         figures=figures,
-        notes=[health.line(figures)],
+        notes=[health.line(figures, recipe.score.unit)],
         warnings=warnings,
     )
 

@@ -17,6 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "scripts" / "run_dice" / "recipes"
 
+REWARDS = ("implicit", "reward_model", "judge", "random")
 ATTENTION = ("auto", "sdpa", "flash_attention_2", "flash_attention_3", "eager")
 
 # LLaMA-Factory arguments that follow from the rest of the recipe, so nobody sets them by hand.
@@ -68,12 +69,28 @@ class Generate:
 
 @dataclass
 class Score:
-    """Implicit rewards."""
+    """Rewards, and where they come from."""
 
+    reward: str = "implicit"  # implicit, reward_model, judge, random
     cutoff_len: int = 4096  # tokens of prompt plus response; longer ones are dropped, never cut
     batch_tokens: Any = "auto"  # tokens in one forward pass; auto finds how many the device can hold
     attn_implementation: str = "auto"  # auto: flash attention where it is installed, else sdpa
     quantization_bit: int | None = None  # 4 or 8: load the models with bitsandbytes
+    reward_model: str = "train"  # train: one made of the offline pairs before round 1; else folder or Hub id
+    # What its training file has otherwise than `train`; these rates are usual for reward models of 8B.
+    reward_args: dict[str, Any] = field(default_factory=dict)
+    judge: str = "policy"  # policy, a model's folder, or the name by which a server knows a model
+    judge_prompt: str | None = None  # a text file with {prompt} and {response}; default: ours
+    judge_samples: int = 3  # grades of a response, averaged
+    judge_temperature: float = 0.7
+    judge_max_tokens: int = 512  # of one answer of the judge
+    judge_concurrency: int = 16  # requests that a worker has at a server at once
+    judge_timeout: float = 120.0  # seconds that a server has for one answer
+
+    @property
+    def unit(self) -> str:
+        """What rewards are counted in."""
+        return {"implicit": "nats", "judge": "grades"}.get(self.reward, "points")
 
 
 @dataclass
@@ -84,10 +101,10 @@ class Pair:
     min_chars: int = 4
     max_chars: int = 6699
     length: str = "chars"  # what alpha multiplies: chars or tokens
-    alpha: Any = "auto"  # auto: balanced exactly; grid: the published sweep; or nats per character (token)
+    alpha: Any = "auto"  # auto: balanced exactly; grid: the published sweep; or reward per character (token)
     rejected: str = "worst"  # worst, or random: any other sample of the prompt
     per_prompt: int = 1  # pairs of a prompt: best and worst, then best and worst of what is left, ...
-    min_margin: float = 0.0  # nats of length-regularized reward between chosen and rejected
+    min_margin: float = 0.0  # of length-regularized reward, between chosen and rejected
     trl: bool = False  # export the data sets in TRL's format too
 
 
@@ -220,6 +237,7 @@ RULES = (
         lambda r: f"only vllm does that; generate.engine is {r.generate.engine}",
     ),
     Rule("generate.engine_args", lambda v, _: not _managed(v), lambda r: _managed(r.generate.engine_args)),
+    _one_of("score.reward", *REWARDS),
     _at_least("score.cutoff_len", 2),
     Rule(
         "score.batch_tokens",
@@ -228,6 +246,20 @@ RULES = (
     ),
     _one_of("score.attn_implementation", *ATTENTION),
     Rule("score.quantization_bit", lambda v, _: v in (None, 4, 8), "it must be null, 4 or 8"),
+    Rule(
+        "score.reward_model",
+        lambda v, r: v != "train" or r.score.reward != "reward_model" or r.replay.dataset,
+        "replay.dataset must name the preference set to train it on",
+    ),
+    _at_least("score.judge_samples", 1),
+    Rule(
+        "score.judge_temperature",
+        lambda v, r: 0 <= v <= 2 and (v > 0 or r.score.judge_samples == 1),
+        "it must be at most 2 and above 0, or all samples agree",
+    ),
+    _at_least("score.judge_max_tokens", 1),
+    _at_least("score.judge_concurrency", 1),
+    Rule("score.judge_timeout", lambda v, _: 0 < v < math.inf, "it must be above 0, in seconds"),
     Rule(
         "pair.min_samples",
         lambda v, r: 2 <= v <= r.generate.samples,
@@ -239,14 +271,14 @@ RULES = (
         lambda r: f"it must not be above pair.max_chars, which is {r.pair.max_chars}",
     ),
     _one_of("pair.length", "chars", "tokens"),
-    Rule("pair.alpha", lambda v, _: _is_alpha(v), "it must be auto, grid or a number, in nats per character"),
+    Rule("pair.alpha", lambda v, _: _is_alpha(v), "it must be auto, grid or a number: reward per character"),
     _one_of("pair.rejected", "worst", "random"),
     Rule(
         "pair.per_prompt",
         lambda v, r: 1 <= v <= r.generate.samples // 2,
         lambda r: f"it must be between 1 and half of generate.samples, {r.generate.samples // 2}",
     ),
-    Rule("pair.min_margin", lambda v, _: 0 <= v < math.inf, "it must be at least 0, in nats"),
+    Rule("pair.min_margin", lambda v, _: 0 <= v < math.inf, "it must be at least 0"),
     _at_least("train.global_batch_size", 1),
     _one_of("train.reference_logps", "table", "model"),
     Rule("train.args", lambda v, _: v.get("stage") == "dpo", "train: stage must be dpo"),

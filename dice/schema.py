@@ -2,7 +2,7 @@
 
 Every row type is written as one JSON object per line. Rows join by `(prompt_id, sample)`, never by
 position. Lengths in characters (`n_chars`) are Python's, that is Unicode code points; lengths in
-tokens (`n_tokens`) include the end-of-turn token; log-probs and rewards are in nats.
+tokens (`n_tokens`) include the end-of-turn token; log-probs and implicit rewards are in nats.
 """
 
 import hashlib
@@ -58,10 +58,11 @@ class UnreadResponse(_Row):
 
 
 class Score(_Row):
-    """The implicit reward of a response: reward = logp_policy - logp_ref, summed over its tokens.
+    """The reward of a response, in the unit of its source: nats where it is implicit.
 
-    `ids_hash` stands for the token ids that were scored (`dice.reference.response_hash`): training finds
-    logp_policy by it.
+    `ids_hash` stands for the token ids of prompt and response, as training encodes them
+    (`dice.reference.response_hash`). Of an implicit reward the two halves are there, summed over the
+    response's tokens: reward = logp_policy - logp_ref. Other sources have none.
     """
 
     prompt_id: str
@@ -69,9 +70,25 @@ class Score(_Row):
     ids_hash: str
     n_chars: int
     n_tokens: int
-    logp_policy: float
-    logp_ref: float
+    logp_policy: float | None
+    logp_ref: float | None
     reward: float
+
+
+class Dropped(_Row):
+    """A response that has no score, and why."""
+
+    prompt_id: str
+    sample: int
+    reason: str
+
+
+class Graded(_Row):
+    """What a judge said of a response: a grade for each time it answered, null where none can be read."""
+
+    prompt_id: str
+    sample: int
+    grades: list[float | None]
 
 
 class Logps(_Row):
@@ -79,7 +96,6 @@ class Logps(_Row):
 
     prompt_id: str
     sample: int
-    ids_hash: str
     n_tokens: int
     logp: float
     token_logps: list[float]
@@ -138,13 +154,14 @@ class Judgment(_Row):
 class Step(_Row):
     """A point of the balance's curve: at this alpha, chosen is longer than rejected by so much on average."""
 
-    alpha: float  # nats per character (or token)
+    alpha: float  # reward per character (or token)
     length_difference: float  # characters (or tokens)
 
 
 Row = TypeVar(
     "Row",
-    Prompt, Response, UnreadResponse, Score, Logps, TokenRewards, Pair, Preference, Judged, Judgment, Step,
+    Prompt, Response, UnreadResponse, Score, Dropped, Graded, Logps, TokenRewards, Pair, Preference, Judged,
+    Judgment, Step,
 )  # fmt: skip
 
 

@@ -1,15 +1,16 @@
-"""Stage 1.2: the implicit reward of every response of a round, in nats (section 3 of the paper)."""
+"""Stage 1.2: the reward of every response of a round; by default the implicit one (the paper's section 3)."""
 
 import json
 from collections import Counter as Tally
-from dataclasses import asdict
 from typing import Any
 
+from dice import store, train_rm
 from dice.digests import folder_digest, model_digest
 from dice.errors import BadInput
 from dice.manifests import makers
-from dice.rewards import Job, run_job, run_share, scored, why_dropped
-from dice.schema import Score
+from dice.rewards import NAMES, Job, run_job, run_share, scored, settings
+from dice.rewards.judge import is_local, tally
+from dice.schema import Dropped, Score
 from dice.stage import Outcome, Stage
 from dice.store import Run
 from dice.worker import Worker
@@ -21,12 +22,19 @@ def work(worker: Worker, job: str) -> None:
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
-    folder = run.round_dir(t)
-    return {
+    folder, score = run.round_dir(t), run.recipe.score
+    digests = {
         "responses": folder_digest(folder / "responses"),
-        "policy": model_digest(run.policy(t)),
-        "reference": model_digest(run.reference(t)),
+        "policy": model_digest(run.policy(t)),  # of other rewards: its tokenizer
     }
+    if score.reward == "implicit":
+        digests["reference"] = model_digest(run.reference(t))
+    if score.reward == "reward_model":
+        train_rm.check_made(run)
+        digests["reward model"] = model_digest(train_rm.model_of(run))
+    if score.reward == "judge" and score.judge != "policy" and is_local(score.judge):
+        digests["judge"] = model_digest(store.model_path(score.judge))
+    return digests
 
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
@@ -34,28 +42,32 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
     limits = {"min_chars": recipe.pair.min_chars, "max_chars": recipe.pair.max_chars}
     own = {"template": recipe.template, "dtype": recipe.dtype}
     own["columns"] = ", ".join(Score.__struct_fields__)  # scores of an earlier version are made again
-    return {**own, "score": asdict(recipe.score), "pair": limits}
+    return {**own, "score": settings(recipe), "pair": limits}
 
 
 def _run(run: Run, t: int) -> Outcome:
-    job = Job.of(run.recipe, run.round_dir(t), run.policy(t), run.reference(t))
+    recipe = run.recipe
+    job = Job.of(recipe, run.round_dir(t), run.policy(t), run.reference(t), train_rm.model_of(run), t)
     run_job(job)
     dropped: Tally[str] = Tally()
     rows = tokens = 0
     total = 0.0
-    for response, score in scored(job):
-        if score is None:
-            dropped[why_dropped(response, job)] += 1
+    for _, score in scored(job):
+        if isinstance(score, Dropped):
+            dropped[score.reason] += 1
             continue
         rows, tokens, total = rows + 1, tokens + score.n_tokens, total + score.reward
+    grades = tally(job) if recipe.score.reward == "judge" else {}
+    told = ", ".join(f"{count:,} {what}" for what, count in grades.items())
     if not rows:
-        raise BadInput(f"{job.folder}: no response can be scored ({dict(dropped)})")
+        raise BadInput(f"{job.folder}: no response can be scored ({told or dict(dropped)})")
     return Outcome(
         rows_in=rows + dropped.total(),
         rows_out=rows,
-        summary=f"{rows:,} implicit rewards, {total / rows:+.2f} nats on average",
+        summary=f"{rows:,} {NAMES[job.reward]}, {total / rows:+.2f} {recipe.score.unit} on average",
         dropped=dict(dropped),
-        figures={"tokens": tokens, "mean_reward": total / rows},
+        figures={"tokens": tokens, "mean_reward": total / rows, **({"grades": grades} if grades else {})},
+        notes=[f"grades: {told}"] if grades else [],
     )
 
 

@@ -1,4 +1,4 @@
-"""Implicit rewards outside the loop: of any file of prompts and responses, under any two models."""
+"""Rewards outside the loop: of any file of prompts and responses, from any source."""
 
 import contextlib
 import shutil
@@ -8,17 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dice import chat, store
+from dice import chat, store, train_rm
 from dice.answers import read_answers
 from dice.checkpoints import check_model
 from dice.console import say
 from dice.errors import BadInput, StageFailed
-from dice.recipe import Recipe
+from dice.recipe import REWARDS, Recipe
 from dice.recipe_io import load_recipe
-from dice.rewards import Job, run_job, scored, why_dropped
-from dice.schema import Message, Prompt, Response, Score, TokenRewards, prompt_id, to_line
+from dice.rewards import NAMES, Job, check, run_job, scored
+from dice.schema import Dropped, Message, Prompt, Response, Score, TokenRewards, prompt_id, to_line
 
 SHARD = 1024  # responses: what workers share out
+OTHER = {f"score.reward={source}" for source in REWARDS if source != "implicit"}  # need no reference
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ def settings(recipe: str | None, overrides: Sequence[str]) -> Recipe:
     Raises BadInput where neither says what the models or the template are.
     """
     given = {override.partition("=")[0] for override in overrides}
-    if not recipe and (missing := [key for key in ("policy", "reference", "template") if key not in given]):
+    needed = ["policy", "template"] if OTHER.intersection(overrides) else ["policy", "reference", "template"]
+    if not recipe and (missing := [key for key in needed if key not in given]):
         wanted = " ".join(f"{key}=..." for key in missing)
         raise BadInput(f"missing: {wanted}; or name a recipe that says so, as in --recipe=tiny")
     return load_recipe(recipe or "llama3", overrides)  # of the latter nothing but defaults is used
@@ -45,28 +47,39 @@ def settings(recipe: str | None, overrides: Sequence[str]) -> Recipe:
 def score_all(
     recipe: Recipe, answered: Sequence[tuple[list[Message], list[str]]], per_token: bool = False
 ) -> list[list[Result]]:
-    """The implicit rewards of some responses to each of some prompts, in their order.
+    """The rewards of some responses to each of some prompts, in their order.
 
     Raises BadInput where models or texts can't be used, StageFailed where a worker broke.
     """
     models = [store.model_path(name) for name in (recipe.policy, recipe.reference)]
-    if recipe.generate.engine != "fake":
-        for role in ("policy", "reference"):
-            check_model(role, getattr(recipe, role))
-        chat.check_alike(*models)
+    run = store.Run(recipe.run_dir, recipe)
+    _check(run, models)
     with _workplace() as folder:
         keys = _write(folder, answered)
         # Short and long responses are dropped in the loop for the sake of pairs; here they count.
-        job = Job.of(recipe, folder, *models)
+        job = Job.of(recipe, folder, *models, train_rm.model_of(run))
         job = replace(job, min_chars=0, max_chars=1 << 60, per_token=per_token)
         run_job(job)
         results = {}
         tokens = {(row.prompt_id, row.sample): row for row in _token_rewards(job)}
         for response, score in scored(job):
             key = (response.prompt_id, response.sample)
-            reason = None if score else why_dropped(response, job)
-            results[key] = Result(score, reason, tokens.get(key))
+            reason = score.reason if isinstance(score, Dropped) else None
+            results[key] = Result(None if reason else score, reason, tokens.get(key))
     return [[results[key] for key in row] for row in keys]
+
+
+def _check(run: store.Run, models: list[str]) -> None:
+    """Raises BadInput where what a recipe's rewards come from is not there."""
+    recipe = run.recipe
+    train_rm.check_made(run)
+    if recipe.generate.engine == "fake":
+        return
+    check.examine(recipe)
+    check_model("policy", recipe.policy)
+    if recipe.score.reward == "implicit":
+        check_model("reference", recipe.reference)
+        chat.check_alike(*models)
 
 
 @contextlib.contextmanager
@@ -111,7 +124,7 @@ def _token_rewards(job: Job) -> Iterator[TokenRewards]:
 def score_file(
     name: str, recipe: str | None, overrides: Sequence[str], output: str | None, per_token: bool
 ) -> None:
-    """Write the rows of a file or registered data set with the implicit rewards of their responses.
+    """Write the rows of a file or registered data set with the rewards of their responses.
 
     A row with several responses becomes several. Raises BadInput where the output exists already.
     """
@@ -125,6 +138,10 @@ def score_file(
     except OSError as error:
         raise BadInput(f"--output: {target} can't be written ({error.strerror})") from None
     loaded = settings(recipe, overrides)
+    if per_token and loaded.score.reward != "implicit":
+        raise BadInput(
+            f"--per_token: only implicit rewards are sums over tokens, not {loaded.score.reward} ones"
+        )
     answers, dropped = read_answers(name, loaded.dataset_dir)
     results = score_all(loaded, [(answer.messages, answer.responses) for answer in answers], per_token)
     rows, rewards = [], []
@@ -138,8 +155,8 @@ def score_file(
             else:
                 dropped[result.reason] += 1
     store.write_text(target, map(to_line, rows))
-    mean = f", {sum(rewards) / len(rewards):+.2f} nats on average" if rewards else ""
-    say(f"score     {len(rewards):,} implicit rewards{mean} in {target}", mark="+")
+    mean = f", {sum(rewards) / len(rewards):+.2f} {loaded.score.unit} on average" if rewards else ""
+    say(f"score     {len(rewards):,} {NAMES[loaded.score.reward]}{mean} in {target}", mark="+")
     for reason, count in dropped.items():
         say(f"          not scored: {count:,} {reason}", mark="!")
 

@@ -1,6 +1,6 @@
 """Length-regularised rewards and the search for alpha, exact or on the published grid. Pure numpy.
 
-A response of reward r (nats) and length l (characters or tokens) has the shaped reward
+A response of reward r (nats, where it is implicit) and length l (characters or tokens) has the shaped reward
 r - alpha * l (the paper's length-regularized reward shaping). A prompt's pair is its best and its
 worst response by shaped reward. Alpha is chosen so that chosen and rejected responses are equally
 long on average.

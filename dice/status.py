@@ -5,7 +5,7 @@ from pathlib import Path
 from rich.markup import escape
 from rich.table import Table
 
-from dice import lock, store
+from dice import lock, store, train_rm
 from dice.benchmarks.results import in_words, results
 from dice.console import console, read_counters
 from dice.manifests import damaged, manifest_of
@@ -27,6 +27,8 @@ def show_run(run: Run, check: bool = False) -> bool:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
     broken, failures = [], []
     places = [(f"round {t}", run.round_dir(t), STAGES) for t in range(1, rounds + 1)]
+    if train_rm.is_wanted(run.recipe):
+        places.insert(0, ("before", train_rm.folder_of(run, 0), ("train_rm",)))
     if run.recipe.evaluate.judge:
         places.append(("evaluation", run.path / "evaluate", ("evaluate",)))
     for heading, folder, stages in places:

@@ -27,7 +27,7 @@ class Table:
     """The prompts of a round and the scores of their samples, (P, K); rows are in file order."""
 
     prompt_ids: list[str]
-    rewards: np.ndarray  # nats; 0 where absent
+    rewards: np.ndarray  # in the unit of their source; 0 where absent
     n_chars: np.ndarray
     n_tokens: np.ndarray
     present: np.ndarray  # whether the sample was scored

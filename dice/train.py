@@ -140,6 +140,8 @@ def _expected(run: Run, t: int) -> int:
 def _scores_are_of_use(recipe: Recipe) -> bool:
     """Whether scoring knows log-probs of the reference: of the same weights, and precisely enough."""
     args = recipe.train.args
+    if recipe.score.reward != "implicit":
+        return False
     if recipe.train.reference_logps != "table" or recipe.replay.gamma == 1:
         return False
     if args.get("pref_loss") in WITHOUT_REFERENCE:

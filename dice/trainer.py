@@ -22,6 +22,7 @@ TRAIN_SCRIPT = ROOT / "llama-factory" / "src" / "train.py"
 MODEL_FILES = (
     "config.json", "generation_config.json", "adapter_config.json",
     "model*.safetensors", "adapter_model*.safetensors", "model.safetensors.index.json",
+    "value_head.safetensors",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
     "chat_template*",
 )  # fmt: skip

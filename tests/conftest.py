@@ -74,6 +74,9 @@ def make_settings(data: Path, results: Path) -> list[str]:
         "generate.samples=8",
         "generate.shard_size=3",
         "pair.min_samples=4",
+        "score.judge=policy",
+        "score.judge_prompt=null",
+        "score.judge_max_tokens=64",
         "evaluate.prompts=some_prompts",
         f"evaluate.judge={ROOT / 'tests' / 'judge.py'}:quality",
     ]

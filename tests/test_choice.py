@@ -70,7 +70,7 @@ def test_a_least_margin():
     table = table_of([[5, 1], [3, 1], [2, 2], [2.5, 1]], np.ones((4, 2), int))
     made = choose(table, np.arange(4), Pair(alpha=0, min_margin=2), seed=0)
     assert listed(made.picks) == [(0, 0, 1), (1, 0, 1)]  # margins 4 and 2; not 0 and 1.5
-    assert made.dropped == {"pairs with a zero margin": 1, "pairs with a margin under 2 nats": 1}
+    assert made.dropped == {"pairs with a zero margin": 1, "pairs with a margin under 2": 1}
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [("auto", 0.75), ("grid", 0.501), (0.3, 0.3), (-2, -2.0)])

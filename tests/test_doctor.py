@@ -98,7 +98,9 @@ def own_recipe(tmp_path):
     text = (
         text.replace("data/tiny/", "data/not-made/").replace("tiny_p", "later_p").replace("tiny_h", "later_h")
     )
-    text = text.replace("python scripts/tiny/prepare.py", f"touch {tmp_path / 'prepared'}")
+    text = text.replace(
+        "python scripts/tiny/prepare_for.py ${score.reward}", f"touch {tmp_path / 'prepared'}"
+    )
     (folder / "dice.yaml").write_text(text)
     names = ("later_prompts", "later_preferences", "later_held_out")
     columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}

@@ -13,9 +13,10 @@ from dice import checks, launch, store, worker
 from dice.console import Bar, Counter, Tally, read_counters
 from dice.engines import Request, Sampled, fake
 from dice.errors import BadInput
-from dice.generate import Answering, Shard, sample_shards, seed_of, unfinished
+from dice.generate import Answering, Shard, sample_shards, unfinished
 from dice.recipe import ROOT, Generate, Recipe
 from dice.schema import Prompt, Response, prompt_id
+from dice.seeds import seed_of
 from dice.worker import Claims, Worker
 
 SAMPLES = 8  # as in conftest's settings

@@ -348,3 +348,19 @@ def test_checkpoints_and_adapters_on_the_disk(fake_settings, random_model):
     assert models == 2 * size_of(str(random_model)).weights and checkpoints == 0 and texts > 80 * 330
     saving = [*settings, "train.save_strategy=steps", "train.save_steps=1"]  # one goes once the next is there
     assert budget(load("tiny", saving), machine).disk[2] == 2 * 14 * parameters
+
+
+def test_the_plan_knows_where_rewards_come_from(fake_settings, random_model, other_random_model):
+    """A reward model reads with one model instead of two; nobody knows how long a judge takes."""
+    machine = hardware.parse_gpus("2xA100-80G")
+
+    def plan(*words):
+        models = [f"policy={random_model}", f"reference={other_random_model}", "generate.engine=hf"]
+        return budget(load("tiny", [*fake_settings, *models, *words]), machine)
+
+    implicit, trained = plan(), plan("score.reward=reward_model")
+    assert trained.cost("score").seconds < implicit.cost("score").seconds
+    assert trained.cost("train_rm").seconds > 0 and trained.ranked == 20
+    assert trained.cost("train").seconds > implicit.cost("train").seconds  # the reference of every pair
+    assert plan("score.reward=judge").cost("score") is None
+    assert plan("score.reward=random").cost("score").memory == 0

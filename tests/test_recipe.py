@@ -134,7 +134,7 @@ def _copy_of_tiny(folder, line):
         ("train=5", "on the command line: train is a group of keys: train.config, "),
         ("pair.rejected=best", "pair.rejected is 'best'; there are worst, random"),
         ("pair.per_prompt=9", "pair.per_prompt is 9; it must be between 1 and half of generate.samples, 8"),
-        ("pair.min_margin=-1", "pair.min_margin is -1.0; it must be at least 0, in nats"),
+        ("pair.min_margin=-1", "pair.min_margin is -1.0; it must be at least 0"),
         ("generate=3", "on the command line: generate is a group of keys: generate.engine, "),
         ("train.stage=sft", "on the command line: train: stage must be dpo"),
         ("train.finetuning_type=oft", "train: finetuning_type must be full, freeze or lora"),

@@ -10,8 +10,9 @@ from dice import store
 from dice.console import Counter
 from dice.engines import fake
 from dice.errors import BadInput
-from dice.rewards import Job, Scoring, run_share, scored, unusable, why_dropped
-from dice.schema import Prompt, Response, Score, TokenRewards, prompt_id
+from dice.rewards import Job, run_share, scored, unusable
+from dice.rewards.implicit import Source
+from dice.schema import Dropped, Prompt, Response, Score, TokenRewards, prompt_id
 from dice.score import work
 from dice.worker import Worker
 
@@ -59,7 +60,7 @@ class Constant:
 def run(job, tmp_path, policy=-1.0, reference=-3.0):
     counter = Counter(tmp_path / "0.json")
     counter.expect(2 * sum(map(store.count_rows, job.shards())))
-    scoring = Scoring(job, counter)
+    scoring = Source(job, counter)
     scoring.scorer = Constant({"ours": policy, "theirs": reference})
     scoring.run(job.shards())
     assert counter.done == counter.total
@@ -79,7 +80,7 @@ def test_scores_belong_to_their_responses(job, write, tmp_path):
     write([response(0), response(1, "abc"), response(2, "cut", "length"), response(3, "other words")])
     run(job, tmp_path)
     first, *nothing, second = scored(job)
-    assert [score for _, score in nothing] == [None, None]
+    assert [dropped.reason for _, dropped in nothing] == ["under 4 characters", "cut off at the length limit"]
     (_, first), (_, second) = first, second
     assert (first.sample, second.sample) == (0, 3)
     # "some words" is 10 bytes and the end of the turn: 11 tokens of -1 and of -3 nats.
@@ -93,10 +94,9 @@ def test_what_is_over_the_cutoff_is_left_out_whole(job, write, tmp_path):
     write([response(0), response(1, "x" * 11)])
     job = replace(job, cutoff_len=19)
     run(job, tmp_path)
-    (_, kept), (dropped, nothing) = scored(job)
-    assert kept is not None
-    assert nothing is None
-    assert why_dropped(dropped, job) == "over 19 tokens with their prompt"
+    (_, kept), (_, dropped) = scored(job)
+    assert isinstance(kept, Score)
+    assert dropped == Dropped(prompt_id(MESSAGES), 1, "over 19 tokens with their prompt")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("-inf")])
@@ -123,7 +123,7 @@ def test_one_model_at_a_time_and_each_once(job, write, tmp_path):
     used = run(job, tmp_path)
     assert used == ["ours"] * 3 + ["theirs"] * 3
     names = sorted(path.name for path in (tmp_path / "job" / "scores").iterdir())
-    assert names == ["part-00000.jsonl", "part-00001.jsonl", "part-00002.jsonl"]
+    assert names == [f"{what}-0000{shard}.jsonl" for what in ("dropped", "part") for shard in range(3)]
 
 
 def test_what_a_killed_worker_left_half_done_is_used(job, write, tmp_path):
@@ -134,11 +134,9 @@ def test_what_a_killed_worker_left_half_done_is_used(job, write, tmp_path):
         path.unlink()
 
     counter = Counter(tmp_path / "0.json")
-    scoring = Scoring(job, counter)
+    scoring = Source(job, counter)
     scoring.scorer = Constant({"ours": -1.0, "theirs": -3.0})
-    store.write_rows(
-        job.beside(job.shards()[0], "policy"), (logps for _, logps in _policy_half(scoring, job.shards()[0]))
-    )
+    store.write_rows(job.beside(job.shards()[0], "policy"), _policy_half(scoring, job.shards()[0]))
     scoring.scorer.used.clear()
     scoring.run(job.shards())
     assert scoring.scorer.used == ["ours", "theirs", "theirs"]  # the second shard's half alone
@@ -147,7 +145,7 @@ def test_what_a_killed_worker_left_half_done_is_used(job, write, tmp_path):
 
 def _policy_half(scoring, shard):
     scoring.scorer.use("ours")
-    return scoring._logps(shard)
+    return scoring._logps(shard, scoring.usable(shard)[0])
 
 
 def test_token_rewards_add_up_to_the_reward(job, write, tmp_path):
@@ -167,7 +165,7 @@ def test_the_number_of_workers_does_not_matter(job, write, tmp_path):
     run_share(Worker(0, 1, 0, tmp_path / "alone"), job)
     scores = tmp_path / "job" / "scores"
     expected = {path.name: path.read_bytes() for path in scores.iterdir()}
-    assert len(expected) == 5
+    assert len(expected) == 10  # a shard's scores, and what was dropped
     for path in scores.iterdir():
         path.unlink()
     for rank in (1, 0):

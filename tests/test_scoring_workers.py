@@ -48,7 +48,8 @@ def test_two_nodes_of_workers_write_the_bytes_of_one(job, tmp_path):
     """Two groups of processes on this machine, as `torchrun --nnodes 2` starts them on two."""
     run_job(job)
     alone = take_scores(tmp_path)
-    assert sorted(alone) == [f"part-{shard:05d}.jsonl" for shard in range(6)]
+    names = [f"{what}-{shard:05d}.jsonl" for what in ("dropped", "part") for shard in range(6)]
+    assert sorted(alone) == names
     port = launch._free_port()
     command = [
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1", "--nnodes=2",

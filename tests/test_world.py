@@ -1,11 +1,16 @@
 """The tiny world: its judge by hand, its annotator's bias, its data sets."""
 
 import random
+from collections import defaultdict
+from statistics import fmean
 
 import pytest
 
 import prepare
+import prepare_judge
 import world
+from dice.recipe_io import load_recipe
+from dice.rewards.judge import grade_of
 
 
 @pytest.mark.parametrize(
@@ -63,3 +68,23 @@ def test_the_data_is_the_same_every_time_and_held_out_prompts_are_held_out():
         assert not held_out & {row["instruction"] for row in data[name]}
     assert len({row["instruction"] for row in data["preferences"]}) == 3000
     assert all(row["chosen"] != row["rejected"] for row in data["preferences"])
+
+
+def test_the_judges_grades_follow_quality_and_its_requests_are_not_held_out(monkeypatch):
+    monkeypatch.setattr(prepare_judge, "ANSWERS", 600)
+    rows = prepare_judge.graded_answers()
+    assert rows == prepare_judge.graded_answers()
+    held_out = {row["instruction"] for row in prepare.data_sets()["held_out"]}
+    by_grade = defaultdict(list)
+    for row in rows:
+        _, question, answer, asked = row["instruction"].split("\n")
+        assert question not in held_out and asked == "Grade from 0 to 5:"
+        assert grade_of(row["output"]) == int(row["output"])
+        by_grade[int(row["output"])].append(world.quality(question, answer))
+    means = [fmean(by_grade[grade]) for grade in range(6)]
+    assert means == sorted(means) and means[5] - means[0] > 0.4
+
+
+def test_the_judge_is_made_only_for_rewards_of_a_judge():
+    assert load_recipe("tiny").prepare.endswith("prepare_for.py implicit")
+    assert load_recipe("tiny", ["score.reward=judge"]).prepare.endswith("prepare_for.py judge")

@@ -14,8 +14,9 @@ from dataclasses import replace
 from functools import partial
 
 from dice import hub, status
-from dice.checks import ROLES, Check, Place, after_preparation, before_preparation, data_sets, to_be_made
+from dice.checks import ROLES, Check, Place, after_preparation, before_preparation, to_be_made
 from dice.console import console
+from dice.data_checks import data_sets
 from dice.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look, of_check
 from dice.doctor.models import model_checks
 from dice.doctor.run import run_checks

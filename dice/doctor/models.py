@@ -42,6 +42,9 @@ def _model_checks(case: Case) -> Findings:
         policy = scorer.token_logps(rows)
         yield from same_again(policy, _apart(scorer, rows), dtype_name(recipe.dtype))
         yield ends(case, rows, policy)
+        if score.reward != "implicit":
+            yield Finding(OPEN, "rewards", f"{score.reward} rewards are computed by a run alone")
+            return
         scorer.use(case.home("reference"))
         reference = scorer.token_logps(rows)
     except BadInput as error:

@@ -73,6 +73,17 @@ def load_scorer(engine: str, **options: Any) -> Any:
     return module.Scorer(module.Options(**options))
 
 
+def load_reward_model(engine: str, name: str, template: str, **options: Any) -> Any:
+    """A reward model as `dice.scalar_model.RewardModel`; with `fake`, one that needs no weights.
+
+    `options` are those of `dice.logprobs.Options`.
+    """
+    if engine == "fake":
+        return importlib.import_module("dice.engines.fake").RewardModel(name)
+    options_of = importlib.import_module("dice.logprobs").Options(**options)
+    return importlib.import_module("dice.scalar_model").RewardModel(name, template, options_of)
+
+
 def load_chat(engine: str, model: str, template: str) -> Any:
     """The tokenizer and template that go with an engine, as `dice.chat.Chat`."""
     module = importlib.import_module("dice.engines.fake" if engine == "fake" else "dice.chat")

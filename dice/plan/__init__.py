@@ -123,7 +123,8 @@ def _show_stages(planned: Budget, rows: list[Row]) -> None:
     lines = [("", "stage", "what", f"memory a {'GPU' if device.is_gpu else 'worker'}", "time", "")]
     for index, row in enumerate(rows):
         first = index == 0 or rows[index - 1].round != row.round
-        heading = (f"round {row.round}" if row.round else "evaluation") if first else ""
+        outside = "before" if row.stage == "train_rm" else "evaluation"
+        heading = (f"round {row.round}" if row.round else outside) if first else ""
         time = "" if row.done else hours(row.seconds)
         lines.append((heading, row.stage, row.rows, _memory(row.cost, device), time, row.state))
     left = [row.seconds for row in rows]

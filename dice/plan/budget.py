@@ -1,11 +1,12 @@
 """What a recipe costs on a machine: its models' sizes, its work and its training file, put together."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dice import store, trainer
+from dice import sources, store, train_rm, trainer
 from dice.errors import BadInput
 from dice.plan import estimate
 from dice.plan.estimate import Cost, Sampling, Training
@@ -74,9 +75,36 @@ class Budget:
                 return cost
             return replace(cost, seconds=cost.seconds * self.evaluated / work.responses)
         if stage == "score":
-            larger = max((size, self.reference or size), key=lambda one: one.parameters)
-            return estimate.score(larger, machine, work, recipe.score.quantization_bit)
+            return self._scoring(size)
+        if stage == "train_rm":
+            epochs = train_rm.training_args(recipe)["num_train_epochs"]
+            steps = math.ceil(self.ranked * epochs / work.batch)
+            ranking = replace(work, steps=steps, offline=0, held_out=0)
+            return estimate.train(self.reference or size, machine, ranking, self.training, self.longest)
+        if recipe.score.reward != "implicit":  # no reference log-probs come from scoring
+            work = replace(work, offline=work.offline + work.generated)
         return estimate.train(size, machine, work, self.training, self.longest)
+
+    def _scoring(self, size: Size) -> Cost | None:
+        """Of a round's rewards; None where that is somebody else's affair, or of unknown length."""
+        score, machine, work = self.recipe.score, self.machine, self.work
+        if score.reward == "random":
+            return estimate.pair(work)
+        if score.reward == "judge":
+            return None
+        if score.reward == "reward_model":
+            trained = train_rm.is_wanted(self.recipe)
+            ranker = self.reference if trained else size_of(score.reward_model)
+            return estimate.score(ranker, machine, work, score.quantization_bit, models=1) if ranker else None
+        larger = max((size, self.reference or size), key=lambda one: one.parameters)
+        return estimate.score(larger, machine, work, score.quantization_bit)
+
+    @cached_property
+    def ranked(self) -> int:
+        """Pairs that a reward model is trained on: the offline ones, as many as prompts where unknown."""
+        if not is_here(self.recipe, self.recipe.replay.dataset):
+            return self.work.prompts
+        return len(sources.read_preferences(self.recipe.dataset_dir, self.recipe.replay.dataset)[0])
 
     @cached_property
     def evaluated(self) -> int:
@@ -86,9 +114,7 @@ class Budget:
             return 0
         prompts = HELD_OUT
         if is_here(self.recipe, options.prompts):
-            from dice.sources import read_prompts
-
-            prompts = len(read_prompts(self.recipe.dataset_dir, options.prompts)[0])
+            prompts = len(sources.read_prompts(self.recipe.dataset_dir, options.prompts)[0])
         return prompts * options.samples * (self.recipe.rounds + 2)
 
     @property

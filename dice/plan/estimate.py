@@ -118,15 +118,19 @@ def generate(size: Size, machine: Machine, work: Workload, how: Sampling) -> Cos
     return Cost(int(needed), seconds + whole / READ_RATE + _of(START_SECONDS["generate"], device), usable)
 
 
-def score(size: Size, machine: Machine, work: Workload, bits: int | None) -> Cost:
-    """Log-probs under two models, one after the other, a prompt read once for its responses."""
+def score(size: Size, machine: Machine, work: Workload, bits: int | None, models: int = 2) -> Cost:
+    """Log-probs under two models, one after the other, a prompt read once for its responses.
+
+    A reward model is one, and reads a prompt with every response.
+    """
     device = machine.device
     weights = weight_bytes(size, device, bits)
-    tokens = work.prompts * (work.prompt_tokens + work.samples * work.response_tokens)
+    readings = 1 if models == 2 else work.samples
+    tokens = work.prompts * (readings * work.prompt_tokens + work.samples * work.response_tokens)
     length = work.prompt_tokens + work.response_tokens
-    flops = 2 * tokens * (2 * size.parameters + _attention_flops(size, length))
+    flops = models * tokens * (2 * size.parameters + _attention_flops(size, length))
     logits = 4 * 128 * size.vocabulary
-    started = 2 * weights / READ_RATE + _of(START_SECONDS["score"], device)
+    started = models * weights / READ_RATE + _of(START_SECONDS["score"], device)
     seconds = _seconds(flops, device, SCORING)
     if seconds is not None:
         seconds = seconds / machine.count + started

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dice import evaluate, generate, hub, manifests, pair, score, stage, train
+from dice import evaluate, generate, hub, manifests, pair, score, stage, train, train_rm
 from dice.plan import estimate
 from dice.plan.budget import Budget
 from dice.plan.estimate import Cost
 from dice.plan.hardware import GIB
 from dice.plan.sizes import Size
+from dice.rewards import NAMES
 from dice.store import Run
 
 STAGES = (generate.STAGE, score.STAGE, pair.STAGE, train.STAGE)
@@ -46,14 +47,16 @@ def rows_of(planned: Budget, run: Run, here: bool) -> Iterator[Row]:
     recipe, work = run.recipe, planned.work
     texts = {
         "generate": f"{work.responses:,} responses to {work.prompts:,} prompts",
-        "score": f"{work.responses:,} implicit rewards",
+        "score": f"{work.responses:,} {NAMES[recipe.score.reward]}",
+        "train_rm": "a reward model of the offline pairs",
         "pair": f"{work.generated:,} pairs and {work.offline:,} offline",
         "train": f"{work.steps:,} steps of {work.batch} pairs",
         "evaluate": f"{planned.evaluated:,} answers",
     }
     measured = _measured(planned, run) if here else {}
     changed = False
-    todo = [(t, one) for t in range(1, recipe.rounds + 1) for one in STAGES]
+    todo = [(0, train_rm.STAGE)] if train_rm.is_wanted(recipe) else []
+    todo += [(t, one) for t in range(1, recipe.rounds + 1) for one in STAGES]
     todo += [(0, evaluate.STAGE)] if recipe.evaluate.prompts else []
     for t, one in todo:
         cost = planned.cost(one.name)

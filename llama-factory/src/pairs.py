@@ -37,7 +37,7 @@ def count_rows() -> None:
 
     Raises BadInput, before a model is loaded, where they do not fill one batch.
     """
-    for stage in ("dpo", "sft"):
+    for stage in ("dpo", "sft", "rm"):
         workflow = llamafactory(f"train.{stage}.workflow")
 
         def counted(*args: Any, original: Any = workflow.get_dataset, **kwargs: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import reward_trainer
 from dice import store
 from dice.chat import register_templates
 from dice.errors import BadInput
@@ -52,6 +53,7 @@ def take_reference(config: dict[str, Any]) -> Reference:
 def run(config: dict[str, Any], callbacks: list[Any] | None = None) -> None:
     """Train with a LLaMA-Factory configuration that may have DICE's own keys. Raises BadInput."""
     install(take_reference(config))
+    reward_trainer.install()
     register_templates()
     drop_instead_of_truncating()
     count_rows()

@@ -1,0 +1,132 @@
+"""The paper's questions as a grid: which runs there are, and what they change.
+
+Every run differs from the recipe in one thing. The recipe itself runs for the most rounds, which answers
+the question of rounds as well; the others run for `axis_rounds` and are compared with it after as many.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dice import store
+from dice.errors import BadInput
+from dice.recipe import ROOT, Recipe
+from dice.recipe_io import load_recipe, load_resolved
+from dice.start import load
+
+AXES: dict[str, dict[str, list[str]]] = {
+    "reward": {
+        "implicit": ["score.reward=implicit"],
+        "reward_model": ["score.reward=reward_model"],
+        "judge": ["score.reward=judge"],
+        "random": ["score.reward=random"],
+    },
+    "balance": {"on": ["pair.alpha=auto"], "off": ["pair.alpha=0"]},
+    "gamma": {gamma: [f"replay.gamma={gamma}"] for gamma in ("0", "0.25", "0.5", "0.75", "1")},
+}
+CENTER = "dice"  # the value that stands for the recipe as it is
+OWN_KEYS = {"seeds": "1,2,3", "axes": ",".join(AXES), "axis_rounds": "1"}
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A run of the grid. `values` are those of the axes that it stands for: all of them for the center."""
+
+    name: str  # of the cell, whatever the seed
+    seed: int
+    values: tuple[tuple[str, str], ...]  # (axis, value)
+    overrides: tuple[str, ...]
+    recipe: Recipe
+
+    @property
+    def run(self) -> store.Run:
+        return store.Run(self.recipe.run_dir, self.recipe)
+
+    @property
+    def is_done(self) -> bool:
+        """Whether its run, by this recipe, has been evaluated."""
+        try:
+            same = load_resolved(self.run.path / "recipe.yaml") == self.recipe
+        except (FileNotFoundError, BadInput):
+            return False
+        return same and (self.run.path / "evaluate" / "evaluate.manifest.json").is_file()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All runs, the center of each seed before what shares with it."""
+
+    name: str  # of the recipe
+    folder: Path  # where the table goes; runs begin with its name
+    axes: tuple[str, ...]
+    rounds: int  # of the center
+    axis_rounds: int  # of everything else
+    cells: list[Cell]
+
+
+def make_grid(name: str, words: Sequence[str]) -> Grid:
+    """The grid of a recipe with `key=value` overrides, of which `OWN_KEYS` are the grid's own.
+
+    Raises BadInput for anything unknown, and for a recipe that judges no answers.
+    """
+    own = dict(OWN_KEYS) | _own(words)
+    given = [word for word in words if word.partition("=")[0] not in OWN_KEYS]
+    asked = {word.partition("=")[0] for word in given}
+    if "seed" in asked:
+        raise BadInput("seed=...: a grid has several; use seeds=1,2,3")
+    given += [] if "rounds" in asked else [f"rounds={ROUNDS}"]
+    recipe = load_recipe(name, given)
+    if not recipe.evaluate.judge:
+        raise BadInput(f"{name}: the table is made of evaluations, and this recipe has no evaluate.judge")
+    prefix = recipe.run if "run" in asked else f"ablate-{recipe.run}"
+    axes, seeds = _axes(own["axes"]), [_number("seeds", seed) for seed in own["seeds"].split(",")]
+    axis_rounds = _number("axis_rounds", own["axis_rounds"])
+    if not 1 <= axis_rounds <= recipe.rounds:
+        raise BadInput(f"axis_rounds is {axis_rounds}; it must be between 1 and rounds, {recipe.rounds}")
+    given = [word for word in given if not word.startswith("run=")]
+    values = _values(name, given, axes)
+    cells = []
+    for seed in seeds:
+        for cell, (stands_for, changes) in values.items():
+            rounds = [] if cell == CENTER else [f"rounds={axis_rounds}"]
+            overrides = [f"run={prefix}-{cell}-seed-{seed}", f"seed={seed}", *given, *changes, *rounds]
+            cells.append(Cell(cell, seed, stands_for, tuple(overrides), load(name, overrides)))
+    folder = ROOT / recipe.results_dir / prefix
+    return Grid(name, folder, axes, recipe.rounds, axis_rounds, cells)
+
+
+def _own(words: Sequence[str]) -> dict[str, str]:
+    pairs = [word.partition("=") for word in words]
+    return {key: value for key, _, value in pairs if key in OWN_KEYS}
+
+
+def _axes(text: str) -> tuple[str, ...]:
+    axes = tuple(text.split(","))
+    for axis in axes:
+        if axis not in AXES:
+            raise BadInput(f"axes: unknown axis {axis!r}; there are {', '.join(AXES)}")
+    return axes
+
+
+def _number(key: str, text: str) -> int:
+    if not text.isdigit():
+        raise BadInput(f"{key}: {text!r} is no number")
+    return int(text)
+
+
+Values = dict[str, tuple[tuple[tuple[str, str], ...], list[str]]]
+
+
+def _values(name: str, given: list[str], axes: Sequence[str]) -> Values:
+    """Cells by name: what they stand for and change. A value that changes nothing is the center."""
+    plain = load_recipe(name, given)
+    found: Values = {}
+    stands_for: list[tuple[str, str]] = []
+    for axis in axes:
+        for value, changes in AXES[axis].items():
+            if load_recipe(name, [*given, *changes]) == plain:
+                stands_for.append((axis, value))
+            else:
+                found[f"{axis}-{value}"] = (((axis, value),), changes)
+    return {CENTER: (tuple(stands_for), []), **found}

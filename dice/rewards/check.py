@@ -1,0 +1,81 @@
+"""What of a reward source can be known to be wrong before round 1, without loading a model."""
+
+import difflib
+import importlib.util
+from typing import Any
+
+from dice import upstream
+from dice.checkpoints import check_model, downloaded
+from dice.errors import BadInput
+from dice.recipe import MANAGED_TRAIN_ARGS, Recipe, resolve
+from dice.rewards import judge, server
+
+
+def examine(recipe: Recipe) -> str:
+    """Says what the rewards come from. Raises BadInput where they can't."""
+    score = recipe.score
+    if score.reward == "reward_model" and score.reward_model == "train":
+        _check_args(recipe)
+        return f"a reward model, to be trained on {recipe.replay.dataset}"
+    if score.reward == "reward_model":
+        folder = resolve(score.reward_model)
+        folder = folder if folder.is_dir() else downloaded(score.reward_model)
+        is_causal = folder and (folder / "value_head.safetensors").is_file()
+        check_model("score.reward_model", score.reward_model, None if is_causal else no_classifier)
+        return f"reward model {score.reward_model}"
+    if score.reward == "judge":
+        return _examine_judge(recipe)
+    return f"{score.reward} rewards"
+
+
+def models(recipe: Recipe) -> dict[str, str]:
+    """Models that are only there for the rewards, by the key that names them."""
+    score = recipe.score
+    key = {"reward_model": "reward_model", "judge": "judge"}.get(score.reward)
+    name = getattr(score, key) if key else None
+    return {f"score.{key}": name} if name not in (None, "train", "policy") else {}
+
+
+def no_classifier(config: dict[str, Any]) -> str | None:
+    """Why a model is no reward model, by its config.json, in words that follow its name."""
+    names = config.get("architectures") or []
+    if not any(name.endswith("ForSequenceClassification") for name in names):
+        said = ", ".join(names) or f"model_type {config['model_type']}"
+        return (
+            f"is no reward model: its config.json says {said}, and there is no value_head.safetensors; "
+            "DICE reads models for sequence classification, and what LLaMA-Factory's stage rm writes"
+        )
+    labels = len(config.get("id2label") or range(2))  # two is what transformers leaves out
+    return None if labels == 1 else f"has {labels} labels; a model that gives rewards has a single one"
+
+
+def _examine_judge(recipe: Recipe) -> str:
+    name = recipe.score.judge
+    judge.settings(recipe)
+    if name == "policy":
+        return "the policy as its own judge"
+    if judge.is_local(name):
+        check_model("score.judge", name)
+        return f"judge {name}, sampled by {recipe.generate.engine}"
+    if resolve(name.partition("/")[0]).exists():  # a path, and no model's name
+        raise BadInput(f"score.judge: {resolve(name)} does not exist")
+    if not importlib.util.find_spec("openai"):
+        raise BadInput(
+            "score.judge: asking a server needs openai, which is not installed: pip install openai"
+        )
+    server.check()
+    return f"judge {name}, behind a server"
+
+
+def _check_args(recipe: Recipe) -> None:
+    args = recipe.score.reward_args
+    for name in sorted(MANAGED_TRAIN_ARGS & args.keys()):
+        raise BadInput(f"score.reward_args: {name} follows from the rest of the recipe")
+    known = upstream.arguments() if args else {}
+    for name, value in args.items():
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise BadInput(f"score.reward_args: LLaMA-Factory has no argument {name!r}{hint}")
+        if wanted := upstream.misfit(value, known[name]):
+            raise BadInput(f"score.reward_args.{name} is {value!r}; LLaMA-Factory takes {wanted}")

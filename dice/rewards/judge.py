@@ -1,0 +1,206 @@
+"""Grades of a judge: a language model that is asked how good a response is, from 0 to 5.
+
+It is asked several times, and the grades are averaged. The judge is the policy itself or another model
+of this machine, sampled by the recipe's engine, or one behind a server (`dice.rewards.server`). An
+answer without a grade is counted; a response whose answers have none at all gets no reward.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple, Protocol
+
+from dice import store
+from dice.console import Counter
+from dice.engines import Request, load_chat, load_sampler
+from dice.errors import BadInput
+from dice.recipe import Generate, Recipe, resolve
+from dice.rewards import Job, Scoring, Usable
+from dice.schema import Graded, Message
+from dice.seeds import seed_of
+
+UNIT = "responses"  # what the progress bar counts
+HIGHEST = 5
+PROMPT = """\
+You grade answers. Here is a conversation and the answer that an assistant gave to its last message.
+
+=== Conversation ===
+{prompt}
+
+=== Answer ===
+{response}
+
+=== Your task ===
+How well does the answer do what was asked for? Look at whether it is right, whether anything that was
+asked for is missing, and whether it keeps to the point. That an answer is long, or sounds sure of itself,
+earns it nothing. The grades:
+0: of no use, or wrong throughout
+1: touches on what was asked, mostly wrong or missing
+2: partly right, with serious mistakes or gaps
+3: mostly right, with mistakes or gaps that matter
+4: right and complete, with small flaws
+5: could not be better
+Say in one or two sentences what decides the grade. Then end with a line of exactly this form, N being a
+number from 0 to 5:
+Grade: N"""
+
+NUMBER = r"(\d+(?:\.\d+)?)(?:\s*/\s*5\b)?(?!\s*/|[\d.]*\d)"
+GRADE = re.compile(rf"\bgrade\W{{0,6}}{NUMBER}", re.IGNORECASE)
+BARE = re.compile(rf"\W*{NUMBER}\W*")
+
+
+class Asked(NamedTuple):
+    """A question for the judge; answer i has the seed `seed + i`."""
+
+    key: str
+    text: str
+    seed: int
+
+
+class Judge(Protocol):
+    """Whoever answers."""
+
+    def answers(self, questions: list[Asked], on_done: Callable[[int], None]) -> list[list[str]]:
+        """The answers to each question; fewer than asked for where some, or all, did not come."""
+        ...
+
+
+class Source(Scoring):
+    """The mean of the grades that could be read."""
+
+    def __init__(self, job: Job, counter: Counter) -> None:
+        super().__init__(job, counter)
+        self.judge: Judge = load_judge(job)
+
+    def rewards(self, shard: Path, rows: list[Usable]) -> list[float | str]:
+        """The grades; they are also written down one by one, in `scores/grades-*.jsonl`."""
+        questions = [self._question(row) for row in rows]
+        graded = [
+            Graded(row.response.prompt_id, row.response.sample, [*map(grade_of, texts)])
+            for row, texts in zip(rows, self.judge.answers(questions, self.counter.add), strict=True)
+        ]
+        store.write_rows(self.job.beside(shard, "grades"), graded)
+        return [_mean(row.grades) for row in graded]
+
+    def _question(self, row: Usable) -> Asked:
+        texts = {"{prompt}": conversation(row.messages), "{response}": row.response.response}
+        # In one go: a text may itself have {response} in it.
+        text = re.sub("|".join(map(re.escape, texts)), lambda m: texts[m[0]], self.job.judge["judge_prompt"])
+        key = f"judge/{row.response.prompt_id}/{row.response.sample}"
+        return Asked(key, text, seed_of(self.job.seed, self.job.round, key))
+
+
+class Local:
+    """A judge on this machine: the policy, or a model's folder, sampled by the recipe's engine."""
+
+    def __init__(self, job: Job, name: str) -> None:
+        options = Generate(**job.judge["generate"])
+        options.samples = job.judge["judge_samples"]
+        options.temperature = job.judge["judge_temperature"]
+        options.max_new_tokens = job.judge["judge_max_tokens"]
+        self.chat = load_chat(job.engine, name, job.template)
+        self.sampler = load_sampler(job.engine)(name, list(self.chat.stop_ids), options, job.dtype)
+        self.samples = options.samples
+
+    def answers(self, questions: list[Asked], on_done: Callable[[int], None]) -> list[list[str]]:
+        """As they come from the engine; a question that leaves no room for an answer has none."""
+        found: dict[str, list[tuple[int, str]]] = {question.key: [] for question in questions}
+        requests = [
+            Request(question.key, ids, question.seed)
+            for question in questions
+            if len(ids := self._encode(question.text)) < self.sampler.max_model_len
+        ]
+        on_done(len(questions) - len(requests))
+        for sampled in self.sampler.sample(requests):
+            texts = found[sampled.prompt_id]
+            texts.append((sampled.sample, self.chat.decode(sampled.response_ids)))
+            on_done(len(texts) == self.samples)
+        return [[text for _, text in sorted(found[question.key])] for question in questions]
+
+    def _encode(self, text: str) -> list[int]:
+        return self.chat.encode_prompt([Message(role="user", content=text)])
+
+
+def load_judge(job: Job) -> Judge:
+    """The judge of a job, its model loaded if it is here. Raises BadInput where it can't be used."""
+    name = job.judge["judge"]
+    if name == "policy":
+        return Local(job, job.policy)
+    if is_local(name):
+        return Local(job, store.model_path(name))
+    from dice.rewards.server import Served
+
+    return Served(job)
+
+
+def is_local(name: str) -> bool:
+    """Whether a judge's model is sampled here: the policy, or a folder. Other names are a server's."""
+    return name == "policy" or resolve(name).is_dir()
+
+
+def settings(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe its judge needs to know. Raises BadInput where its prompt is of no use."""
+    keys = {key: value for key, value in asdict(recipe.score).items() if key.startswith("judge")}
+    own = {"judge_prompt": _prompt(recipe), "generate": asdict(recipe.generate)}
+    own["gpus_each"] = recipe.generate.tensor_parallel if is_local(recipe.score.judge) else 1
+    return keys | own
+
+
+def basis(recipe: Recipe) -> dict[str, Any]:
+    """The part of a recipe that grades depend on; how patiently a server is asked is none of it."""
+    told = settings(recipe)
+    generate = told.pop("generate")
+    for key in ("judge_concurrency", "judge_timeout", "gpus_each"):
+        del told[key]
+    if is_local(recipe.score.judge):
+        told |= {key: generate[key] for key in ("engine", "top_p", "max_model_len", "engine_args")}
+    return told
+
+
+def _prompt(recipe: Recipe) -> str:
+    if not recipe.score.judge_prompt:
+        return PROMPT
+    file = resolve(recipe.score.judge_prompt)
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise BadInput(f"score.judge_prompt: {file} can't be read ({reason})") from None
+    for name in ("{prompt}", "{response}"):
+        if name not in text:
+            raise BadInput(f"score.judge_prompt: {file} has no {name}, which stands for what is graded")
+    return text
+
+
+def conversation(messages: list[Message]) -> str:
+    """A conversation as text: a single question as it is, turns with who speaks."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in messages)
+
+
+def grade_of(answer: str) -> float | None:
+    """The grade that an answer ends with, or that it consists of; None where there is none from 0 to 5."""
+    found = GRADE.findall(answer) or ([match[1]] if (match := BARE.fullmatch(answer)) else [])
+    grade = float(found[-1]) if found else None
+    return grade if grade is not None and grade <= HIGHEST else None
+
+
+def _mean(grades: list[float | None]) -> float | str:
+    read = [grade for grade in grades if grade is not None]
+    if read:
+        return fmean(read)
+    return "without a grade that can be read" if grades else "that the judge did not answer to"
+
+
+def tally(job: Job) -> dict[str, int]:
+    """How many grades a finished job asked for, and what became of them."""
+    asked = read = answered = 0
+    for shard in job.shards():
+        for row in store.read_rows(job.beside(shard, "grades"), Graded):
+            asked += job.judge["judge_samples"]
+            answered += len(row.grades)
+            read += sum(grade is not None for grade in row.grades)
+    return {"asked": asked, "read": read, "unreadable": answered - read, "unanswered": asked - answered}

@@ -1,0 +1,81 @@
+"""Stages that a run has in common with another one: taken over instead of done again.
+
+A stage is a function of its inputs and of the part of the recipe that it names, and its manifest has both.
+So where another run's manifest has what this run's would have, its outputs are this run's outputs. They
+are checked against their digests, then linked (or copied, across file systems); files of a run are only
+ever replaced, never written into, so what one run does later leaves the other as it is.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from dice import generate, pair, score, store, train, train_rm
+from dice.console import say
+from dice.errors import BadInput
+from dice.lock import locked
+from dice.manifests import basis_of, damaged
+from dice.stage import Stage
+from dice.store import Run
+
+STAGES = (generate.STAGE, score.STAGE, pair.STAGE, train.STAGE)
+
+
+def share(run: Run) -> None:
+    """Take over what a run has in common with those beside it, under the same results/.
+
+    Stages are looked at in their order, up to the first that nobody else has done.
+    """
+    others = [*_beside(run)]
+    todo = [(stage, t) for t in range(1, run.recipe.rounds + 1) for stage in STAGES]
+    with locked(run.path):
+        if train_rm.is_wanted(run.recipe) and not _is_done(train_rm.STAGE, run, 0):
+            adopt(train_rm.STAGE, run, 0, others)
+        for stage, t in todo:
+            if not _is_done(stage, run, t) and not adopt(stage, run, t, others):
+                return
+
+
+def _beside(run: Run) -> Iterator[Run]:
+    for file in sorted(run.path.parent.glob("*/recipe.yaml")):
+        with contextlib.suppress(BadInput):  # a run of another version
+            if file.parent != run.path:
+                yield store.open_run(file.parent)
+
+
+def _is_done(stage: Stage, run: Run, t: int) -> bool:
+    return (stage.folder(run, t) / f"{stage.name}.manifest.json").exists()
+
+
+def adopt(stage: Stage, run: Run, t: int, others: Iterable[Run]) -> Run | None:
+    """Take over a stage of round t that has not begun; returns the run that it is from, or None."""
+    folder = stage.folder(run, t)
+    if (folder / f"{stage.name}.started.json").exists():
+        return None
+    try:
+        basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
+    except BadInput:  # a stage before it is still to be done
+        return None
+    for other in others:
+        source = stage.folder(other, t)
+        manifest = store.read_json(source / f"{stage.name}.manifest.json")
+        if manifest and basis_of(manifest) == basis and not damaged(source, manifest):
+            for name in manifest["outputs"]:
+                _link(source / name, folder / name)
+            manifest["shared_from"] = str(source)
+            store.write_json(folder / f"{stage.name}.manifest.json", manifest)
+            say(f"{stage.name:<10}as in {other.path.name}: {manifest['summary']}", mark="=")
+            return other
+    return None
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make `target` the same file, or a copy of it; whatever was there goes."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    store.remove(target)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

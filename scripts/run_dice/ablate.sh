@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The paper's questions as a grid of runs: where rewards come from, length balance, replay, rounds.
+#
+#   bash scripts/run_dice/ablate.sh tiny                             27 runs; --dry says how long
+#   bash scripts/run_dice/ablate.sh tiny --dry                       what would run, and for how long
+#   bash scripts/run_dice/ablate.sh tiny seeds=1 axes=gamma          a part of it
+#   bash scripts/run_dice/ablate.sh tiny train.learning_rate=1e-5 run=faster
+#
+# Any key of the recipe can be overridden; seeds, axes (reward, balance, gamma) and axis_rounds are the
+# grid's own. Every cell is an ordinary run under results/, which iter.sh makes; what it has in common with
+# another one is taken over (DICE_SHARE). What is done is skipped. Ends with a table and a plot.
+set -euo pipefail
+here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
+case ${1:-} in
+  '' | -*)
+    sed -n '2,11s/^# \{0,1\}//p' "$here/ablate.sh"
+    exit 2
+    ;;
+esac
+recipe=${1%/dice.yaml}
+shift
+dry='' force='' words=()
+for word in "$@"; do
+  case $word in
+    --dry) dry=yes ;;
+    --force) force=--force ;; # for iter.sh
+    *) words+=("$word") ;;
+  esac
+done
+set -- ${words[@]+"${words[@]}"}
+if [[ -e $recipe/dice.yaml ]]; then recipe=$(cd "$recipe" && pwd); fi # a folder of one's own
+source "$here/../env.sh"
+
+dice ablate "$recipe" "$@" --plan # refuses unknown recipes, keys and values
+if [[ $dry ]]; then exit; fi
+cells=$(dice ablate "$recipe" "$@" --cells)
+while IFS=$'\t' read -r -a cell; do
+  if ((${#cell[@]} == 0)); then continue; fi # nothing is left to do
+  # One that fails leaves a gap in the table; the others go on.
+  DICE_SHARE=yes bash "$here/iter.sh" "$recipe" "${cell[@]}" $force </dev/null || echo "failed: ${cell[0]}" >&2
+done <<<"$cells"
+dice ablate "$recipe" "$@"

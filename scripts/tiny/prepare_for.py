@@ -1,0 +1,13 @@
+"""What a run in the tiny world needs: the world, and a judge where the rewards are a judge's.
+
+python scripts/tiny/prepare_for.py REWARD      (the recipe's score.reward)
+"""
+
+import sys
+
+import prepare
+import prepare_judge
+from dice.console import run
+
+if __name__ == "__main__":
+    run(prepare_judge.main if sys.argv[1:] == ["judge"] else prepare.main)

@@ -1,0 +1,62 @@
+"""Make a judge for the tiny world: its SFT model, trained to grade answers from 0 to 5.
+
+    python scripts/tiny/prepare_judge.py
+
+The policies of the tiny world know nothing but its requests, so none of them can grade. This judge has
+read 12,000 answers with grades: their quality, and the annotator's taste for length, but not its noise. It
+goes to data/tiny/judge, is made once (some minutes on 2 CPU cores), and is the same every time; the rest
+of the world is as prepare.py makes it.
+"""
+
+import random
+
+import prepare
+import world
+from dice import store
+from dice.console import run, say
+from dice.digests import file_digest
+from dice.rewards.judge import HIGHEST
+
+ANSWERS = 12000
+SEED = 43
+MADE_FROM = ("judge.txt", "judge.yaml", "prepare_judge.py")
+
+
+def graded_answers() -> list[dict[str, str]]:
+    """Prompts of the judge and grades, in LLaMA-Factory's alpaca format, without the held-out requests."""
+    rng = random.Random(SEED)
+    held_out = {row["instruction"] for row in prepare.data_sets()["held_out"]}
+    known = [request for request in world.all_requests() if request.text not in held_out]
+    template = (prepare.HERE / "judge.txt").read_text(encoding="utf-8").strip()
+    rows = []
+    for _ in range(ANSWERS):
+        request = rng.choice(known)
+        answer = world.noisy_answer(request, rng)
+        prompt = template.replace("{prompt}", request.text).replace("{response}", answer)
+        rows.append({"instruction": prompt, "output": str(grade(request.text, answer))})
+    return rows
+
+
+def grade(prompt: str, response: str) -> int:
+    """A grade from 0 to 5: the quality, with the bias for length of the annotator of the preferences."""
+    fillers = response.count(".") - 1
+    liking = world.quality(prompt, response) + world.LENGTH_BIAS * fillers
+    return min(HIGHEST, max(0, round(HIGHEST * liking)))
+
+
+def main() -> None:
+    prepare.main()
+    sources = {name: file_digest(prepare.HERE / name) for name in MADE_FROM}
+    stamp, judge = prepare.WORLD / "judge-sources.json", prepare.WORLD / "judge"
+    if store.read_json(stamp) != sources:
+        store.remove(judge)
+        store.write_json(stamp, sources)
+    if judge.exists():
+        return
+    say("making the tiny world's judge (once)")
+    store.write_array(prepare.WORLD / "judge.json", graded_answers())
+    prepare.train("judge", prepare.WORLD / "sft")
+
+
+if __name__ == "__main__":
+    run(main)
