@@ -16,16 +16,17 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from dice.errors import BadInput, StageFailed
+from dice.errors import BadInput, StageFailed, printable
 
-console = Console(highlight=False, soft_wrap=True)
+# Nothing that is shown is taken for rich's markup, [red] say: it may come from a model or a data file.
+console = Console(highlight=False, soft_wrap=True, markup=False)
 MARKS = {"+": "[green]✓[/]", "=": "[dim]·[/]", "!": "[yellow]![/]", " ": " "}
 
 
 def say(text: str, mark: str = "=") -> None:
     """One line of a run's story. Marks: + done, = nothing to do, ! worth a look, or none."""
-    console.print(f"  {MARKS[mark]}", end=" ")
-    console.print(text, markup=False)
+    console.print(f"  {MARKS[mark]}", end=" ", markup=True)
+    console.print(printable(text))
 
 
 def run(main: Callable[[], object]) -> None:

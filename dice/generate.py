@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dice import launch, registry, sources, store
+from dice import launch, registry, sources, store, trust
 from dice.console import Counter
 from dice.engines import Request, Sampled, Sampler, load_chat, load_sampler
 from dice.errors import BadInput
@@ -155,6 +155,7 @@ def sample_shards(
     first = next(shards, None)
     if first is None:
         return
+    trust.run_code(recipe.trust_remote_code)
     chat = load_chat(options.engine, model, recipe.template)
     sampler = load_sampler(options.engine)(model, list(chat.stop_ids), options, recipe.dtype)
     Answering(recipe, t, chat, sampler, counter).run(itertools.chain([first], shards))

@@ -19,8 +19,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
+from dice import redact, trust
 from dice.console import Bar, Tally, read_counters
-from dice.errors import BadInput, StageFailed
+from dice.errors import BadInput, StageFailed, printable
 from dice.recipe import ROOT
 
 TAIL_LINES = 15
@@ -89,7 +90,7 @@ def _gpus(count: int) -> str:
 
 def _positive(name: str, default: int) -> int:
     value = os.environ.get(name) or str(default)
-    if not value.isdigit() or int(value) < 1:
+    if not re.fullmatch(r"0*[1-9][0-9]{,8}", value):
         raise BadInput(f"environment: {name} is {value!r}; it must be a number of at least 1")
     return int(value)
 
@@ -148,6 +149,8 @@ def run_logged(
             process.terminate()
             process.wait()
             raise
+        finally:
+            redact.clean(log)
     if process.returncode:
         raise StageFailed(_failure(label, process.returncode, log))
 
@@ -184,14 +187,14 @@ def environment() -> dict[str, str]:
     """The environment of what DICE starts: this one, with this checkout importable."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if os.environ.get("DICE_DEVICE") == "cpu" else {}
-    return {**os.environ, **hidden, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **hidden, **trust.WEIGHTS_ONLY, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def _failure(label: str, status: int, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     begun = max(index for index, line in enumerate(lines) if line.startswith("$ "))
     lines = list(itertools.takewhile(lambda line: not TORCHRUN_VERDICT.search(line), lines[begun:]))
-    tail = "\n".join(f"    {line[:300]}" for line in lines[-TAIL_LINES:])
+    tail = "\n".join(f"    {printable(line[:300])}" for line in lines[-TAIL_LINES:])
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
     return f"{label} failed ({how}). The end of its log:\n{tail}\n  whole log: {log}"
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from dice.redact import SECRET_KEY
+
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = ROOT / "scripts" / "run_dice" / "recipes"
 
@@ -24,7 +26,7 @@ MANAGED_TRAIN_ARGS = {
     "do_train", "model_name_or_path", "adapter_name_or_path", "create_new_adapter", "ref_model",
     "ref_model_adapters", "ref_model_quantization_bit", "template", "cutoff_len", "dataset", "dataset_dir",
     "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name", "save_total_limit",
-    "save_only_model", "load_best_model_at_end", "seed", "gradient_accumulation_steps",
+    "save_only_model", "load_best_model_at_end", "seed", "gradient_accumulation_steps", "trust_remote_code",
 }  # fmt: skip
 
 # Options of vLLM that the rest of the recipe settles, and what to use instead.
@@ -39,7 +41,15 @@ MANAGED_ENGINE_ARGS = {
     "enable_lora": "policy",
     "max_model_len": "generate.max_model_len",
     "dtype": "dtype",
+    "trust_remote_code": "trust_remote_code",
 }
+SAFE_FORMATS = (
+    "safetensors",
+    "fastsafetensors",
+    "runai_streamer",
+    "bitsandbytes",
+    "dummy",
+)  # vLLM's load_format
 
 
 @dataclass
@@ -124,6 +134,7 @@ class Recipe:
     dataset_dir: str = "data"  # the folder of dataset_info.json
     results_dir: str = "results"
     prepare: str | None = None  # a command that makes what the recipe needs, run before round 1
+    trust_remote_code: bool = False  # run the Python code that a model's folder brings along
     dtype: str = "auto"  # of generation and scoring; auto: bfloat16 on GPUs, float32 on CPUs
     replay: Replay = field(default_factory=Replay)
     generate: Generate = field(default_factory=Generate)
@@ -184,6 +195,8 @@ def _is_count(value: Any) -> bool:
 
 def _managed(engine_args: dict[str, Any]) -> str:
     """What to say of the first of vLLM's options that is not for users to set; empty where there is none."""
+    if engine_args.get("load_format", SAFE_FORMATS[0]) not in SAFE_FORMATS:
+        return f"generate.engine_args: load_format must read no pickles, as {', '.join(SAFE_FORMATS)} do"
     names = [name for name in MANAGED_ENGINE_ARGS if name in engine_args]
     instead = MANAGED_ENGINE_ARGS[names[0]] if names else ""
     return f"generate.engine_args: {names[0]} follows from the recipe; use {instead}" if names else ""
@@ -258,6 +271,14 @@ RULES = (
         "train.args",
         lambda v, _: _is_count(v.get("per_device_train_batch_size", 1)),
         "train: per_device_train_batch_size must be a whole number of at least 1",
+    ),
+    *(
+        Rule(
+            key,
+            lambda v, _: not any(map(SECRET_KEY.search, map(str, v))),
+            f"{key}: a token or password would be written down with the results; set it in the environment",
+        )
+        for key in ("train.args", "generate.engine_args")
     ),
     _at_least("evaluate.samples", 1),
     Rule(

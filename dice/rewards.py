@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from dice import launch, store
+from dice import launch, store, trust
 from dice.console import Counter
 from dice.engines import load_chat, load_scorer
 from dice.errors import BadInput
@@ -44,6 +44,7 @@ class Job:
     cutoff_len: int  # tokens of prompt plus response
     min_chars: int
     max_chars: int
+    trust_remote_code: bool = False
     per_token: bool = False  # also write scores/tokens-*.jsonl
 
     @classmethod
@@ -60,6 +61,7 @@ class Job:
             quantization_bit=score.quantization_bit,
             batch_tokens=score.batch_tokens,
             cutoff_len=score.cutoff_len,
+            trust_remote_code=recipe.trust_remote_code,
             min_chars=recipe.pair.min_chars,
             max_chars=recipe.pair.max_chars,
         )
@@ -90,6 +92,7 @@ class Scoring:
         self.job, self.counter = job, counter
         prompts = store.read_rows(Path(job.folder) / "prompts.jsonl", Prompt)
         self.prompts = {prompt.prompt_id: prompt.messages for prompt in prompts}
+        trust.run_code(job.trust_remote_code)
         self.chat = load_chat(job.engine, job.policy, job.template)
         names = ("dtype", "attn_implementation", "quantization_bit", "batch_tokens")
         self.scorer = load_scorer(job.engine, **{name: getattr(job, name) for name in names})

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dice import store
+from dice import manifests, store
 from dice.console import say
 from dice.errors import BadInput
 from dice.recipe import ROOT
@@ -96,7 +96,7 @@ def _execute(stage: Stage, run: Run, t: int) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
     }
-    store.write_json(finished, manifest)
+    manifests.write(finished, manifest)
     store.remove(started)
     store.remove(_aside(stage, folder))
     say(f"{stage.name:<10}{outcome.summary}, {seconds:.0f} s{_dropped(outcome.dropped)}", mark="+")
@@ -113,7 +113,7 @@ def _still_valid(stage: Stage, folder: Path, basis: dict[str, Any]) -> dict[str,
     set aside.
     """
     started, finished = folder / f"{stage.name}.started.json", folder / f"{stage.name}.manifest.json"
-    manifest = store.read_json(finished)
+    manifest = manifests.read(finished)
     before = manifest or store.read_json(started)
     if not before:
         return None
@@ -141,7 +141,7 @@ def look(stage: Stage, run: Run, t: int) -> tuple[dict[str, Any] | None, list[st
     A stage that never ran has neither. Outputs are looked for, not read through.
     """
     folder = stage.folder(run, t)
-    manifest = store.read_json(folder / f"{stage.name}.manifest.json")
+    manifest = manifests.read(folder / f"{stage.name}.manifest.json")
     if not manifest:
         return None, []
     try:
@@ -183,7 +183,7 @@ def _move(stage: Stage, source: Path, target: Path) -> None:
 def _bring_back(stage: Stage, folder: Path, basis: dict[str, Any]) -> None:
     """Where outputs were set aside for a recipe that came to nothing, and theirs is back: use them."""
     aside = _aside(stage, folder)
-    manifest = store.read_json(aside / f"{stage.name}.manifest.json")
+    manifest = manifests.read(aside / f"{stage.name}.manifest.json")
     if manifest and _basis(manifest) == basis and not (folder / f"{stage.name}.manifest.json").exists():
         _move(stage, aside, folder)
         store.remove(aside)
@@ -191,7 +191,7 @@ def _bring_back(stage: Stage, folder: Path, basis: dict[str, Any]) -> None:
 
 def manifest_of(run: Run, t: int, stage: str) -> dict[str, Any] | None:
     """A stage's manifest, or None where the stage is not done."""
-    return store.read_json(run.round_dir(t) / f"{stage}.manifest.json")
+    return manifests.read(run.round_dir(t) / f"{stage}.manifest.json")
 
 
 def require(run: Run, t: int, *stages: str) -> None:

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 
-from dice import launch, store
+from dice import launch, store, trust
 from dice.checks import after_preparation, before_preparation, previous
 from dice.console import say
 from dice.engines import resolve_engine
@@ -22,6 +22,8 @@ def start(name: str, overrides: Sequence[str]) -> store.Run:
     Raises BadInput for anything that can't work: a data set, template, model or batch size.
     """
     recipe = load(name, overrides)
+    if recipe.trust_remote_code:
+        say(f"trust     code of {recipe.policy} and {recipe.reference} is run (trust_remote_code)", mark="!")
 
     def place(key: str) -> str:
         return origin(name, overrides, key)
@@ -38,6 +40,7 @@ def start(name: str, overrides: Sequence[str]) -> store.Run:
 def load(name: str, overrides: Sequence[str]) -> Recipe:
     """The recipe as its run will have it: `generate.engine: auto` is the engine that is installed."""
     recipe = load_recipe(name, overrides)
+    trust.run_code(recipe.trust_remote_code)
     return replace(recipe, generate=replace(recipe.generate, engine=resolve_engine(recipe.generate.engine)))
 
 

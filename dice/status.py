@@ -3,9 +3,11 @@
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
-from dice import store
+from dice import manifests, store
 from dice.console import console
+from dice.errors import printable
 from dice.recipe import ROOT, resolve
 from dice.stage import manifest_of
 from dice.store import Run
@@ -16,7 +18,8 @@ STAGES = ("generate", "score", "pair", "train")
 def show_run(run: Run) -> None:
     """One line per stage of every round: done (what, how long), begun, or still to do."""
     rounds = run.recipe.rounds
-    console.print(f"\n{shown(run.path)}: {rounds} round{'s' * (rounds > 1)}, policy {run.recipe.policy}")
+    told = f"{shown(run.path)}: {rounds} round{'s' * (rounds > 1)}, policy {run.recipe.policy}"
+    console.print(f"\n{printable(told)}")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
     for t in range(1, rounds + 1):
         for index, stage in enumerate(STAGES):
@@ -27,15 +30,15 @@ def show_run(run: Run) -> None:
     console.print(table)
 
 
-def _state(folder: Path, stage: str) -> tuple[str, str]:
+def _state(folder: Path, stage: str) -> tuple[str | Text, str]:
     """What a stage did or has begun, and its seconds."""
-    if manifest := store.read_json(folder / f"{stage}.manifest.json"):
-        return manifest["summary"], f"{manifest['seconds']:,.0f} s"
+    if manifest := manifests.read(folder / f"{stage}.manifest.json"):
+        return printable(manifest["summary"]), f"{manifest['seconds']:,.0f} s"
     if (folder / f"{stage}.started.json").exists():
         parts = {"generate": "responses", "score": "scores"}.get(stage)
         written = len(store.shards(folder / parts)) if parts else 0
         return f"begun{f', {written} shards written' if parts else ''}", ""
-    return "[dim]to do[/]", ""
+    return Text("to do", style="dim"), ""
 
 
 def show_all() -> None:
@@ -60,7 +63,7 @@ def show_places(run: Run) -> None:
     }
     console.print()
     for what, where in places.items():
-        console.print(f"{what:<10}{shown(run.path)}/{where}", markup=False)
+        console.print(f"{what:<10}{shown(run.path)}/{where}")
 
 
 def shown(path: Path) -> str:

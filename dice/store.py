@@ -16,7 +16,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -158,10 +158,17 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
     write_text(path, map(to_line, rows))
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises BadInput for what is none: a pipe, say, would never end."""
+    if not path.is_file():
+        raise BadInput(f"{path}: {'not a file' if os.path.lexists(path) else 'no such file'}")
+    return path.open("rb", BUFFER)
+
+
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Rows of a JSON Lines file. Raises BadInput, naming file and line, for what is not a row."""
     decode = decoder(kind).decode
-    with path.open("rb", BUFFER) as file:
+    with open_file(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 row = decode(line)
@@ -172,7 +179,7 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
 
 def count_rows(path: Path) -> int:
     """Number of rows of a JSON Lines file."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return sum(1 for _ in file)
 
 
@@ -188,16 +195,18 @@ def shards(folder: Path) -> list[Path]:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where there is no (readable) one."""
+    if not path.is_file():  # nothing there, or a pipe, which would never end
+        return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
+    """Remove a file, a link (not what it leads to) or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
@@ -208,8 +217,8 @@ def file_digest(path: Path) -> str:
 
     So a 16 GB model takes milliseconds.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_file(path) as file:
+        size = path.stat().st_size
         if path.suffix not in WEIGHTS or size <= 1 << 20:
             return hashlib.file_digest(file, "sha256").hexdigest()
         digest = hashlib.sha256(f"{size}\0".encode())
@@ -238,6 +247,7 @@ def model_digest(model: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
         digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
-    if base := (read_json(folder / "adapter_config.json") or {}).get("base_model_name_or_path"):
+    base = (read_json(folder / "adapter_config.json") or {}).get("base_model_name_or_path")
+    if base and isinstance(base, str):
         digest.update(model_digest(model_path(base)).encode())
     return digest.hexdigest()

@@ -34,6 +34,7 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
         **_models(run.policy(t), recipe),
         "policy_id": store.model_digest(run.policy(t)),
         "only_last_checkpoint": True,
+        "trust_remote_code": recipe.trust_remote_code,
         "template": recipe.template,
         "cutoff_len": recipe.score.cutoff_len,
         "dataset": "mixed",

@@ -23,7 +23,7 @@ MODEL_FILES = (
     "config.json", "generation_config.json", "adapter_config.json",
     "model*.safetensors", "adapter_model*.safetensors", "model.safetensors.index.json",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "chat_template*",
+    "chat_template*", "*.py",  # the code of a model that comes with its own
 )  # fmt: skip
 
 # What a machine without a GPU can't do and LLaMA-Factory refuses to try.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dice import recipe_io, store
+from dice import manifests, recipe_io, store
 from dice.recipe import ROOT
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
@@ -73,6 +73,12 @@ def fake_settings(data_dir: Path, tmp_path: Path) -> list[str]:
 def fake_run(fake_settings: list[str]) -> store.Run:
     """A run with the fake engine, its recipe.yaml written."""
     return store.create_run(recipe_io.load_recipe("tiny", fake_settings))
+
+
+def write_manifest(folder: Path, stage: str, **figures: object) -> None:
+    """The manifest of a stage that did nothing but what a test needs of it."""
+    shape = {name: kind() if isinstance(kind, type) else 0 for name, kind in manifests.SHAPE.items()}
+    manifests.write(folder / f"{stage}.manifest.json", shape | {"stage": stage} | figures)
 
 
 def run_script(*command: str, timeout: float = 600, **env: str) -> subprocess.CompletedProcess[str]:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import write_manifest
 
 from dice import pair, store
 from dice.errors import BadInput
@@ -35,8 +36,8 @@ def round_of(fake_run):
         store.write_rows(store.shard_path(folder / "responses", 0), responses)
         store.write_rows(store.shard_path(folder / "scores", 0), scores)
         dropped = {"prompts too long for the model": sum(not any(row) for row in table.values())}
-        store.write_json(folder / "generate.manifest.json", {"dropped": dropped})
-        store.write_json(folder / "score.manifest.json", {"stage": "score"})
+        write_manifest(folder, "generate", dropped=dropped)
+        write_manifest(folder, "score")
         return fake_run
 
     return write

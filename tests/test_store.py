@@ -1,5 +1,7 @@
 """Atomic files, shards, digests, and which model is which."""
 
+import os
+
 import pytest
 
 from dice import recipe_io, store
@@ -73,3 +75,26 @@ def test_a_model_is_known_by_its_files(tmp_path):
 def test_create_run_writes_the_resolved_recipe(fake_settings):
     run = store.create_run(recipe_io.load_recipe("tiny", [*fake_settings, "seed=7"]))
     assert "seed: 7" in (run.path / "recipe.yaml").read_text()
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    """A pipe never ends, a folder is no file, a link may lead to itself."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    for name, reason in (
+        ("pipe", "not a file"),
+        ("folder", "not a file"),
+        ("loop", "not a file"),
+        ("no", "no such"),
+    ):
+        path = tmp_path / name
+        assert store.read_json(path) is None
+        for read in (lambda path: list(store.read_rows(path, Prompt)), store.count_rows, store.file_digest):
+            with pytest.raises(BadInput, match=f"{name}: {reason}"):
+                read(path)
+
+
+def test_json_that_is_nested_too_deeply_is_none(tmp_path):
+    (tmp_path / "deep.json").write_text('{"a":' * 100_000)
+    assert store.read_json(tmp_path / "deep.json") is None
