@@ -10,7 +10,7 @@ NEEDS_TORCH = {"model: loaded"}
 
 def test_few_inputs_of_every_kind(tmp_path):
     names = {*READERS} | {*COMMANDS}
-    found = list(fuzz.fuzz(tmp_path, 5, seed=7, without=NEEDS_TORCH))
+    found = list(fuzz.fuzz(tmp_path, 3, seed=7, without=NEEDS_TORCH))
     assert {tally.name for tally in found} == names - NEEDS_TORCH and all(tally.tried for tally in found)
     assert not [(tally.name, case) for tally in found for cases in tally.faults.values() for case in cases]
 
