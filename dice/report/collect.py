@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from dice import store
+from dice.benchmarks.results import Result as BenchmarkResult
+from dice.benchmarks.results import results as benchmark_results
 from dice.errors import BadInput
 from dice.evaluate import Result
 from dice.schema import Pair, Step
 from dice.stage import STAGES
 from dice.store import Run
 from dice.table import Table, read_prompts, read_scores
-
-REWARD_UNIT = "nats"  # of implicit rewards
 
 # What a report reads of a stage that is done.
 NEEDED = {
@@ -96,6 +96,7 @@ class Collected:
     rounds: list[Round]
     evaluation: StageRecord | None  # None: the recipe has no judge
     results: list[Result]
+    benchmarks: list[BenchmarkResult]
 
     def missing(self) -> list[str]:
         """What a finished run would have and this one has not, in words."""
@@ -128,10 +129,11 @@ def collect(run: Run) -> Collected:
     rounds = [r for r in rounds if any(s.manifest or s.begun or s.failed for s in r.stages.values())]
     if not rounds:
         raise BadInput(f"{run.path}: no round has begun, so there is nothing to report; `iter.sh` runs them")
+    benchmarks = benchmark_results(run)
     if not run.recipe.evaluate.judge:
-        return Collected(run, rounds, None, [])
+        return Collected(run, rounds, None, [], benchmarks)
     evaluation = _record(run.path / "evaluate", "evaluate")
-    return Collected(run, rounds, evaluation, _results(run, evaluation.manifest or {}))
+    return Collected(run, rounds, evaluation, _results(run, evaluation.manifest or {}), benchmarks)
 
 
 def _results(run: Run, manifest: dict[str, Any]) -> list[Result]:
@@ -174,7 +176,7 @@ def _round(run: Run, t: int) -> Round:
         steps = store.read_rows(folder / "alpha.jsonl", Step)
         balance = np.array([(step.alpha, step.length_difference) for step in steps]).reshape(-1, 2).T
     curves = _curves(folder / "curves.jsonl") if readable("train") else []
-    return Round(t, REWARD_UNIT, stages, scored, balance, curves, gone)
+    return Round(t, run.recipe.score.unit, stages, scored, balance, curves, gone)
 
 
 def _is_there(path: Path) -> bool:
