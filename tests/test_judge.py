@@ -9,9 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from dice.errors import BadInput
-from dice.rewards import Job, judge, server
-from dice.rewards.judge import Asked, conversation, grade_of
+from dice.rewards import Job, server
+from dice.rewards.judge import PROMPT, Asked, conversation, grade_of, question
 from dice.rewards.server import Served
+from dice.schema import Message
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,8 @@ def served(fake_run, tmp_path):
 
 def ask(judged, *texts):
     done = []
-    answers = judged.answers([Asked(text, text, 100 * n) for n, text in enumerate(texts)], done.append)
+    questions = [Asked(text, [Message(role="user", content=text)], 100 * n) for n, text in enumerate(texts)]
+    answers = judged.answers(questions, done.append)
     assert sum(done) == len(texts)
     return answers
 
@@ -181,16 +183,16 @@ def test_a_served_judge_needs_an_address(monkeypatch, served):
         served()
 
 
-def test_texts_may_look_like_places(fake_run, tmp_path):
-    """A prompt that has {response} in it stays as it is."""
-    score = replace(fake_run.recipe.score, reward="judge")
-    job = Job.of(replace(fake_run.recipe, score=score), tmp_path, "policy", "reference")
-    assert "{prompt}" in job.judge["judge_prompt"] and job.judge["judge_prompt"].endswith("Grade: N")
-    source = object.__new__(judge.Source)
-    source.job = job
-    row = type("Row", (), {})()
-    row.messages = [{"role": "user", "content": "What is {response}?"}]
-    row.response = type("Response", (), {"response": "a {prompt}", "prompt_id": "id", "sample": 0})()
-    text = source._question(row).text
-    assert "=== Conversation ===\nWhat is {response}?\n" in text
-    assert "=== Answer ===\na {prompt}\n" in text
+def test_a_prompt_has_everything_in_its_places():
+    """A conversation that has {response} in it stays as it is."""
+    turns = [Message(role="user", content="What is {response}?")]
+    (asked,) = question(PROMPT, turns, "a {prompt}")
+    assert "=== Conversation ===\nWhat is {response}?\n" in asked["content"]
+    assert "=== Answer ===\na {prompt}\n" in asked["content"] and asked["content"].endswith("Grade: N")
+
+
+def test_a_prompt_without_places_is_the_next_turn():
+    turns = [Message(role="user", content="Name a dog.")]
+    asked = question("How good was that?", turns, "Rex")
+    assert [turn["role"] for turn in asked] == ["user", "assistant", "user"]
+    assert [turn["content"] for turn in asked] == ["Name a dog.", "Rex", "How good was that?"]

@@ -64,20 +64,20 @@ class Served:
                 found = []
                 for sample in range(self.settings["judge_samples"]):
                     async with room:
-                        found.append(await self._one(client, question.text, question.seed + sample))
+                        found.append(await self._one(client, question, question.seed + sample))
                 on_done(1)
                 return [text for text in found if text is not None]
 
             return await asyncio.gather(*map(ask, questions))
 
-    async def _one(self, client: "AsyncOpenAI", text: str, seed: int) -> str | None:
+    async def _one(self, client: "AsyncOpenAI", question: Asked, seed: int) -> str | None:
         """One answer, or None where it did not come after all attempts."""
         import openai
 
         try:
             answer = await client.chat.completions.create(
                 model=self.settings["judge"],
-                messages=[{"role": "user", "content": text}],
+                messages=question.messages,
                 temperature=self.settings["judge_temperature"],
                 max_tokens=self.settings["judge_max_tokens"],
                 seed=seed,
