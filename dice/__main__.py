@@ -12,13 +12,14 @@ import functools
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import fire
 
 from dice import __version__, status, store
-from dice.console import console, run
+from dice.console import console, run, say
 from dice.errors import BadInput
 from dice.launch import die_with_parent
 from dice.recipe_io import load_recipe
@@ -200,15 +201,50 @@ class Commands:
         publish.export_round(opened, _round_of(opened, round), output, push)
 
     @promised
-    def evaluate(self, run: str) -> None:
-        """Answer held-out prompts with every model of the run; print quality and win rates."""
+    def evaluate(
+        self, run: str, benchmark: str | None = None, *, force: bool = False, **options: Any
+    ) -> None:
+        """Answer held-out prompts with every model of the run; print quality and win rates.
+
+        python -m dice evaluate RUN
+        python -m dice evaluate RUN --benchmark=alpaca_eval2|arena_hard|mt_bench [options]
+
+        With a benchmark: its questions instead, judged by the server of OPENAI_BASE_URL and OPENAI_API_KEY.
+        Options: --questions=FILE, --references=FILE[,FILE], --judge=MODEL, --judge_prompts=FILE,
+        --judge_options=JSON, --concurrency=N, --models=NAME[,NAME], --first=N, --temperature=T,
+        --max_new_tokens=N, --length_data=FILE, and --force to do again what was done for other models,
+        questions or options. docs/benchmarks.md has the details.
+        """
         from dice import evaluate
 
         opened = store.open_run(str(run))
+        if benchmark is not None or options:
+            _benchmark(opened, benchmark, options, bool(force))
+            return
         if not opened.recipe.evaluate.judge:
             console.print("  evaluate  this recipe has no judge; nothing to do")
             return
         evaluate.show(execute(evaluate.STAGE, opened, 0))
+
+    @promised
+    def report(self, run: str, *, quick: bool = False, in_loop: bool = False) -> None:
+        """Write a run's report, report.html in its folder, of what is there so far.
+
+        It shows pairs token by token, for which both models of every round are loaded once; with --quick
+        nothing is loaded, and pairs whose tokens were not read yet stay plain. With --in_loop (iter.sh)
+        it: only where the recipe wants it, and without a failure if it can't be done.
+        """
+        opened = store.open_run(str(run))
+        if in_loop and not opened.recipe.report:
+            return
+        from dice.report import write_report
+
+        try:
+            write_report(opened, bool(quick))
+        except Exception as error:
+            if not in_loop:
+                raise
+            say(f"report    not written: {error}".splitlines()[0], mark="!")
 
     @promised
     def status(self, run: str | None = None, *, check: bool = False) -> None:
@@ -243,6 +279,17 @@ def _overrides(given: tuple[Any, ...]) -> list[str]:
 def _stage(name: str, run: str, t: int, force: bool) -> None:
     opened = store.open_run(str(run))
     execute(stage_named(name), opened, _round_of(opened, t), bool(force))
+
+
+def _benchmark(run: store.Run, name: str | None, given: dict[str, Any], force: bool) -> None:
+    from dice.benchmarks import evaluation, task
+
+    known = [spec.name for spec in fields(task.Options)]
+    for key in given:
+        if name is None or key not in known:
+            there = f"with --benchmark=NAME there are --{', --'.join(known)}"
+            raise BadInput(f"evaluate has no option --{key}; {there}")
+    evaluation.evaluate(run, str(name), evaluation.parse(given), force)
 
 
 def _round_of(run: store.Run, t: Any) -> int:

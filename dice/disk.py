@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-ADVICE = dict.fromkeys(NO_ROOM, "make room") | {
+DENIED = (errno.EACCES, errno.EPERM)  # libraries complain of these without ending
+ADVICE = dict.fromkeys(NO_ROOM, "make room") | dict.fromkeys(DENIED, "allow access")
+ADVICE |= {
     errno.EFBIG: "allow larger files (ulimit -f)",
     errno.EROFS: "make it writable",
-    errno.EACCES: "allow access",
-    errno.EPERM: "allow access",
     errno.EIO: "see to the disk",
     errno.ESTALE: "see to the file server",
 }
@@ -26,8 +26,11 @@ def refusal(error: OSError, where: Path | None = None) -> str | None:
 
 
 def _line(place: str, number: int) -> str:
-    advice = f"{ADVICE[number]}, then the same command goes on; what is finished is kept"
-    return f"{place}: {os.strerror(number).lower()}: {advice}"
+    return f"{place}: {os.strerror(number).lower()}: {_advice(number)}"
+
+
+def _advice(number: int) -> str:
+    return f"{ADVICE[number]}, then the same command goes on; what is finished is kept"
 
 
 @contextlib.contextmanager
@@ -41,15 +44,18 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def cause(log: Sequence[str], folder: Path) -> str | None:
-    """The `refusal` that a command ended with, from its last lines or, where even they found no room, a try.
+    """The `refusal` that a command ended with: from the last lines of its log, which lies in `folder`.
 
-    Libraries raise errors of their own, which say what the system said: in the log.
+    Libraries raise errors of their own, with what the system said in them. Where not even the log found
+    room, a try tells.
     """
     for line in reversed(log):
         for number in ADVICE:
             if os.strerror(number).lower() in line.lower():
-                said = line.removeprefix("error: ")
-                return said if said != line else _line(str(folder), number)
+                if line.startswith("error: "):  # ours
+                    return line.removeprefix("error: ")
+                if number not in DENIED:
+                    return f"{line.strip()[:300]}: {_advice(number)} (its log is in {folder})"
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 16))

@@ -139,21 +139,47 @@ def count_unfinished(prompts: Path, folder: Path, size: int) -> int:
     return sum(min(size, count - start) for n, start in shards if not store.shard_path(folder, n).exists())
 
 
+@dataclass(frozen=True)
+class Part:
+    """Prompts that are answered alike: as the recipe's `generate` says, into the shards of a folder."""
+
+    recipe: Recipe
+    prompts: Path
+    folder: Path
+
+    @property
+    def shard_size(self) -> int:
+        return self.recipe.generate.shard_size
+
+
+def sample_parts(worker: Worker, model: str, parts: list[Part], t: int, counter: Counter) -> None:
+    """Answer a worker's share of the shards of some parts, those that exist left alone.
+
+    The model is loaded once, where there is anything to do: the parts may differ in how they are sampled
+    (temperature, top_p, ...), not in the engine's own options.
+    """
+    if worker.rank == 0:  # any worker may get any shard, so one of them counts them all
+        counter.expect(sum(count_unfinished(part.prompts, part.folder, part.shard_size) for part in parts))
+    claims = [worker.claims(part.folder.name) for part in parts]  # kept until the last shard is written
+    chat = sampler = None
+    for part, claim in zip(parts, claims, strict=True):
+        shards = unfinished(claim, part.prompts, part.folder, part.shard_size)
+        first = next(shards, None)
+        if first is None:
+            continue
+        options = part.recipe.generate
+        if sampler is None:
+            chat = load_chat(options.engine, model, part.recipe.template)
+            sampler = load_sampler(options.engine)(model, list(chat.stop_ids), options, part.recipe.dtype)
+        sampler.options = options
+        Answering(part.recipe, t, chat, sampler, counter).run(itertools.chain([first], shards))
+
+
 def sample_shards(
     worker: Worker, recipe: Recipe, model: str, prompts: Path, folder: Path, t: int, counter: Counter
 ) -> None:
     """Answer a worker's part of the shards of a prompts file; those that exist in `folder` are left alone."""
-    options = recipe.generate
-    if worker.rank == 0:  # any worker may get any shard, so one of them counts them all
-        counter.expect(count_unfinished(prompts, folder, options.shard_size))
-    claims = worker.claims(folder.name)  # kept until the last shard is written
-    shards = unfinished(claims, prompts, folder, options.shard_size)
-    first = next(shards, None)
-    if first is None:
-        return
-    chat = load_chat(options.engine, model, recipe.template)
-    sampler = load_sampler(options.engine)(model, list(chat.stop_ids), options, recipe.dtype)
-    Answering(recipe, t, chat, sampler, counter).run(itertools.chain([first], shards))
+    sample_parts(worker, model, [Part(recipe, prompts, folder)], t, counter)
 
 
 def work(worker: Worker, run_dir: str, t: str) -> None:

@@ -141,6 +141,7 @@ class Recipe:
     dataset_dir: str = "data"  # the folder of dataset_info.json
     results_dir: str = "results"
     prepare: str | None = None  # a command that makes what the recipe needs, run before round 1
+    report: bool = True  # whether the loop writes report.html, after each round and at its end
     dtype: str = "auto"  # of generation and scoring; auto: bfloat16 on GPUs, float32 on CPUs
     replay: Replay = field(default_factory=Replay)
     generate: Generate = field(default_factory=Generate)

@@ -142,6 +142,15 @@ class Judged(_Row):
     quality: float
 
 
+class Judgment(_Row):
+    """What a benchmark's judge said; `name` is that of the question with the game or turn."""
+
+    name: str
+    text: str
+    verdict: str | float | None  # a label or a grade; None where none could be read
+    failure: str | None  # why there is no text, where there is none
+
+
 class Step(_Row):
     """A point of the balance's curve: at this alpha, chosen is longer than rejected by so much on average."""
 
@@ -151,19 +160,9 @@ class Step(_Row):
 
 Row = TypeVar(
     "Row",
-    Prompt,
-    Response,
-    UnreadResponse,
-    Score,
-    Dropped,
-    Graded,
-    Logps,
-    TokenRewards,
-    Pair,
-    Preference,
-    Judged,
-    Step,
-)
+    Prompt, Response, UnreadResponse, Score, Dropped, Graded, Logps, TokenRewards, Pair, Preference, Judged,
+    Judgment, Step,
+)  # fmt: skip
 
 
 def prompt_id(messages: list[Message]) -> str:

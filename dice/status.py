@@ -6,6 +6,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from dice import lock, store, train_rm
+from dice.benchmarks.results import in_words, results
 from dice.console import console, read_counters
 from dice.manifests import damaged, manifest_of
 from dice.recipe import ROOT, resolve
@@ -36,6 +37,8 @@ def show_run(run: Run, check: bool = False) -> bool:
             broken += _broken(folder, stage) if check else []
             if failed := store.read_json(folder / f"{stage}.failed.json"):
                 failures.append(f"\n{heading}, {stage}: {failed.get('error')}")
+    for result in results(run):
+        table.add_row(result.benchmark, result.model, escape(in_words(result)), "")
     console.print(table)
     for line in (*failures, *broken):
         console.print(line, markup=False)
@@ -87,7 +90,10 @@ def show_places(run: Run) -> None:
         "data sets": "round-*/dataset (LLaMA-Factory: dataset_dir)",
         "logs": "round-*/logs",
         "recipe": "recipe.yaml",
+        "report": "report.html",
     }
+    if not (run.path / places["report"]).is_file():
+        del places["report"]
     console.print()
     for what, where in places.items():
         console.print(f"{what:<10}{shown(run.path)}/{where}", markup=False)

@@ -1,5 +1,6 @@
 """Fixtures: runs with the fake engine, and a tiny random Llama for the real ones."""
 
+import importlib
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 
 from dice import recipe_io, store
 from dice.recipe import ROOT
+from dice.worker import Worker
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
 
@@ -68,6 +70,7 @@ def make_settings(data: Path, results: Path) -> list[str]:
         "prompts=some_prompts",
         "replay.dataset=some_pairs",
         "generate.engine=fake",
+        "report=false",
         "generate.samples=8",
         "generate.shard_size=3",
         "pair.min_samples=4",
@@ -93,6 +96,17 @@ def fake_settings(data_dir: Path, tmp_path: Path) -> list[str]:
 def fake_run(fake_settings: list[str]) -> store.Run:
     """A run with the fake engine, its recipe.yaml written."""
     return store.create_run(recipe_io.load_recipe("tiny", fake_settings))
+
+
+@pytest.fixture
+def workers_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stage's only worker in this process instead of one of its own: a second saved each time."""
+
+    def run_workers(stage: str, folder: Path, arguments: list[str], *_: object) -> None:
+        importlib.import_module(f"dice.{stage}").work(Worker(0, 1, 0, folder / "progress"), *arguments)
+        shutil.rmtree(folder / "progress")
+
+    monkeypatch.setattr("dice.launch.run_workers", run_workers)
 
 
 def run_script(*command: str, timeout: float = 600, **env: str) -> subprocess.CompletedProcess[str]:

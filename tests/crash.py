@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,12 +46,13 @@ class Tally:
     """What the kills of an engine came to; chains run beside each other."""
 
     kills: list[Kill] = field(default_factory=list)
-    differing: list[str] = field(default_factory=list)
-    half_written: list[str] = field(default_factory=list)
-    failures: list[str] = field(default_factory=list)
-    lost: int = 0
-    doubled: int = 0
-    rows: int = 0
+    differing: int = 0  # files, at the end of a chain
+    half_written: int = 0  # files, right after a kill
+    failures: int = 0  # chains that did not go on
+    lost: int = 0  # rows
+    doubled: int = 0  # rows
+    rows: int = 0  # of a run that nothing disturbed
+    accounts: list[str] = field(default_factory=list)  # of chains where something is wrong
 
     def fine(self) -> bool:
         return not (self.differing or self.half_written or self.failures or self.lost or self.doubled)
@@ -77,49 +79,57 @@ class Torment:
         data = conftest.make_data(folder / "data")
         return Loop(folder, self.settings(data, folder / "results"))
 
-    def chain(self, number: int, most: int, on_kill) -> None:
+    def chain(self, number: int, most: int, on_kill: Callable[[], None]) -> None:
         """Kill a run up to `most` times, let it end, and count what is wrong with it."""
-        loop = self._loop(f"chain-{number}")
+        loop, done = self._loop(f"chain-{number}"), []
         kills = plan(self.changes, number, self.seed, EVERY[self.engine])
-        done: list[Kill] = []
+        if most < len(kills):  # few, but over all stages
+            kills = [kills[index * len(kills) // most] for index in range(most)]
         try:
-            while struck := loop.go(kills if len(done) < most else []):
+            while struck := loop.go(kills):
                 kills = [kill for kill in kills if (kill.at, kill.when) != (struck.at, struck.when)]
                 done.append(struck)
                 on_kill()
-                wrong = loop.check_files(self.files)
                 with self.lock:
                     self.tally.kills.append(struck)
-                    self.tally.half_written += [self._account(number, done, name) for name in wrong]
+                if wrong := loop.check_files(self.files):
+                    self._count(
+                        number, done, [f"{name} is not whole" for name in wrong], half_written=len(wrong)
+                    )
+                    return
             self._compare(number, loop, done)
         except Failure as failure:
-            with self.lock:
-                self.tally.failures.append(self._account(number, done, str(failure)))
-            return
+            self._count(number, done, [str(failure)], failures=1)
         if self.tally.fine():
             shutil.rmtree(loop.folder)
 
     def _compare(self, number: int, loop: Loop, done: list[Kill]) -> None:
         files, rows = files_of(loop.run), rows_of(loop.run)
-        with self.lock:
-            for name in sorted(files.keys() | self.files.keys()):
-                if files.get(name) != self.files.get(name):
-                    what = first_difference(files.get(name), self.files.get(name))
-                    self.tally.differing.append(self._account(number, done, f"{name}: {what}"))
-            self.tally.lost += (self.rows - rows).total()
-            self.tally.doubled += (rows - self.rows).total()
+        names = sorted(files.keys() | self.files.keys())
+        wrong = [name for name in names if files.get(name) != self.files.get(name)]
+        said = [f"{name}: {first_difference(files.get(name), self.files.get(name))}" for name in wrong]
+        lost, doubled = (self.rows - rows).total(), (rows - self.rows).total()
+        if wrong or lost or doubled:
+            self._count(number, done, said, differing=len(wrong), lost=lost, doubled=doubled)
 
-    def _account(self, number: int, done: list[Kill], what: str) -> str:
-        kills = "".join(f"\n    killed in {kill.stage}: {kill}" for kill in done)
-        again = f"python tests/crash.py --engine {self.engine} --seed {self.seed} --chain {number}"
-        return f"{self.engine}, chain {number}: {what}{kills}\n    again: {again}"
+    def _count(self, number: int, done: list[Kill], said: list[str], **counts: int) -> None:
+        """Add to the tally, with an account of the chain: what is wrong, its kills, how to repeat it."""
+        lines = [f"{self.engine}, chain {number}:", *(f"  {what}" for what in said[:5])]
+        lines += [f"  killed in {kill.stage}: {kill}" for kill in done]
+        lines.append(
+            f"  again: python tests/crash.py --engine {self.engine} --seed {self.seed} --chain {number}"
+        )
+        with self.lock:
+            self.tally.accounts.append("\n".join(lines))
+            for name, count in counts.items():
+                setattr(self.tally, name, getattr(self.tally, name) + count)
 
 
 def fake_settings(data: Path, results: Path) -> list[str]:
     return conftest.make_settings(data, results)
 
 
-def real_settings(folder: Path):
+def real_settings(folder: Path) -> Callable[[Path, Path], list[str]]:
     """Settings of a small run on random models, with a checkpoint every two steps."""
     policy, reference = folder / "policy", folder / "reference"
     made = conftest.run_python(MODELS, str(policy), str(reference))
@@ -134,27 +144,39 @@ def real_settings(folder: Path):
     return lambda data, results: [*conftest.make_settings(data, results), *changes]
 
 
-def torment(engine: str, kills: int, folder: Path, seed: int = 0, jobs: int = 1, only: int | None = None):
+def bars() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+
+
+def torment(
+    engine: str,
+    kills: int,
+    folder: Path,
+    progress: Progress,
+    seed: int = 0,
+    jobs: int = 1,
+    only: int | None = None,
+) -> Tally:
     """Kill runs of an engine so many times in all (or as often as chain `only` does); the tally."""
     work = Torment(engine, folder, seed)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"kills ({engine})", total=None)
-        work.record()
-        progress.update(task, total=kills)
-        numbers = iter([only] if only is not None else range(10_000))
+    task = progress.add_task(f"kills ({engine})", total=None)
+    work.record()
+    progress.update(task, total=kills)
+    numbers = iter([only] if only is not None else range(10_000))
 
-        def one_after_the_other() -> None:
-            while work.tally.fine() and (left := kills - progress.tasks[task].completed) > 0:
-                with work.lock:
-                    number = next(numbers, None)
-                if number is None:
-                    return
-                work.chain(number, left, lambda: progress.advance(task))
-                console.print(f"{engine}: chain {number}, {len(work.tally.kills)} kills so far", markup=False)
+    def one_after_the_other() -> None:
+        while work.tally.fine() and (left := kills - len(work.tally.kills)) > 0:
+            with work.lock:
+                number = next(numbers, None)
+            if number is None:
+                return
+            work.chain(number, left, lambda: progress.advance(task))
+            progress.console.print(f"{engine}: chain {number}, {len(work.tally.kills)} kills so far")
 
-        with ThreadPoolExecutor(jobs) as pool:
-            list(pool.map(lambda _: one_after_the_other(), range(jobs)))
+    with ThreadPoolExecutor(jobs) as pool:
+        for done in [pool.submit(one_after_the_other) for _ in range(jobs)]:
+            done.result()
     return work.tally
 
 
@@ -167,24 +189,24 @@ def report(tallies: dict[str, Tally]) -> bool:
     console.print("kills per moment: " + _counted(f"{k.when} a change" for k in kills))
     for engine, tally in tallies.items():
         console.print(f"{engine}: {len(tally.kills)} kills, {tally.rows:,} rows in an undisturbed run")
-        for account in (*tally.failures, *tally.half_written, *tally.differing[:5]):
+        for account in tally.accounts:
             console.print(account, markup=False)
     every = list(tallies.values())
     figures = {
         "kills": len(kills),
         "stages spared": sum(not stages[stage] for stage in STAGES),
-        "files that differ": sum(len(tally.differing) for tally in every),
-        "files seen half-written": sum(len(tally.half_written) for tally in every),
+        "files that differ": sum(tally.differing for tally in every),
+        "files seen half-written": sum(tally.half_written for tally in every),
         "rows lost": sum(tally.lost for tally in every),
         "rows doubled": sum(tally.doubled for tally in every),
-        "runs that did not go on": sum(len(tally.failures) for tally in every),
+        "runs that did not go on": sum(tally.failures for tally in every),
     }
     for name, value in figures.items():
         console.print(f"{name}: {value}" + (" (required: 0)" if name != "kills" else ""))
     return all(not value for name, value in figures.items() if name != "kills")
 
 
-def _counted(words) -> str:
+def _counted(words: Iterable[str]) -> str:
     return ", ".join(f"{word} {count}" for word, count in sorted(Counter(words).items()))
 
 
@@ -201,9 +223,11 @@ def main() -> None:
         shares = {"fake": given.kills - given.kills // 6, "hf": given.kills // 6}
     folder = Path(tempfile.mkdtemp(prefix="dice-crash-"))
     console.print(f"runs lie in {folder}; seed {given.seed}")
-    with ThreadPoolExecutor(len(shares)) as pool:
+    with bars() as progress, ThreadPoolExecutor(len(shares)) as pool:
         found = {
-            engine: pool.submit(torment, engine, kills, folder / engine, given.seed, given.jobs, given.chain)
+            engine: pool.submit(
+                torment, engine, kills, folder / engine, progress, given.seed, given.jobs, given.chain
+            )
             for engine, kills in shares.items()
         }
     passed = report({engine: tally.result() for engine, tally in found.items()})

@@ -5,7 +5,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-PASSING = ("seconds", "resumed")  # of a manifest: what differs between runs that come to the same
+# What of a manifest differs between runs that come to the same: how long it took, and the checkout's commit.
+PASSING = ("seconds", "resumed", "commit")
 
 
 def files_of(run: Path) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from crash import STAGES, Tally, report, torment
+from crash import STAGES, Tally, bars, report, torment
 from killing import WAYS, Change, Kill, Loop, plan
 from outcome import files_of, first_difference, rows_of
 
@@ -43,8 +43,8 @@ def test_what_is_wrong_is_noticed_and_told(fake_run, capsys):
     kills = [replace(kill, stage=stage) for stage in STAGES]
     assert report({"fake": Tally(kills)})
     assert not report({"fake": Tally(kills[:-1])})  # a stage was spared
-    for wrong in ({"differing": ["x"]}, {"half_written": ["x"]}, {"failures": ["x"]}, {"lost": 1}):
-        assert not report({"fake": Tally(kills, **wrong)})
+    for wrong in ("differing", "half_written", "failures", "lost", "doubled"):
+        assert not report({"fake": Tally(kills, **{wrong: 1})})
     assert "SIGKILL to the group" in capsys.readouterr().out
 
 
@@ -58,10 +58,10 @@ def test_a_file_that_is_not_as_it_should_be_is_seen(tmp_path):
 
 @pytest.mark.slow
 def test_kills_of_the_fake_engine(tmp_path):
-    assert report({"fake": torment("fake", kills=20, folder=tmp_path, seed=11)})
+    assert report({"fake": torment("fake", kills=20, folder=tmp_path, progress=bars(), seed=11)})
 
 
 @pytest.mark.slow
 def test_kills_of_real_engines(tmp_path):
-    """Sampling, scoring and training with checkpoints, each struck once."""
-    assert report({"hf": torment("hf", kills=10, folder=tmp_path, seed=11)})
+    """Sampling, scoring and training with checkpoints."""
+    assert report({"hf": torment("hf", kills=10, folder=tmp_path, progress=bars(), seed=11)})

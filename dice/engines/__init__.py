@@ -38,6 +38,7 @@ class Sampler(Protocol):
     max_model_len: int  # tokens of prompt plus response that fit
     vocabulary: int  # token ids below this have an embedding
     takes_stream: bool  # whether to hand over all requests as one stream, or each shard by itself
+    options: Generate  # how to sample: may be another temperature, top_p, ... from one `sample` to the next
 
     def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
         """Loads a model. Raises BadInput, in one line, where it or an option can't be used.

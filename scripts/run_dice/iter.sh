@@ -47,10 +47,13 @@ if [[ ${NODE_RANK:-0} == 0 ]]; then # the run is this loop's until it ends
   if [[ ${DICE_SHARE:-} ]]; then dice share "$run"; fi # what another run under results/ has done already
 fi
 dice train_rm "$run" $force # the reward model, where score.reward_model=train
+report() { if [[ ${NODE_RANK:-0} == 0 ]]; then dice report "$run" --in_loop "$@"; fi; }
 for ((round = 1; round <= rounds; round++)); do
   echo "round $round"
   pipeline
+  report --quick
 done
 echo "evaluation"
 dice evaluate "$run"
+report
 dice places "$run"

@@ -60,6 +60,8 @@ class Watch:
         path = os.fsdecode(args[where]) if isinstance(args[where], str | bytes | os.PathLike) else ""
         if path and beside is not None and args[beside] != -1:  # relative to an open folder
             path = os.path.join(os.readlink(f"/proc/self/fd/{args[beside]}"), path)
+        if event == "os.mkdir" and os.path.isdir(path) or event == "os.remove" and not os.path.lexists(path):
+            return  # nothing changes
         if path.startswith(self.folder + os.sep):
             self.reached(event, re.sub(r"[.]\d+[.]tmp$", ".tmp", path[len(self.folder) + 1 :]))
 

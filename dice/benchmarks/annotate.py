@@ -1,0 +1,86 @@
+"""AlpacaEval 2's judging, by its own package: `PYTHON annotate.py SETTINGS.json`, a program of its own.
+
+It imports alpaca_eval and nothing of DICE, so that the package may live in another environment
+(ALPACA_EVAL_PYTHON). Judgments are cached in `cache`, metrics written to `metrics`. The judge's address and
+key come from the environment, as the package wants it.
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def main(settings: dict[str, Any]) -> None:
+    """Annotate and measure; a judge that can't be asked is reported in `metrics`, by its kind of failure."""
+    import openai
+    from alpaca_eval import annotators
+
+    for name in ("httpx", "httpx2", "openai"):  # they would log the judge's address
+        logging.getLogger(name).setLevel(logging.ERROR)
+    answers, baseline = (
+        json.loads(Path(settings[key]).read_text("utf-8")) for key in ("answers", "baseline")
+    )
+    annotator = annotators.PairwiseAnnotator(
+        annotators_config=_configuration(settings), caching_path=settings["cache"]
+    )
+    try:
+        annotations = annotator.annotate_head2head(outputs_1=baseline, outputs_2=answers, chunksize=32)
+        found = metrics(annotations, settings["length_data"])
+        rows = [{key: _plain(value) for key, value in row.items()} for row in annotations]
+        Path(settings["annotations"]).write_text(json.dumps(rows, indent=1, default=str), "utf-8")
+    except openai.OpenAIError as error:
+        found = {"failure": type(error).__name__, "status": getattr(error, "status_code", None)}
+    Path(settings["metrics"]).write_text(json.dumps(found), "utf-8")
+
+
+def _configuration(settings: dict[str, Any]) -> str:
+    """The benchmark's own judge; or a copy of its configuration with another model or other options."""
+    import yaml
+    from alpaca_eval import constants
+
+    name = constants.ANNOTATOR_CONFIG_AE2
+    path = constants.EVALUATORS_CONFIG_DIR / name / "configs.yaml"
+    (configuration,) = yaml.safe_load(path.read_text("utf-8")).values()
+    template = constants.EVALUATORS_CONFIG_DIR / configuration["prompt_template"]
+    configuration["prompt_template"] = str(template)
+    configuration["completions_kwargs"] |= {
+        "model_name": settings["judge"],
+        "num_procs": settings["concurrency"],
+        "requires_chatml": True,  # chat completions, whatever the model is called
+        "client_kwargs": {"max_retries": settings["retries"], "timeout": settings["timeout"]},
+        "extra_body": settings["options"],
+    }
+    folder = Path(settings["cache"]).parent / "annotator"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "configs.yaml").write_text(yaml.safe_dump({name: configuration}), "utf-8")
+    return str(folder)
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN, which stands for a judgment that could not be read."""
+    return None if value != value else value
+
+
+def metrics(annotations: list[dict[str, Any]], length_data: str | None) -> dict[str, Any]:
+    """The package's win rate and, where its data can be had, its length-controlled one; both 0 to 100.
+
+    `length_data` is a copy of df_gamed.csv, which the package would load from the Hub.
+    """
+    from alpaca_eval.metrics import glm_winrate, winrate
+
+    if all(_plain(row["preference"]) is None for row in annotations):
+        return {"n_total": 0}
+    found = dict(winrate.get_winrate(annotations))
+    if length_data:
+        glm_winrate.hf_hub_download = lambda **_: length_data
+    try:
+        found |= glm_winrate.get_length_controlled_winrate(annotations, save_weights_dir=None)
+    except OSError as error:  # the Hub can't be reached, and its cache does not have the file
+        found["length_controlled_failure"] = str(error).strip().splitlines()[0]
+    return {key: value if isinstance(value, str) else float(value) for key, value in found.items()}
+
+
+if __name__ == "__main__":
+    main(json.loads(Path(sys.argv[1]).read_text("utf-8")))

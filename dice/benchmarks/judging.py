@@ -1,0 +1,137 @@
+"""The judge stage of the benchmarks whose verdicts DICE reads itself: ask, keep, count, average.
+
+Judgments lie in shards of ten, each rewritten as its judgments come, so a killed evaluation asks only for
+what it lacks. What got no answer counts as unanswered, what can't be read as unreadable.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from dice import store
+from dice.benchmarks.questions import read_rows
+from dice.benchmarks.results import Result, in_words
+from dice.benchmarks.task import Asked, Task, Verdicts
+from dice.console import Bar
+from dice.digests import file_digest
+from dice.errors import StageFailed
+from dice.judge_client import Answer, ask_all
+from dice.schema import Judgment
+from dice.stage import Outcome, Stage
+from dice.store import Run
+
+SHARD = 10  # judgments
+MOST_UNANSWERED = 0.1  # share of the judgments beyond which there is no score
+
+
+def stage(task: Task) -> Stage:
+    """The stage that has one model's answers judged. Raises BadInput for prompts or references of no use."""
+    benchmark, options = task.benchmark, task.options
+    prompts = benchmark.Prompts(options.judge_prompts)
+    references, paths = benchmark.references(task.questions, options)
+    notes = [] if options.judge_prompts else ["the judge's prompts are DICE's own, not the benchmark's"]
+    notes += benchmark.reference_notes(task.questions, references)
+
+    def inputs(run: Run, t: int) -> dict[str, str]:
+        files = {"answers": task.answers_path(run)}
+        files |= {f"references {number}": path for number, path in enumerate(paths, 1)}
+        if options.judge_prompts:
+            files["judge_prompts"] = Path(options.judge_prompts)
+        return {name: file_digest(path) for name, path in files.items()}
+
+    def settings(run: Run, t: int) -> dict[str, Any]:
+        own = {"benchmark": task.name, "judge": task.server.model, "notes": [*task.notes]}
+        return {**own, "request": request_options(task)}
+
+    def judge(run: Run, t: int) -> Outcome:
+        folder, generator = task.judged_folder(run), task.generator(run)
+        answers = [row for _, row in read_rows(task.answers_path(run), {})]
+        asked = benchmark.asked(task.questions, answers, references, prompts)
+        judged = _ask(task, folder / "judgments", asked)
+        verdicts = {name: row.verdict for name, row in judged.items() if row.verdict is not None}
+        rows = benchmark.judgment_rows(task, generator, references, judged, dict(asked))
+        store.write_rows(folder / "model_judgment" / f"{generator}.jsonl", rows)
+        unanswered = sum(row.failure is not None for row in judged.values())
+        check_enough(len(verdicts), unanswered, judged)
+        scored = benchmark.score(task.questions, verdicts)
+        unreadable = len(judged) - len(verdicts) - unanswered
+        return outcome(task, run, scored, len(verdicts), unreadable, unanswered, notes)
+
+    outputs, parts = ("judgments", "model_judgment"), ("judgments/part-*.jsonl",)
+    return Stage("judge", inputs, settings, outputs, judge, task.judged_folder, parts=parts)
+
+
+def request_options(task: Task) -> dict[str, Any]:
+    """What every request to the judge says beside model and messages."""
+    return {**task.benchmark.judge_options(task.questions), **task.options.judge_options}
+
+
+def _ask(task: Task, folder: Path, asked: list[Asked]) -> dict[str, Judgment]:
+    """Every judgment by its name; asked for is what is not there, or got no answer before."""
+    known = {row.name: row for path in store.shards(folder) for row in store.read_rows(path, Judgment)}
+    judged = {name: known[name] for name, _ in asked if name in known and known[name].failure is None}
+    missing = [place for place, (name, _) in enumerate(asked) if name not in judged]
+
+    def keep(number: int, answer: Answer) -> None:
+        shard = missing[number] // SHARD
+        name = asked[missing[number]][0]
+        judged[name] = Judgment(name, answer.text, answer.value, answer.failure)
+        names = [name for name, _ in asked[shard * SHARD : (shard + 1) * SHARD]]
+        store.write_rows(store.shard_path(folder, shard), [judged[name] for name in names if name in judged])
+        bar.update()
+
+    server = replace(task.server, options=request_options(task))
+    with Bar("judge", "judgments", lambda: (len(judged), len(asked))) as bar:
+        ask_all(server, [asked[place][1] for place in missing], task.benchmark.read_verdict, keep)
+    return judged
+
+
+def check_enough(readable: int, unanswered: int, judged: dict[str, Judgment]) -> None:
+    """Raises StageFailed where the judgments are too few to be a score."""
+    if unanswered > MOST_UNANSWERED * len(judged):
+        reason = next(row.failure for row in judged.values() if row.failure)
+        raise StageFailed(
+            f"the judge left {unanswered:,} of {len(judged):,} questions unanswered ({reason}); the others "
+            "are kept: run the same command again to ask for these"
+        )
+    if not readable:
+        example = next((row.text for row in judged.values() if row.text), "")
+        raise StageFailed(
+            f"no verdict could be read from any of the judge's answers; one of them: {example!r:.200}"
+        )
+
+
+def outcome(
+    task: Task, run: Run, scored: Verdicts, judgments: int, unreadable: int, unanswered: int, notes: list[str]
+) -> Outcome:
+    """How a judge stage ends: the result for its manifest, and what is worth a look."""
+    answers = store.read_json(task.folder(run) / "answers.manifest.json") or {}
+    result = Result(
+        benchmark=task.name,
+        model=task.model,
+        judge=task.server.model,
+        score=scored.score,
+        is_grade=task.benchmark.GRADES,
+        error=scored.error,
+        length_controlled=scored.length_controlled,
+        questions=len(task.items),
+        judgments=judgments,
+        unreadable=unreadable,
+        unanswered=unanswered,
+        mean_chars=answers.get("mean_chars", 0.0),
+        cut_off=answers.get("cut_off", 0),
+        parts=scored.parts,
+        notes=[*task.notes, *notes],
+    )
+    warnings = []
+    if unreadable:
+        warnings.append(f"{unreadable:,} judgments could not be read; they are left out")
+    if unanswered:
+        warnings.append(f"{unanswered:,} questions to the judge got no answer; they are left out")
+    return Outcome(
+        rows_in=len(task.items),
+        rows_out=judgments,
+        summary=f"{task.model}: {in_words(result)}, {judgments:,} judgments",
+        figures={"result": asdict(result)},
+        warnings=warnings,
+    )

@@ -1,0 +1,40 @@
+"""`python -m dice report RUN`: one HTML file that says whether a run worked, and why.
+
+`collect` reads the run's numbers; `verdict`, `tables`, the plots of `comparison` and `figures` (drawn by
+`svg`) and `pairs` (with their `tokens`) are made of them; `page` puts it together. matplotlib and jinja2
+are imported only once there is something to draw.
+"""
+
+from dice import store
+from dice.console import say
+from dice.report.collect import collect
+from dice.status import shown
+from dice.store import Run
+
+MOST_BYTES = 4_800_000  # of the page
+PAGE_BYTES = 250_000  # of it for text, tables, style and script
+
+
+def write_report(run: Run, quick: bool = False) -> None:
+    """Write `report.html` into the run's folder, of what is there so far.
+
+    Pairs are shaded token by token, for which both models of a round are loaded, once; `quick` leaves
+    out what is not computed yet. Raises BadInput where no round has begun, or a file can't be read.
+    """
+    collected = collect(run)
+    from dice.report import comparison, figures, page, pairs
+
+    models = comparison.of_models(collected)
+    plots = {done.t: figures.of_round(done) for done in collected.rounds}
+    drawn = sum(len(plot.svg) for part in (models, *plots.values()) for plot in part)
+    paired = [done for done in collected.rounds if done.paired]
+    room = max(MOST_BYTES - PAGE_BYTES - drawn, 0) // max(len(paired), 1)
+    samples = [pairs.sample(run, done, not quick, room) for done in paired]
+    html = page.render(collected, models, plots, samples)
+    store.write_text(run.path / "report.html", html)
+    count = sum(len(sample["pairs"]) for sample in samples)
+    size = len(html.encode()) / 1e6
+    say(f"{'report':<10}{shown(run.path)}/report.html: {count:,} pairs to read, {size:.1f} MB", mark="+")
+    notes = [] if quick else [sample["note"] for sample in samples if sample["note"]]
+    for note in dict.fromkeys(notes):
+        say(f"{'':<10}{note}", mark="!")

@@ -1,0 +1,102 @@
+"""Matplotlib figures as SVG that lives in a page: its colours are the page's, its text is text.
+
+Colours are drawn as placeholders and written as CSS variables, so that one drawing serves light, dark
+and paper. Nothing in it depends on the clock, so the same numbers give the same bytes.
+"""
+
+import html
+import io
+import re
+from dataclasses import dataclass
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Colours of the page by what they mean (templates/report.css); each is drawn as a hex code of its own.
+INK, MUTED, GRID, ALL, CHOSEN, REJECTED, ACCENT = (f"#0{i}0{i}0{i}" for i in range(1, 8))
+VARIABLES = {
+    INK: "--ink", MUTED: "--muted", GRID: "--grid", ALL: "--all", CHOSEN: "--chosen",
+    REJECTED: "--rejected", ACCENT: "--accent",
+}  # fmt: skip
+
+DASHED = (0, (3, 3))  # a line style
+WIDTH, HEIGHT = 4.6, 2.9  # inches of 72 units: drawn about as large as a phone shows it
+STYLE = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "axes.labelsize": 10.5,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.fontsize": 10.5,
+    "legend.handlelength": 1.2,
+    "legend.columnspacing": 1.2,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A drawing with its words; `svg` goes into a page as it is."""
+
+    title: str
+    caption: str  # what is seen
+    svg: Markup
+
+
+def canvas(height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes. Call it, and draw, within `matplotlib.rc_context(STYLE)`."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def legend(axes: Axes) -> None:
+    """The names of what is drawn, above the axes, where there are several."""
+    count = len(axes.get_legend_handles_labels()[0])
+    if count > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=count, borderaxespad=0.2)
+
+
+def to_svg(figure: Figure, key: str, description: str) -> Markup:
+    """The figure as an <svg> element; `key` is unlike that of every other figure of the page."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": key}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    drawing = buffer.getvalue()
+    drawing = drawing[drawing.index("<svg") :]
+    drawing = re.sub(r"<metadata>.*?</metadata>\s*", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r"<!--.*?-->\s*", "", drawing, flags=re.DOTALL)
+    drawing = re.sub(r"<style.*?</style>\s*", "", drawing, flags=re.DOTALL)  # it would be the whole page's
+    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
+    drawing = re.sub(r" font-family: [^;]*;", "", drawing)
+    drawing = re.sub(r' transform="rotate\(-0 [^"]*"', "", drawing)
+    drawing = re.sub(r'(?<= )(d|x|y|points|transform)="[^"]*"', _rounded, drawing)
+    drawing = re.sub(r"\n\s*", "\n", drawing)
+    for colour, variable in VARIABLES.items():
+        drawing = drawing.replace(colour, f"var({variable})")
+    box = re.search(r'viewBox="[^"]*"', drawing)[0]
+    label = html.escape(description, quote=True)
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img" aria-label="{label}">'
+    return Markup(opening + re.sub(r"^<svg[^>]*>", "", drawing).replace("xlink:href", "href"))
+
+
+def _rounded(attribute: re.Match) -> str:
+    """Coordinates to a hundredth of a unit."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])

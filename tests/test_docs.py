@@ -1,0 +1,55 @@
+"""The documentation: every key of a recipe with its default, and a site without warnings."""
+
+import importlib.util
+import re
+import sys
+from dataclasses import MISSING, fields, is_dataclass
+
+import pytest
+import yaml
+from conftest import run_script
+
+from dice.recipe import ROOT, Recipe
+
+
+def as_yaml(value):
+    return yaml.safe_dump(value, default_flow_style=True).removesuffix("...\n").strip()
+
+
+def keys_and_defaults(kind=Recipe, prefix=""):
+    """Every key of a recipe with its default as YAML writes it; "required" without one."""
+    found = {}
+    for spec in fields(kind):
+        if is_dataclass(spec.default_factory):
+            found |= keys_and_defaults(spec.default_factory, f"{prefix}{spec.name}.")
+            continue
+        value = spec.default_factory() if spec.default_factory is not MISSING else spec.default
+        found[prefix + spec.name] = "required" if value is MISSING else as_yaml(value)
+    return found
+
+
+def test_recipes_md_has_every_key_with_its_default():
+    text = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([\w.]+)` \| ([^|]+) \| (.+) \|$", text, re.MULTILINE)
+    documented = {key: default.strip().strip("`") for key, default, _ in rows}
+    expected = keys_and_defaults() | {"run": "the recipe's name"}  # whose ??? only OmegaConf understands
+    assert documented == expected and len(rows) == len(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("material") is None,
+    reason="mkdocs-material is not installed: pip install -e '.[docs]'",
+)
+def test_the_site_builds_without_warnings(tmp_path):
+    built = run_script(
+        sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")
+    )
+    assert built.returncode == 0, built.stderr
+    assert "WARNING -" not in built.stderr
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")}
+    assert pages <= {path.stem for path in (tmp_path / "site").glob("*.html")}
+    quickstart = (tmp_path / "site" / "quickstart.html").read_text(encoding="utf-8")
+    links = re.findall(r'href="([\w-]+\.html)', quickstart)
+    assert {f"{page}.html" for page in pages} <= {*links}, "a page that the navigation does not lead to"
+    assert not re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="https?://(?!127)', quickstart)

@@ -1,0 +1,350 @@
+"""The report of a run: what it says against runs written by hand, and what it withstands."""
+
+import json
+import math
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from conftest import run_dice
+from reported import (
+    write_evaluation,
+    write_manifest,
+    write_pairs,
+    write_samples,
+    write_training,
+)
+
+from dice import generate, pair, score, store
+from dice.digests import file_digest
+from dice.errors import BadInput
+from dice.evaluate import Result
+from dice.lock import locked
+from dice.report import figures, pairs, tables, write_report
+from dice.report.collect import Collected, collect
+from dice.report.pairs import sample, spread
+from dice.report.text import clipped, duration, embedded, minus, visible
+from dice.report.tokens import token_rewards
+from dice.report.verdict import verdict
+from dice.schema import Pair, TokenRewards
+from dice.stage import execute
+
+TABLE = {
+    "first": [("aaaa", 1.0), ("bbbbbb", 3.0), ("cc", -2.0)],
+    "second": [("dddd", 0.5), ("ee", 2.5), ("ffffff", -0.5)],
+}
+NASTY = "</script><script>alert(1)</script> & <b>bold</b> \x1b[31mred\x1b[0m \u202eback \x00"
+
+
+@pytest.fixture
+def run(fake_run):
+    """Round 1 finished, round 2 not begun, nothing judged."""
+    write_samples(fake_run, 1, TABLE)
+    write_pairs(fake_run, 1)
+    write_training(fake_run, 1)
+    return fake_run
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """No plots, which take most of the time."""
+    monkeypatch.setattr("dice.report.figures.of_round", lambda done: [])
+    monkeypatch.setattr("dice.report.comparison.of_models", lambda collected: [])
+
+
+def page_of(run, **options) -> str:
+    write_report(run, **options)
+    return (run.path / "report.html").read_text(encoding="utf-8")
+
+
+def test_numbers_are_those_of_the_files(run):
+    (done,) = collect(run).rounds
+    assert done.scored.rewards.tolist() == [1.0, 3.0, -2.0, 0.5, 2.5, -0.5]
+    assert done.scored.lengths.tolist() == [4, 6, 2, 4, 2, 6]
+    assert done.scored.prompts.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (done.scored.chosen.tolist(), done.scored.rejected.tolist()) == ([1, 4], [2, 5])
+    assert done.manifest("pair")["length_difference"] == 0  # +4 and -4 characters
+    assert done.balance.shape[0] == 2 and len(done.curves) == 3
+
+
+def test_rounds_at_a_glance(run):
+    lines = {line.label: line.values for line in tables.glance(collect(run))}
+    assert lines["Responses sampled"] == ["8"]
+    assert lines["… cut off at the length limit"] == ["12.5%"]
+    assert lines["Mean length, characters"] == ["4.0"]
+    assert lines["Mean reward, nats"] == ["+0.75"]  # (1 + 3 - 2 + 0.5 + 2.5 - 0.5) / 6
+    assert lines["Chosen longer by, characters"] == ["+0.0 → +0.0"]
+    assert lines["Median margin (5% to 95%), nats"] == ["4.00 (3.10 to 4.90)"]  # of 5 and 3
+    assert lines["Pairs: generated + offline"] == ["2 + 0"]
+    assert lines["Training loss at the end"] == ["0.600"]
+    assert lines["Training accuracy at the end"] == ["75%"]
+    (score_left,) = [left for left in tables.left_out(collect(run).rounds[0]) if left.stage == "score"]
+    assert (score_left.rows_in, score_left.rows_out) == ("8", "6")
+    assert score_left.reasons == ["2 under 4 characters"]
+
+
+def test_the_first_screen_has_models_and_verdict(run, undrawn):
+    run.recipe.rounds = 1
+    write_evaluation(run, (0.6, 0.55, 0.01, 110.0))
+    page = page_of(run, quick=True)
+    assert "It worked: round 1 wins 55.0% ± 1.0% against the policy it started from." in page
+    assert "Answers went from 100.0 to 110.0 characters (+10%)." in page
+    for cell in ("0.600", "30.0% ± 1.0%", "1,600 judged answers"):
+        assert cell in page
+    assert "Not there" not in page and "No stage found anything worth a warning." in page
+
+
+@pytest.mark.parametrize(
+    ("rounds", "mood", "says"),
+    [
+        ([(0.6, 0.55, 0.02, 100.0)], "good", "It worked so far"),
+        ([(0.6, 0.53, 0.02, 100.0)], "open", "No clear difference"),  # 50% is within two standard errors
+        ([(0.4, 0.45, 0.02, 100.0)], "bad", "It got worse so far"),
+        ([(0.6, 0.9, math.nan, 100.0)], "open", "on too few prompts"),
+        ([(0.6, 0.6, 0.02, 130.0)], "good", "(+30%): part of the win may be length"),
+        ([(0.6, 0.6, 0.02, 70.0)], "good", "(-30%): much shorter than before"),
+        ([(0.6, 0.6, 0.02, 100.0), (0.6, 0.57, 0.02, 100.0)], "good", "best one: round 1 wins 60.0%"),
+        ([], "open", "no round's model has been judged"),
+    ],
+)
+def test_the_verdict(run, rounds, mood, says):
+    start = [Result("SFT", 0.4, 0.3, 0.01, 90.0), Result("DPO", 0.5, None, None, 100.0)]
+    results = start + [Result(f"round-{t}", *row) for t, row in enumerate(rounds, 1)]
+    found = verdict(Collected(run, collect(run).rounds, collect(run).evaluation, results))
+    assert found.mood == mood
+    assert says in " ".join([found.headline, *found.details])
+
+
+def test_a_recipe_without_a_judge_is_told_apart(run):
+    run.recipe.evaluate.judge = run.recipe.evaluate.prompts = None
+    assert "this recipe has no judge" in verdict(collect(run)).headline
+    assert collect(run).missing() == ["not begun: round 2"]
+
+
+def test_a_broken_training_is_named(run):
+    (run.round_dir(1) / "curves.jsonl").write_text('{"step": 10, "loss": NaN}\n')
+    assert "The training loss of round 1 is not a finite number" in verdict(collect(run)).details[0]
+    assert "Training: loss" in page_of(run, quick=True)
+
+
+def test_warnings_and_what_is_missing_stand_on_the_first_screen(run, undrawn):
+    write_manifest(run, 1, "train", 5, 5, {}, warnings=["the <median>\x1b[0m is small"])
+    folder = run.round_dir(2)
+    write_samples(run, 2, TABLE)
+    (folder / "score.manifest.json").replace(folder / "score.started.json")
+    store.write_json(folder / "pair.failed.json", {"error": "no prompt has <4> responses\nand more"})
+    assert collect(run).warnings() == [("round 1, train", "the <median>\x1b[0m is small")]
+    assert collect(run).missing() == [
+        "round 2: score was begun and is not done",
+        "round 2: pair failed: no prompt has <4> responses",
+        "round 2: train is to do",
+        "evaluation: evaluate is to do",
+    ]
+    page = page_of(run, quick=True)
+    assert "round 1, train</b>: the &lt;median&gt;␛[0m is small" in page
+    assert "round 2: pair failed: no prompt has &lt;4&gt; responses" in page
+
+
+def test_a_model_that_was_not_judged_is_missing(run):
+    run.recipe.rounds = 1
+    write_evaluation(run)
+    assert collect(run).missing() == ["not judged yet: round-1"]
+
+
+def test_files_that_are_gone_are_named_and_the_rest_is_shown(run, undrawn):
+    for name in ("pairs.jsonl", "curves.jsonl", "scores/part-00000.jsonl"):
+        (run.round_dir(1) / name).unlink()
+    assert [line for line in collect(run).missing() if "gone" in line] == [
+        f"round 1: {name} is gone; what it would show is left out"
+        for name in ("curves.jsonl", "pairs.jsonl", "scores")
+    ]
+    assert "Rounds at a glance" in page_of(run)
+
+
+def test_a_run_without_rounds_is_one_line(fake_run):
+    refused = run_dice("report", str(fake_run.path))
+    assert refused.returncode == 2
+    (line,) = refused.stderr.splitlines()
+    assert "no round has begun" in line
+    assert not (fake_run.path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "says"),
+    [
+        ("curves.jsonl", "{", "curves.jsonl:1: not JSON"),
+        ("curves.jsonl", "5", "curves.jsonl:1: not an entry of the trainer's log"),
+        ("train.manifest.json", '{"seconds": 1}', "train.manifest.json: 'inputs' is missing"),
+        ("alpha.jsonl", '{"alpha": 1}', "alpha.jsonl:1: not a Step row"),
+        ("scores/part-00000.jsonl", "{}", "part-00000.jsonl:1: not a Score row"),
+    ],
+)
+def test_a_damaged_file_is_one_line_and_the_last_report_stays(run, undrawn, name, line, says):
+    (run.path / "report.html").write_text("the report before")
+    (run.round_dir(1) / name).write_text(line + "\n")
+    with pytest.raises(BadInput, match=says):
+        write_report(run, quick=True)
+    assert (run.path / "report.html").read_text() == "the report before"
+
+
+def test_pairs_of_responses_that_were_not_scored_are_refused(run):
+    path = run.round_dir(1) / "pairs.jsonl"
+    path.write_text(path.read_text().replace('"chosen_sample":1', '"chosen_sample":7'))
+    with pytest.raises(BadInput, match="pairs.jsonl:1: a pair of responses that were not scored"):
+        collect(run)
+
+
+class Tags(HTMLParser):
+    """Elements of a page, what they refer to, and their ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names, self.ids, self.links = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.names.append(tag)
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+
+
+def test_texts_of_models_stay_text(fake_run, undrawn):
+    write_samples(fake_run, 1, {NASTY: [("x" + NASTY, 2.0), ("y" + NASTY, -2.0)]})
+    write_pairs(fake_run, 1)
+    page = page_of(fake_run, quick=True)
+    tags = Tags()
+    tags.feed(page)
+    assert tags.names.count("script") == 2 and "b" in tags.names  # the data and our own script
+    assert "alert(1)</script>" not in page and "\x1b" not in page and "\u202e" not in page
+    data = page.split('id="data">')[1].split("</script>")[0]
+    (shown,) = json.loads(data)[0]["pairs"]
+    assert shown["prompt"] == [["user", visible(NASTY)]]
+    assert shown["chosen"]["tokens"] == ["x" + visible(NASTY)]
+    assert (shown["margin"], shown["rank"]) == (4.0, 1)
+
+
+def test_the_page_is_whole_by_itself(run):
+    write_evaluation(run, (0.6, 0.55, 0.01, 110.0))
+    page = page_of(run, quick=True)
+    tags = Tags()
+    tags.feed(page)
+    assert tags.names.count("svg") == 3 + 9
+    assert all(link.startswith("#") for link in tags.links)
+    assert len(set(tags.ids)) == len(tags.ids)
+    assert {link[1:] for link in tags.links} <= set(tags.ids)
+    assert "#0" not in page.split("<main>")[1].split('id="recipe"')[0], "a colour that no theme changes"
+
+
+def test_the_same_run_gives_the_same_bytes(run):
+    assert page_of(run, quick=True) == page_of(run, quick=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("two\nlines\tand é 漢 😀", "two\nlines\tand é 漢 😀"),
+        ("\x1b[31m\r\x07\x7f\x9b", "␛[31m␍␇␡[U+009B]"),
+        ("a\u202eb\u2028c\u200bd\ufeff", "a[U+202E]b[U+2028]c[U+200B]d[U+FEFF]"),
+        ("half \ud83d", "half \ufffd"),
+    ],
+)
+def test_control_characters_are_shown_as_signs(text, shown):
+    assert visible(text) == shown
+
+
+def test_small_words():
+    assert clipped("abcdef", 4) == "abcd … [2 more characters]" and clipped("abcd", 4) == "abcd"
+    assert embedded(["</script>", "é"]) == '["\\u003c/script>","é"]'
+    assert [duration(s) for s in (0.14, 59.6, 61, 7500)] == ["0.1 s", "1 min 0 s", "1 min 1 s", "2 h 5 min"]
+    assert minus("-0.3 -> +1, a-1, 2024-11-02") == "−0.3 -> +1, a-1, 2024-11-02"
+
+
+def test_the_pairs_to_read_are_the_highest_the_lowest_and_random_ones():
+    margins = np.array([3.0, 1.0, 5.0, 2.0, 4.0, 0.5])
+    taken = spread(margins, 4, seed=0)
+    assert taken[:2] == [2, 5] and len(set(taken)) == 4  # 5.0 and 0.5
+    assert spread(margins, 4, seed=0) == taken
+    assert sorted(spread(margins, 100, seed=0)) == [0, 1, 2, 3, 4, 5]
+    assert spread(np.zeros(0), 4, seed=0) == []
+
+
+def test_pairs_fit_into_the_room_that_is_left(run):
+    whole = sample(run, collect(run).rounds[0], False, room=10_000)
+    assert [shown["rank"] for shown in whole["pairs"]] == [1, 2] and whole["of"] == 2
+    size = len(embedded(whole["pairs"][0]).encode())
+    assert len(sample(run, collect(run).rounds[0], False, room=size)["pairs"]) == 1
+    assert sample(run, collect(run).rounds[0], False, room=size - 1)["pairs"] == []
+
+
+def test_every_token_gets_its_reward_once_and_it_is_kept(fake_run, monkeypatch):
+    for stage in (generate.STAGE, score.STAGE, pair.STAGE):
+        execute(stage, fake_run, 1)
+    (shown, *_) = sample(fake_run, collect(fake_run).rounds[0], True, room=1_000_000)["pairs"]
+    for side in (shown["chosen"], shown["rejected"]):
+        assert sum(side["rewards"]) == pytest.approx(side["reward"], abs=0.005 * len(side["rewards"]))
+        assert len(side["tokens"]) == side["chars"] + 1 and side["tokens"][-1] == "␀"  # the end of the turn
+
+    monkeypatch.setattr("dice.report.tokens.score_all", None)  # from here on nothing may be computed
+    (again, *_) = sample(fake_run, collect(fake_run).rounds[0], True, room=1_000_000)["pairs"]
+    assert again == shown
+    path = fake_run.round_dir(1) / "pairs.jsonl"
+    path.write_text(path.read_text().split("\n", 1)[1])  # without its first pair
+    changed = sample(
+        fake_run, collect(fake_run).rounds[0], False, room=1_000_000
+    )  # other pairs: what was kept is not of them
+    assert "rewards" not in changed["pairs"][0]["chosen"] and "python -m dice report" in changed["note"]
+
+
+def test_models_that_are_gone_leave_the_pairs_plain(run, monkeypatch):
+    def fail(*_, **__):
+        raise BadInput("policy: no such model\nand more")
+
+    monkeypatch.setattr("dice.report.tokens.score_all", fail)
+    shown = sample(run, collect(run).rounds[0], True, room=10_000)
+    assert shown["note"] == "tokens are not shaded: policy: no such model"
+    assert not (run.round_dir(1) / "report-tokens.json").exists()
+
+
+def test_no_model_is_loaded_beside_a_stage_at_work(run):
+    with locked(run.path):
+        shown = sample(run, collect(run).rounds[0], True, room=10_000)
+    assert shown["note"].endswith("is at work on this run")
+
+
+def test_tokens_that_make_up_a_character_count_as_one(run):
+    one = Pair("p", [{"role": "user", "content": "q"}], "é!", "no", 0, 1, 1.0, 0.0, 1.0, 0.0)
+    kept = {"pairs": file_digest(run.round_dir(1) / "pairs.jsonl"), "rows": []}
+    kept["rows"].append(
+        {"prompt_id": "p", "sample": 0, "tokens": ["", "é", "!"], "token_rewards": [0.25, 0.5, -1.0]}
+    )
+    kept["rows"].append({"prompt_id": "p", "sample": 1, "tokens": [], "token_rewards": []})
+    store.write_json(run.round_dir(1) / "report-tokens.json", kept)
+    found, note = token_rewards(run, 1, [one], compute=False)
+    assert found["p", 0] == TokenRewards("p", 0, ["", "é", "!"], [0.25, 0.5, -1.0]) and not note
+    side = pairs._shown(one, 1, found)["chosen"]
+    assert (side["tokens"], side["rewards"]) == (["é", "!"], [0.75, -1.0])
+    assert pairs._shown(one, 1, found)["rejected"]["tokens"] == ["no"]
+
+
+def test_rewards_relative_to_their_prompt_and_their_trend():
+    values, prompts = np.array([1.0, 3.0, 10.0, 20.0]), np.array([0, 0, 2, 2])
+    assert figures._relative(values, prompts).tolist() == [-1, 1, -5, 5]
+    x, y = figures._trend(np.array([0.0, 1, 2, 3]), np.array([0.0, 2, 4, 8]), parts=2)
+    assert (x.tolist(), y.tolist()) == ([0.5, 2.5], [1, 6])
+
+
+def test_bins_suit_the_number_of_values():
+    numbers = np.arange(1, 2001)
+    edges = figures._edges(numbers, 2000, whole=True)  # all but one at either end
+    assert set(np.diff(edges)) == {42.0} and edges[0] == 1.5  # 1,997 / 48, rounded up
+    assert len(figures._edges(numbers, 100, whole=False)) == 21  # 2 x the root of 100 bins
+    assert figures._edges(np.arange(10), 10, whole=False)[[0, -1]].tolist() == [0, 9]  # of few, all
+    assert figures._edges(np.full(5, 2.0), 5, whole=False)[[0, -1]].tolist() == [1.5, 2.5]
+
+
+def test_nothing_heavy_is_imported_before_there_is_something_to_draw():
+    heavy = ["torch", "transformers", "llamafactory", "matplotlib", "jinja2"]
+    code = f"import sys, dice.report; print([name for name in {heavy} if name in sys.modules])"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
