@@ -15,8 +15,6 @@ from dice.stage import STAGES
 from dice.store import Run
 from dice.table import Table, read_prompts, read_scores
 
-REWARD_UNIT = "nats"  # of implicit rewards
-
 # What a report reads of a stage that is done.
 NEEDED = {
     "generate": (),
@@ -174,7 +172,7 @@ def _round(run: Run, t: int) -> Round:
         steps = store.read_rows(folder / "alpha.jsonl", Step)
         balance = np.array([(step.alpha, step.length_difference) for step in steps]).reshape(-1, 2).T
     curves = _curves(folder / "curves.jsonl") if readable("train") else []
-    return Round(t, REWARD_UNIT, stages, scored, balance, curves, gone)
+    return Round(t, run.recipe.score.unit, stages, scored, balance, curves, gone)
 
 
 def _is_there(path: Path) -> bool:
