@@ -52,7 +52,7 @@ class Score:
     # What its training file has otherwise than `train`; these rates are usual for reward models of 8B.
     reward_args: dict[str, Any] = field(default_factory=dict)
     judge: str = "policy"  # policy, a model's folder, or the name by which a server knows a model
-    judge_prompt: str | None = None  # a text file with {prompt} and {response}; default: ours
+    judge_prompt: str | None = None  # a text file with {prompt} and {response}, or a next turn; default: ours
     judge_samples: int = 3  # grades of a response, averaged
     judge_temperature: float = 0.7
     judge_max_tokens: int = 512  # of one answer of the judge

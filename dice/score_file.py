@@ -53,6 +53,8 @@ def score_all(
 
     Raises BadInput where models or texts can't be used, StageFailed where a worker broke.
     """
+    if per_token and recipe.score.reward != "implicit":
+        raise BadInput(f"only implicit rewards are sums over tokens, not {recipe.score.reward} ones")
     models = [store.model_path(name) for name in (recipe.policy, recipe.reference)]
     run = store.Run(recipe.run_dir, recipe)
     _check(run, models)
@@ -140,10 +142,6 @@ def score_file(
     except OSError as error:
         raise BadInput(f"--output: {target} can't be written ({error.strerror})") from None
     loaded = settings(recipe, overrides)
-    if per_token and loaded.score.reward != "implicit":
-        raise BadInput(
-            f"--per_token: only implicit rewards are sums over tokens, not {loaded.score.reward} ones"
-        )
     answers, dropped = read_answers(name, loaded.dataset_dir)
     results = score_all(loaded, [(answer.messages, answer.responses) for answer in answers], per_token)
     rows, rewards = [], []

@@ -221,7 +221,7 @@ def test_the_command_runs_the_grid_and_what_is_done_only_once(fake_settings, tmp
 def test_a_run_that_fails_leaves_a_gap(fake_settings, tmp_path):
     """Without a server, the judge can't be asked; everything else is run, and the status says so."""
     words = [*fake_settings, "seeds=1", "axes=reward", "rounds=1", "score.judge=some-model"]
-    nowhere = dict.fromkeys(("DICE_JUDGE_URL", "OPENAI_BASE_URL", "OPENAI_API_KEY"), "")
+    nowhere = dict.fromkeys(("OPENAI_BASE_URL", "OPENAI_API_KEY"), "")
     result = run_script("bash", "scripts/run_dice/ablate.sh", "tiny", *words, **nowhere)
     assert result.returncode == 1
     assert "failed: run=ablate-tiny-reward-judge-seed-1" in result.stderr

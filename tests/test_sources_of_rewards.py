@@ -158,7 +158,7 @@ def test_recipes_that_make_no_sense_are_refused(fake_settings, overrides, messag
 def test_a_prompt_for_the_judge_needs_both_places(fake_settings, tmp_path):
     (tmp_path / "judge.txt").write_text("How good is {response}?")
     wanted = ["score.reward=judge", f"score.judge_prompt={tmp_path / 'judge.txt'}"]
-    with pytest.raises(BadInput, match=r"judge.txt has no \{prompt\}"):
+    with pytest.raises(BadInput, match=r"judge.txt has no \{prompt\}; it must have both places, or none"):
         check.examine(load(fake_settings, *wanted))
     with pytest.raises(BadInput, match="nowhere.txt can't be read"):
         check.examine(load(fake_settings, "score.reward=judge", "score.judge_prompt=nowhere.txt"))

@@ -77,8 +77,8 @@ def test_the_judges_grades_follow_quality_and_its_requests_are_not_held_out(monk
     held_out = {row["instruction"] for row in prepare.data_sets()["held_out"]}
     by_grade = defaultdict(list)
     for row in rows:
-        _, question, answer, asked = row["instruction"].split("\n")
-        assert question not in held_out and asked == "Grade from 0 to 5:"
+        ((question, answer),) = row["history"]
+        assert question not in held_out and row["instruction"] == "Grade from 0 to 5:"
         assert grade_of(row["output"]) == int(row["output"])
         by_grade[int(row["output"])].append(world.quality(question, answer))
     means = [fmean(by_grade[grade]) for grade in range(6)]

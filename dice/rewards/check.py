@@ -1,7 +1,6 @@
 """What of a reward source can be known to be wrong before round 1, without loading a model."""
 
 import difflib
-import importlib.util
 from typing import Any
 
 from dice import upstream
@@ -60,10 +59,6 @@ def _examine_judge(recipe: Recipe) -> str:
         return f"judge {name}, sampled by {recipe.generate.engine}"
     if resolve(name.partition("/")[0]).exists():  # a path, and no model's name
         raise BadInput(f"score.judge: {resolve(name)} does not exist")
-    if not importlib.util.find_spec("openai"):
-        raise BadInput(
-            "score.judge: asking a server needs openai, which is not installed: pip install openai"
-        )
     server.check()
     return f"judge {name}, behind a server"
 

@@ -23,6 +23,7 @@ from dice.seeds import seed_of
 
 UNIT = "responses"  # what the progress bar counts
 HIGHEST = 5
+PLACES = ("{prompt}", "{response}")
 PROMPT = """\
 You grade answers. Here is a conversation and the answer that an assistant gave to its last message.
 
@@ -52,10 +53,10 @@ BARE = re.compile(rf"\W*{NUMBER}\W*")
 
 
 class Asked(NamedTuple):
-    """A question for the judge; answer i has the seed `seed + i`."""
+    """A question for the judge, the last turn of `messages`; answer i has the seed `seed + i`."""
 
     key: str
-    text: str
+    messages: list[Message]
     seed: int
 
 
@@ -85,11 +86,9 @@ class Source(Scoring):
         return [_mean(row.grades) for row in graded]
 
     def _question(self, row: Usable) -> Asked:
-        texts = {"{prompt}": conversation(row.messages), "{response}": row.response.response}
-        # In one go: a text may itself have {response} in it.
-        text = re.sub("|".join(map(re.escape, texts)), lambda m: texts[m[0]], self.job.judge["judge_prompt"])
         key = f"judge/{row.response.prompt_id}/{row.response.sample}"
-        return Asked(key, text, seed_of(self.job.seed, self.job.round, key))
+        messages = question(self.job.judge["judge_prompt"], row.messages, row.response.response)
+        return Asked(key, messages, seed_of(self.job.seed, self.job.round, key))
 
 
 class Local:
@@ -110,7 +109,7 @@ class Local:
         requests = [
             Request(question.key, ids, question.seed)
             for question in questions
-            if len(ids := self._encode(question.text)) < self.sampler.max_model_len
+            if len(ids := self.chat.encode_prompt(question.messages)) < self.sampler.max_model_len
         ]
         on_done(len(questions) - len(requests))
         for sampled in self.sampler.sample(requests):
@@ -118,9 +117,6 @@ class Local:
             texts.append((sampled.sample, self.chat.decode(sampled.response_ids)))
             on_done(len(texts) == self.samples)
         return [[text for _, text in sorted(found[question.key])] for question in questions]
-
-    def _encode(self, text: str) -> list[int]:
-        return self.chat.encode_prompt([Message(role="user", content=text)])
 
 
 def load_judge(job: Job) -> Judge:
@@ -168,10 +164,21 @@ def _prompt(recipe: Recipe) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise BadInput(f"score.judge_prompt: {file} can't be read ({reason})") from None
-    for name in ("{prompt}", "{response}"):
-        if name not in text:
-            raise BadInput(f"score.judge_prompt: {file} has no {name}, which stands for what is graded")
+    lacking = [name for name in PLACES if name not in text]
+    if len(lacking) == 1:
+        raise BadInput(f"score.judge_prompt: {file} has no {lacking[0]}; it must have both places, or none")
     return text
+
+
+def question(prompt: str, messages: list[Message], response: str) -> list[Message]:
+    """What a judge is asked: a prompt with everything in its places, or without places, the next turn."""
+    if PLACES[0] not in prompt:
+        asked = [Message(role="assistant", content=response), Message(role="user", content=prompt)]
+        return [*messages, *asked]
+    texts = dict(zip(PLACES, (conversation(messages), response), strict=True))
+    # In one go: a text may itself have {response} in it.
+    text = re.sub("|".join(map(re.escape, PLACES)), lambda match: texts[match[0]], prompt)
+    return [Message(role="user", content=text)]
 
 
 def conversation(messages: list[Message]) -> str:

@@ -9,6 +9,7 @@ of the world is as prepare.py makes it.
 """
 
 import random
+from typing import Any
 
 import prepare
 import world
@@ -22,18 +23,18 @@ SEED = 43
 MADE_FROM = ("judge.txt", "judge.yaml", "prepare_judge.py")
 
 
-def graded_answers() -> list[dict[str, str]]:
-    """Prompts of the judge and grades, in LLaMA-Factory's alpaca format, without the held-out requests."""
+def graded_answers() -> list[dict[str, Any]]:
+    """Requests, answers, the judge's prompt and grades, in LLaMA-Factory's alpaca format; none held out."""
     rng = random.Random(SEED)
     held_out = {row["instruction"] for row in prepare.data_sets()["held_out"]}
     known = [request for request in world.all_requests() if request.text not in held_out]
-    template = (prepare.HERE / "judge.txt").read_text(encoding="utf-8").strip()
+    prompt = (prepare.HERE / "judge.txt").read_text(encoding="utf-8").strip()
     rows = []
     for _ in range(ANSWERS):
         request = rng.choice(known)
         answer = world.noisy_answer(request, rng)
-        prompt = template.replace("{prompt}", request.text).replace("{response}", answer)
-        rows.append({"instruction": prompt, "output": str(grade(request.text, answer))})
+        given = str(grade(request.text, answer))
+        rows.append({"history": [[request.text, answer]], "instruction": prompt, "output": given})
     return rows
 
 
