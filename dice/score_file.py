@@ -13,9 +13,10 @@ from dice.answers import read_answers
 from dice.checkpoints import check_model
 from dice.console import say
 from dice.errors import BadInput, StageFailed
-from dice.recipe import REWARDS, Recipe
+from dice.recipe import Recipe
 from dice.recipe_io import load_recipe
 from dice.rewards import NAMES, Job, check, run_job, scored
+from dice.rules import REWARDS
 from dice.schema import Dropped, Message, Prompt, Response, Score, TokenRewards, prompt_id, to_line
 
 SHARD = 1024  # responses: what workers share out

@@ -205,7 +205,9 @@ def responses_scored(given: Input, folder: Path) -> tuple[str, Read]:
     store.write_text(folder / "prompts.jsonl", as_lines(given.rng, PROMPTS).decode())
     what = given.lines(folder / "responses" / "part-00000.jsonl", RESPONSES)
     shared = {"dtype": "auto", "attn_implementation": "auto", "quantization_bit": None, "batch_tokens": 9}
-    job = rewards.Job(str(folder), "a", "b", "fake", "t", **shared, cutoff_len=50, min_chars=1, max_chars=99)
+    job = rewards.Job(
+        str(folder), "a", "b", "", "fake", "t", **shared, cutoff_len=50, min_chars=1, max_chars=99
+    )
 
     def read() -> int:
         rewards.run_share(Worker(0, 1, 0, folder / "progress"), job)

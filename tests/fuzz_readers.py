@@ -15,6 +15,7 @@ from fuzz_input import TEXT, VALUES, Input, Read, nothing, reader
 from fuzz_values import as_json, replaced, spoiled
 
 from dice import checkpoints, evaluate, launch, recipe_io, store
+from dice.digests import model_digest
 from dice.plan import sizes
 
 DICE = {
@@ -144,7 +145,7 @@ def look_at_model(folder: Path) -> int:
     checkpoints.alters_base(str(folder))
     checkpoints.tokenizer_home(str(folder))
     sizes.size_of(str(folder))
-    return nothing(store.model_digest(str(folder)))
+    return nothing(model_digest(str(folder)))
 
 
 @reader("model: config.json")

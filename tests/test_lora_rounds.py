@@ -16,10 +16,11 @@ import pytest
 from conftest import run_dice, run_script
 from safetensors.torch import load_file
 
-from dice import reference, stage, store
+from dice import reference, store
 from dice.chat import load_chat
 from dice.checkpoints import base_of
 from dice.logprobs import Options, Scorer
+from dice.manifests import manifest_of
 from dice.recipe import ROOT
 from dice.recipe_io import resolved_yaml
 from dice.reference import response_hash
@@ -84,8 +85,8 @@ def test_the_reference_of_a_second_lora_round_is_the_adapter_of_the_first(lora_r
     assert table == pytest.approx(of_adapter, rel=1e-5)
     assert max(abs(table[row] - of_base[row]) for row in table) > 0.1  # the adapter matters
 
-    manifest = stage.manifest_of(lora_run, 2, "train")
-    assert manifest["reference_logps"]["known"] == 2 * stage.manifest_of(lora_run, 2, "pair")["generated"]
+    manifest = manifest_of(lora_run, 2, "train")
+    assert manifest["reference_logps"]["known"] == 2 * manifest_of(lora_run, 2, "pair")["generated"]
     curves = [json.loads(line) for line in (folder / "curves.jsonl").open()]
     assert curves[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)  # policy and reference are one
     assert curves[-1]["loss"] < curves[0]["loss"]

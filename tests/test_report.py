@@ -21,7 +21,7 @@ from reported import (
 from dice import generate, pair, score, store
 from dice.benchmarks.results import Result as Benchmarked
 from dice.digests import file_digest
-from dice.errors import BadInput
+from dice.errors import BadInput, StageFailed
 from dice.evaluate import Result
 from dice.lock import locked
 from dice.report import figures, pairs, tables, write_report
@@ -311,7 +311,7 @@ def test_every_token_gets_its_reward_once_and_it_is_kept(fake_run, monkeypatch):
 
 def test_models_that_are_gone_leave_the_pairs_plain(run, monkeypatch):
     def fail(*_, **__):
-        raise BadInput("policy: no such model\nand more")
+        raise StageFailed("policy: no such model\nand more")
 
     monkeypatch.setattr("dice.report.tokens.score_all", fail)
     shown = sample(run, collect(run).rounds[0], True, room=10_000)

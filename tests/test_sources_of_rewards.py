@@ -8,8 +8,8 @@ from conftest import run_script
 
 from dice import recipe_io, store, train, train_rm
 from dice.errors import BadInput
-from dice.recipe import REWARDS
 from dice.rewards import Job, check, run_share, scored, settings
+from dice.rules import REWARDS
 from dice.schema import Dropped, Graded, Prompt, Response, Score, prompt_id
 from dice.score import work
 from dice.score_file import score_file
