@@ -120,6 +120,7 @@ class Commands:
         if train_rm.is_wanted(opened.recipe):
             execute(train_rm.STAGE, opened, 0, bool(force))
 
+    @promised
     def generate(self, run: str, round: int, *, force: bool = False) -> None:
         """Sample K responses per prompt from the round's policy.
 
@@ -231,8 +232,8 @@ class Commands:
         """Write a run's report, report.html in its folder, of what is there so far.
 
         It shows pairs token by token, for which both models of every round are loaded once; with --quick
-        nothing is loaded, and pairs whose tokens were not read yet stay plain. With --in_loop (iter.sh)
-        it: only where the recipe wants it, and without a failure if it can't be done.
+        nothing is loaded, and pairs whose tokens were not read yet stay plain. With --in_loop (iter.sh):
+        only where the recipe wants it, and without a failure if it can't be done.
         """
         opened = store.open_run(str(run))
         if in_loop and not opened.recipe.report:

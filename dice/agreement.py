@@ -12,7 +12,7 @@ from rich.table import Table
 from dice import status, store, train_rm
 from dice.answers import read_pairs
 from dice.console import console, say
-from dice.errors import BadInput
+from dice.errors import BadInput, printable
 from dice.recipe import Recipe
 from dice.schema import Score
 from dice.score_file import score_all, settings
@@ -84,7 +84,7 @@ def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str], u
     chars = np.array([[score.n_chars for score in pair] for pair in kept])
     tokens = np.array([[score.n_tokens for score in pair] for pair in kept])
     margins, longer = rewards[:, 0] - rewards[:, 1], chars[:, 0] - chars[:, 1]
-    console.print(title, markup=False)
+    console.print(printable(title))
     for reason, count in dropped.items():
         say(f"not counted: {count:,} {reason}", mark="!")
 
@@ -120,4 +120,4 @@ def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str], u
         ("reward per token agrees", str(Agreement.of(per_token))),
         ("the longer answer agrees", str(Agreement.of(longer))),
     ):
-        console.print(f"{label:<30}{value}", markup=False)
+        console.print(f"{label:<30}{value}")

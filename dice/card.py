@@ -1,18 +1,23 @@
 """The model card of an export: what a reader of the Hub, or oneself in a year, wants to know of a model."""
 
+import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from dice import store
+from dice import manifests, store
 from dice.checkpoints import HUB_ID
+from dice.errors import BadInput, printable
 from dice.manifests import manifest_of
 from dice.recipe import resolve
 from dice.recipe_io import resolved_yaml
 from dice.store import Run
 
+MARKDOWN = re.compile(r"[\\`*_\[\]|~]")  # what would not be itself in the middle of a line
+FENCE = "````"
 SIGNATURE = "<!-- written by `dice export` -->"
 METHOD = (
     "Trained by [DICE](https://arxiv.org/abs/2406.09760): in every round the model answers prompts, {judge} "
@@ -44,10 +49,11 @@ def of_round(run: Run, t: int) -> str:
         "## Rounds\n\n" + _table([_round(run, number) for number in range(1, t + 1)]),
     ]
     if results := _results(run):
-        parts.append("## Evaluation\n\nJudged by `" + str(recipe.evaluate.judge) + "`.\n\n" + _table(results))
+        judge = _code(str(recipe.evaluate.judge))
+        parts.append(f"## Evaluation\n\nJudged by {judge}.\n\n" + _table(results))
     versions = ", ".join(f"{name} {version}" for name, version in trained["versions"].items())
     parts += [
-        f"## Recipe\n\n```yaml\n{resolved_yaml(recipe)}```",
+        f"## Recipe\n\n{FENCE}yaml\n{resolved_yaml(recipe).replace(FENCE, '')}{FENCE}",
         f"Versions: {versions}. DICE commit {trained.get('commit') or 'unknown'}.",
     ]
     return "\n\n".join(parts) + "\n"
@@ -56,7 +62,20 @@ def of_round(run: Run, t: int) -> str:
 def plain(source: str) -> str:
     """The card of a checkpoint that belongs to no run."""
     name = Path(source).name
-    return f"---\nlibrary_name: transformers\n---\n{SIGNATURE}\n\nExported from the checkpoint `{name}`.\n"
+    return (
+        f"---\nlibrary_name: transformers\n---\n{SIGNATURE}\n\nExported from the checkpoint {_code(name)}.\n"
+    )
+
+
+def _plain(text: Any) -> str:
+    """A text that is shown as it is, whatever of Markdown or HTML it holds, in one line."""
+    line = html.escape(printable(" ".join(str(text).split())), quote=False)
+    return MARKDOWN.sub(r"\\\g<0>", line)
+
+
+def _code(text: str) -> str:
+    """A text in the type of code; a backtick would end it."""
+    return f"`{printable(text).replace('`', chr(39))}`"
 
 
 def is_ours(folder: Path) -> bool:
@@ -69,11 +88,11 @@ def _facts(run: Run, t: int) -> str:
     recipe = run.recipe
     kind = recipe.train.args["finetuning_type"]
     facts = {
-        "starting point": recipe.policy,
-        "its reference": recipe.reference,
-        "chat template": f"`{recipe.template}` (LLaMA-Factory)",
-        "prompts": recipe.prompts,
-        "offline preferences": f"{recipe.replay.dataset}, gamma {recipe.replay.gamma:g}",
+        "starting point": _plain(recipe.policy),
+        "its reference": _plain(recipe.reference),
+        "chat template": f"{_code(recipe.template)} (LLaMA-Factory)",
+        "prompts": _plain(recipe.prompts),
+        "offline preferences": f"{_plain(recipe.replay.dataset)}, gamma {recipe.replay.gamma:g}",
         "training": f"DPO, {kind}{', merged into the base' if kind == 'lora' else ''}",
         "round": f"{t} of {recipe.rounds}",
         "seed": recipe.seed,
@@ -85,9 +104,7 @@ def _round(run: Run, t: int) -> dict[str, Any]:
     generated, scored, paired, trained = (
         manifest_of(run, t, stage) or {} for stage in ("generate", "score", "pair", "train")
     )
-    curves = run.round_dir(t) / "curves.jsonl"
-    steps = list(map(json.loads, curves.read_text().splitlines())) if curves.is_file() else []
-    last = next((step for step in reversed(steps) if "loss" in step), {})
+    last = _last_step(run.round_dir(t) / "curves.jsonl")
     return {
         "round": t,
         "responses": f"{generated.get('rows_out', 0):,}",
@@ -101,8 +118,24 @@ def _round(run: Run, t: int) -> dict[str, Any]:
     }
 
 
+def _last_step(curves: Path) -> dict[str, float]:
+    """Loss and accuracy of the last step that was logged; empty where none was. Raises BadInput."""
+    last: dict[str, float] = {}
+    if not curves.exists():
+        return last
+    with store.open_file(curves) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                step = json.loads(line)
+                if "loss" in step:
+                    last = {key: float(step[key]) for key in ("loss", "rewards/accuracies")}
+            except (ValueError, TypeError, KeyError, RecursionError) as error:
+                raise BadInput(f"{curves}:{number}: not a step of a training ({error})") from None
+    return last
+
+
 def _results(run: Run) -> list[dict[str, str]]:
-    manifest = store.read_json(run.path / "evaluate" / "evaluate.manifest.json") or {}
+    manifest = manifests.read(run.path / "evaluate" / "evaluate.manifest.json") or {}
     return [
         {
             "model": result["model"],
@@ -120,7 +153,7 @@ def _rate(rate: float | None, error: float | None) -> str:
 
 def _table(rows: list[dict[str, Any]]) -> str:
     names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
+    lines = [names, ["---"] * len(names), *([_plain(row[name]) for name in names] for row in rows)]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
+from dice import trust
 from dice.checkpoints import has_tokenizer, tokenizer_home
 from dice.errors import BadInput
 from dice.schema import Message
@@ -103,14 +104,20 @@ def load_chat(model: str, template: str) -> Chat:
     tokenizer = load_tokenizer(model)
     known_tokens = set(tokenizer.get_vocab())
     arguments = llamafactory("hparams").DataArguments(template=template)
-    fitted = registry.get_template_and_fix_tokenizer(tokenizer, arguments)
+    try:
+        chat = Chat(tokenizer, registry.get_template_and_fix_tokenizer(tokenizer, arguments))
+        prompt_ids = chat.encode_prompt([Message(role="user", content="Hi")])
+    except Exception as error:  # of any kind: a tokenizer's files say what is called with what
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(
+            f"template {template!r} can't be used with the tokenizer of {os.fspath(model)!r}: {reason}"
+        ) from error
     if added := sorted(set(tokenizer.get_vocab()) - known_tokens):
         raise BadInput(
             f"template {template!r} needs the tokens {', '.join(added)}, which the tokenizer of "
             f"{os.fspath(model)!r} does not have: use the template that the model was trained with"
         )
-    chat = Chat(tokenizer, fitted)
-    bos, prompt_ids = tokenizer.bos_token_id, chat.encode_prompt([Message(role="user", content="Hi")])
+    bos = tokenizer.bos_token_id
     if bos is not None and prompt_ids[:2] == [bos, bos]:
         raise BadInput(
             f"prompts begin with {tokenizer.bos_token} twice: template {template!r} and the tokenizer of "
@@ -124,9 +131,9 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(tokenizer_home(model), padding_side="right")
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
+        return AutoTokenizer.from_pretrained(tokenizer_home(model), padding_side="right", **trust.of_config())
+    except Exception as error:  # tokenizers raises the plain kind for what it can't read
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"the tokenizer of {os.fspath(model)!r} can't be loaded: {first_line}") from error
 
 

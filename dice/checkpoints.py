@@ -5,12 +5,13 @@ after hours of sampling.
 """
 
 import filecmp
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dice import hub, store
+from dice import hub, store, trust
 from dice.digests import file_digest
 from dice.errors import BadInput
 from dice.recipe import resolve
@@ -18,6 +19,11 @@ from dice.recipe import resolve
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 NEED_TOKENIZER = ("policy", "score.reward_model", "score.judge")
 Unfit = Callable[[dict[str, Any]], str | None]
+PICKLES = ("pytorch_model*.bin", "adapter_model*.bin")
+ONLY_PICKLES = (
+    "has its weights as pickles only ({}), which can run code and are not read: save them as safetensors, "
+    "with save_pretrained"
+)
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json")
 
 
@@ -50,7 +56,8 @@ def check_model(role: str, name: str, unfit: Unfit | None = None) -> Path | None
             _check_folder(role, folder, unfit or _unusable)
             return folder
         try:
-            hub.look_up(name)
+            if hub.look_up(name).is_pickled:
+                raise BadInput(f"{role}: {name!r} {ONLY_PICKLES.format('*.bin')}")
             return None
         except hub.OutOfReach as error:
             raise NotHere(_neither(role, name, f"{NotHere.reason}: {error}")) from None
@@ -64,9 +71,7 @@ def downloaded(name: str) -> Path | None:
     folder = hub.cached(name)
     if folder is None or not _weights(folder):
         return None
-    index = store.read_json(folder / "model.safetensors.index.json") or {}
-    parts = set(index.get("weight_map", {}).values())
-    return folder if all((folder / part).is_file() for part in parts) else None
+    return folder if all((folder / part).is_file() for part in _parts(folder)) else None
 
 
 def _neither(role: str, name: str, reason: str) -> str:
@@ -78,7 +83,9 @@ def _check_folder(role: str, folder: Path, unfit: Unfit) -> None:
         _check_adapter(role, folder)
     elif lack := _lack(folder, needs_tokenizer=role in NEED_TOKENIZER):
         raise BadInput(f"{role}: {folder} {lack}; it is not a Hugging Face model folder")
-    elif reason := unfit(store.read_json(folder / "config.json")):
+    elif pickle := only_pickles(str(folder)):
+        raise BadInput(f"{role}: {folder} {ONLY_PICKLES.format(pickle)}")
+    elif reason := unfit(store.read_json(folder / "config.json") or {}):
         raise BadInput(f"{role}: {folder} {reason}")
 
 
@@ -89,13 +96,20 @@ def _unusable(config: dict[str, Any]) -> str | None:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
     kind, names, own_code = (
-        config["model_type"],
+        config.get("model_type"),
         config.get("architectures") or [],
         config.get("auto_map") or {},
     )
+    if not isinstance(kind, str) or not _are_texts(names) or not isinstance(own_code, dict):
+        return "has a config.json whose model_type, architectures or auto_map is not what it should be"
     known = kind in CONFIG_MAPPING  # then what auto_map names is not needed
     if own_code and (not known or (kind not in CAUSAL and "AutoModelForCausalLM" in own_code)):
-        return "needs its own code (auto_map in its config.json), which DICE does not run"
+        if trust.runs_code():
+            return None
+        return (
+            "needs its own code (auto_map in its config.json), which is run only with "
+            "trust_remote_code=true: read it before you set that"
+        )
     if not known:
         return f"has the model_type {kind!r}, which is unknown to transformers {transformers.__version__}"
     if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) or {*names} & {*CAUSAL.values()}:
@@ -104,6 +118,10 @@ def _unusable(config: dict[str, Any]) -> str | None:
         return None
     says = ", ".join(names) or f"model_type {kind}"
     return f"is not a causal LM: its config.json says {says}"
+
+
+def _are_texts(names: Any) -> bool:
+    return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def check_different(policy: Path, reference: Path) -> None:
@@ -130,9 +148,31 @@ def _same_weights(first: Path, second: Path) -> bool:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The files with a model's or an adapter's weights, in one format."""
-    old = [path for path in folder.glob("*.bin") if path.name.startswith(("pytorch_model", "adapter_model"))]
-    return [*folder.glob("*.safetensors")] or old
+    """The files with a model's or an adapter's weights."""
+    return [*folder.glob("*.safetensors")]
+
+
+def only_pickles(name: str) -> str | None:
+    """The name of a file with weights of a folder, or of a Hub model in the cache, that has no others."""
+    folder = resolve(name) if resolve(name).is_dir() else hub.cached(name)
+    if folder is None or _weights(folder):
+        return None
+    pickles = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
+    return min(pickles, default=None)
+
+
+def _parts(folder: Path) -> set[str]:
+    """The files that a model's index names. Raises BadInput for an index that is none, or names others."""
+    path = folder / "model.safetensors.index.json"
+    if not os.path.lexists(path):
+        return set()
+    names = (store.read_json(path) or {}).get("weight_map")
+    if not isinstance(names, dict) or not names or not _are_texts([*names.values()]):
+        raise BadInput(f"{path}: weight_map must map the names of tensors to those of files")
+    for name in names.values():
+        if Path(name).name != name:
+            raise BadInput(f"{path}: weight_map names {name!r}; it must be a file of the same folder")
+    return {*names.values()}
 
 
 def base_of(name: str) -> str | None:
@@ -141,7 +181,7 @@ def base_of(name: str) -> str | None:
     Raises BadInput for an adapter that doesn't name its base.
     """
     path, config = _adapter_config(name)
-    if config is None:
+    if path is None:
         return None
     base = config.get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
@@ -151,13 +191,15 @@ def base_of(name: str) -> str | None:
     return str(resolve(base).resolve()) if resolve(base).is_dir() else base
 
 
-def _adapter_config(name: str) -> tuple[Path | None, dict[str, Any] | None]:
-    """The adapter_config.json of a folder or a Hub id, and what it says; None where there is none."""
+def _adapter_config(name: str) -> tuple[Path | None, dict[str, Any]]:
+    """The adapter_config.json of a folder or a Hub id, and what it says; no path where there is none."""
     from transformers.utils import find_adapter_config_file
 
     folder = resolve(name)
     path = folder / "adapter_config.json" if folder.is_dir() else find_adapter_config_file(name)
-    return (Path(path), store.read_json(Path(path))) if path else (None, None)
+    if not path or not os.path.lexists(path):
+        return None, {}
+    return Path(path), store.read_json(Path(path)) or {}
 
 
 def alters_base(adapter: str) -> bool:
@@ -165,7 +207,7 @@ def alters_base(adapter: str) -> bool:
 
     Trained biases do, and so do initializations that take something away from the base (PiSSA, OLoRA).
     """
-    config = _adapter_config(adapter)[1] or {}
+    config = _adapter_config(adapter)[1]
     plain = config.get("init_lora_weights", True) in (True, False, None, "gaussian")
     return not plain or config.get("bias", "none") != "none"
 
@@ -185,12 +227,13 @@ def tokenizer_home(name: str) -> str:
 
 
 def _check_adapter(role: str, folder: Path) -> None:
-    weights = [folder / f"adapter_model{suffix}" for suffix in (".safetensors", ".bin")]
-    found = [path for path in weights if path.is_file()]
-    if not found:
-        raise BadInput(f"{role}: {folder} has an adapter_config.json but no adapter_model.safetensors")
-    if found[0].suffix == ".safetensors" and (reason := _unreadable(found[0])):
-        raise BadInput(f"{role}: {folder} has a broken {found[0].name} ({reason})")
+    weights = folder / "adapter_model.safetensors"
+    if pickle := only_pickles(str(folder)):
+        raise BadInput(f"{role}: {folder} {ONLY_PICKLES.format(pickle)}")
+    if not weights.is_file():
+        raise BadInput(f"{role}: {folder} has an adapter_config.json but no {weights.name}")
+    if reason := _unreadable(weights):
+        raise BadInput(f"{role}: {folder} has a broken {weights.name} ({reason})")
     check_model(f"{role}: base of the adapter {folder}", base_of(str(folder)))
 
 
@@ -202,18 +245,13 @@ def _lack(folder: Path, needs_tokenizer: bool) -> str | None:
         return "has a config.json that is not a model's"
     if needs_tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return f"has no tokenizer ({', '.join(TOKENIZER_FILES)})"
-    index = store.read_json(folder / "model.safetensors.index.json") or {}
-    weights = set(index.get("weight_map", {}).values()) or {
-        path.name for path in folder.glob("*.safetensors")
-    }
+    weights = _parts(folder) or {path.name for path in _weights(folder)}
     for name in sorted(weights):
         if not (folder / name).is_file():
             return f"lacks {name}, which its index names"
         if reason := _unreadable(folder / name):
             return f"has a broken {name} ({reason})"
-    if not weights and not any(folder.glob("pytorch_model*.bin")):
-        return "has no weights (*.safetensors)"
-    return None
+    return None if weights or only_pickles(str(folder)) else "has no weights (*.safetensors)"
 
 
 def _unreadable(weights: Path) -> str | None:

@@ -18,17 +18,18 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from dice import disk
-from dice.errors import BadInput, StageFailed
+from dice.errors import BadInput, StageFailed, printable
 
-console = Console(highlight=False, soft_wrap=True)
+# Nothing that is shown is taken for rich's markup, [red] say: it may come from a model or a data file.
+console = Console(highlight=False, soft_wrap=True, markup=False)
 HELD = (signal.SIGINT, signal.SIGTERM)
 MARKS = {"+": "[green]✓[/]", "=": "[dim]·[/]", "!": "[yellow]![/]", " ": " "}
 
 
 def say(text: str, mark: str = "=") -> None:
     """One line of a run's story. Marks: + done, = nothing to do, ! worth a look, or none."""
-    console.print(f"  {MARKS[mark]}", end=" ")
-    console.print(text, markup=False)
+    console.print(f"  {MARKS[mark]}", end=" ", markup=True)
+    console.print(printable(text))
 
 
 class Terminated(KeyboardInterrupt):

@@ -11,6 +11,7 @@ import hashlib
 import os
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 from dice import store
 
@@ -50,25 +51,27 @@ def _save_at_exit() -> None:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's content, as 64 hex digits."""
-    facts = path.stat()
-    if facts.st_size < LARGE:
-        return _read(path)
+    """sha256 of a file's content, as 64 hex digits. Raises BadInput for what is no file."""
+    with store.open_file(path) as file:
+        facts = os.fstat(file.fileno())
+        return _read(file) if facts.st_size < LARGE else _remembered(path, file, facts)
+
+
+def _remembered(path: Path, file: BinaryIO, facts: os.stat_result) -> str:
     key = str(path.resolve())
     identity = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino]
     known = _memory().get(key)
     if isinstance(known, list) and known[:-1] == identity:
         return known[-1]
-    digest = _read(path)
+    digest = _read(file)
     if 0 < facts.st_ctime < time.time() - SETTLED:
         _memory()[key] = [*identity, digest]
         _save_at_exit()
     return digest
 
 
-def _read(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _read(file: BinaryIO) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def folder_digest(folder: Path) -> str:
@@ -90,6 +93,7 @@ def model_digest(model: str) -> str:
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
         digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
-    if base := (store.read_json(folder / "adapter_config.json") or {}).get("base_model_name_or_path"):
+    base = (store.read_json(folder / "adapter_config.json") or {}).get("base_model_name_or_path")
+    if base and isinstance(base, str):
         digest.update(model_digest(store.model_path(base)).encode())
     return digest.hexdigest()

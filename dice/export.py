@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from dice import registry, store
+from dice import manifests, registry, store
 from dice.console import say
 from dice.errors import BadInput
 from dice.recipe import resolve
@@ -41,7 +41,7 @@ def register(round_dir: str, name: str, mixed: bool = False) -> None:
     `round_dir` is results/RUN/round-N. Raises BadInput where it has no finished pairs or the name is taken.
     """
     folder = next((path for path in (Path(round_dir), resolve(round_dir)) if path.is_dir()), Path(round_dir))
-    if not store.read_json(folder / "pair.manifest.json"):
+    if not manifests.read(folder / "pair.manifest.json"):
         raise BadInput(f"{round_dir}: no finished pairs here; give a round's folder, results/RUN/round-N")
     registry_file = resolve(store.open_run(folder.absolute().parent).recipe.dataset_dir) / "dataset_info.json"
     data = folder.resolve() / "dataset" / ("mixed.json" if mixed else "dataset.json")

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from dice import launch, registry, sources, store
+from dice import launch, registry, sources, store, trust
 from dice.console import Counter
 from dice.digests import model_digest
 from dice.engines import Request, Sampled, Sampler, load_chat, load_sampler
@@ -169,6 +169,7 @@ def sample_parts(worker: Worker, model: str, parts: list[Part], t: int, counter:
             continue
         options = part.recipe.generate
         if sampler is None:
+            trust.run_code(part.recipe.trust_remote_code)
             chat = load_chat(options.engine, model, part.recipe.template)
             sampler = load_sampler(options.engine)(model, list(chat.stop_ids), options, part.recipe.dtype)
         sampler.options = options

@@ -32,6 +32,7 @@ class Remote:
 
     parameters: int | None  # where its weights are safetensors
     size: int | None  # bytes of its weights in one format
+    is_pickled: bool = False  # its weights are pickles (*.bin), and nothing else
 
 
 def cached(name: str) -> Path | None:
@@ -151,7 +152,8 @@ def _ask(name: str) -> Remote:
         if "/" not in file.rfilename and file.rfilename.endswith(WEIGHTS):
             sizes[Path(file.rfilename).suffix] += file.size or 0
     parameters = info.safetensors.total if info.safetensors else None
-    return Remote(parameters, next(filter(None, sizes.values()), None))
+    pickled = bool(sizes[".bin"] and not sizes[".safetensors"] and not parameters)
+    return Remote(parameters, next(filter(None, sizes.values()), None), pickled)
 
 
 def _first_line(error: Exception) -> str:

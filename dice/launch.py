@@ -19,9 +19,9 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from dice import disk, nodes
+from dice import disk, nodes, redact, trust
 from dice.console import HELD, Bar, Tally, read_counters, signals_held
-from dice.errors import BadInput, StageFailed
+from dice.errors import BadInput, StageFailed, printable
 from dice.peers import node_count, number
 from dice.recipe import ROOT
 
@@ -178,6 +178,8 @@ def run_logged(
         except BaseException:  # Ctrl-C, say: the workers must not outlive this process
             _end(process)
             raise
+        finally:
+            redact.clean(log)
     if process.returncode and complaint and complaint.is_file():
         raise BadInput(complaint.read_text(encoding="utf-8"))
     if process.returncode:
@@ -226,7 +228,7 @@ def environment() -> dict[str, str]:
     """The environment of what DICE starts: this one, with this checkout importable."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if os.environ.get("DICE_DEVICE") == "cpu" else {}
-    return {**os.environ, **hidden, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    return {**os.environ, **hidden, **trust.WEIGHTS_ONLY, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
 
 
 def _failure(label: str, status: int, log: Path) -> str:
@@ -241,7 +243,7 @@ def _failure(label: str, status: int, log: Path) -> str:
         return f"{label}: {refused}"
     if verdict.startswith("-"):  # a signal, so the worker has said nothing of it
         said.append(f"a worker was killed by {signal.Signals(-int(verdict)).name}")
-    tail = "\n".join(f"    {line[:300]}" for line in said[-TAIL_LINES:])
+    tail = "\n".join(f"    {printable(line[:300])}" for line in said[-TAIL_LINES:])
     how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
     return f"{label} failed ({how}). The end of its log:\n{tail}\n  whole log: {log}"
 

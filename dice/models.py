@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from dice.checkpoints import alters_base, base_of
+from dice import trust
+from dice.checkpoints import alters_base, base_of, only_pickles
 from dice.errors import BadInput
 from dice.recipe import resolve
 
@@ -74,7 +75,7 @@ def load_model(
             return _load(path, kind, choice, quantization_bit, kind_of_model)
     try:
         return _load(path, kind, last, quantization_bit, kind_of_model)
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # of any kind: what a config.json says is put to use in many places
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = "causal LM" if kind_of_model is AutoModelForCausalLM else "reward model"
         raise BadInput(f"model {path!r} can't be loaded as a {what}: {reason}") from error
@@ -85,6 +86,7 @@ def _load(
 ) -> torch.nn.Module:
     model, found = kind_of_model.from_pretrained(
         path,
+        **trust.of_model(),
         dtype=kind,
         attn_implementation=attention,
         quantization_config=_quantization(quantization_bit, kind),
@@ -166,6 +168,8 @@ class Models:
 
         if self._adapters is not None and key in self._adapters.peft_config:
             return
+        if pickle := only_pickles(adapter):
+            raise ValueError(f"its weights are a pickle ({pickle}), which is not read")
         if PeftConfig.from_pretrained(adapter).is_prompt_learning:
             raise ValueError("it is a learned prompt; LoRA and its kin are supported")
         if self._adapters is None:
@@ -185,13 +189,25 @@ def end_ids(name: str) -> list[int]:
     """Token ids that end a response according to the generation config of a model; sorted.
 
     An adapter without one has its base's. A model without one has what its config says.
+    Raises BadInput where they are no numbers.
     """
     folder = resolve(name)
     base = None if (folder / "generation_config.json").is_file() else base_of(name)
     home = base or (str(folder) if folder.is_dir() else name)
     try:
-        config = GenerationConfig.from_pretrained(home)
-    except OSError:
-        config = GenerationConfig.from_model_config(AutoConfig.from_pretrained(home))
+        config = _generation_config(home)
+    except Exception as error:  # of any kind: transformers puts its values to use at once
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"model {name!r}: its generation_config.json can't be read: {reason}") from error
     eos = config.eos_token_id
-    return sorted(eos) if isinstance(eos, list) else [] if eos is None else [eos]
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(isinstance(token, int) for token in ids):
+        raise BadInput(f"model {name!r}: eos_token_id in its generation config is {eos!r}, not numbers")
+    return sorted(ids)
+
+
+def _generation_config(home: str) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(home)
+    except OSError:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(home, **trust.of_config()))

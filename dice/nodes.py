@@ -101,8 +101,8 @@ class Meeting:
 
     def failure(self) -> BadInput | StageFailed:
         """What the others failed of."""
-        causes = "\n".join(f"{name}: {cause}" for name, cause in self.causes.items())
-        return (BadInput if self.status == BadInput.status else StageFailed)(causes)
+        kind, between = (BadInput, "; ") if self.status == BadInput.status else (StageFailed, "\n")
+        return kind(between.join(f"{name}: {cause}" for name, cause in self.causes.items()))
 
 
 @contextlib.contextmanager

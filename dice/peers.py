@@ -7,6 +7,7 @@ rendezvous, this trusts the network between the nodes.
 import contextlib
 import json
 import os
+import re
 import select
 import socket
 import threading
@@ -39,7 +40,7 @@ def node_rank() -> int:
 def number(name: str, default: int, least: int) -> int:
     """A whole number from the environment. Raises BadInput where it is none, or too small."""
     value = os.environ.get(name) or str(default)
-    if not (value.isascii() and value.isdigit()) or int(value) < least:
+    if not re.fullmatch(r"[0-9]{1,9}", value) or int(value) < least:
         raise BadInput(f"environment: {name} is {value!r}; it must be a number of at least {least}")
     return int(value)
 

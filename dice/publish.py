@@ -5,14 +5,15 @@ peft or DeepSpeed. The source is a round of a run, or any checkpoint folder of a
 """
 
 import contextlib
+import pickle
 import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from dice import card, store, trainer
-from dice.checkpoints import base_of, tokenizer_home
+from dice import card, store, trainer, trust
+from dice.checkpoints import base_of, check_model, tokenizer_home
 from dice.console import say
 from dice.errors import BadInput
 from dice.manifests import require
@@ -20,18 +21,28 @@ from dice.recipe import resolve
 from dice.store import Run
 
 TOKENIZER = tuple(pattern for pattern in trainer.MODEL_FILES if "safetensors" not in pattern)
+PARTS = {  # of the metadata of an FSDP checkpoint, besides its own classes
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
+}
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def export_round(run: Run, t: int, output: str | None, push: str | None) -> None:
     """Export the model of round t, with a model card that says how it came about."""
     require(run, t, "train")
+    trust.run_code(run.recipe.trust_remote_code)
     folder = resolve(output) if output else run.round_dir(t) / "export"
     _export(Path(run.model(t)), folder, card.of_round(run, t), push)
 
 
 def export_checkpoint(source: str, output: str | None, push: str | None) -> None:
     """Export any checkpoint folder: a whole model, an adapter, or one that DeepSpeed or FSDP split."""
+    trust.run_code(False)
     if not output:
         raise BadInput(f"{source} is a checkpoint; say where its model goes: --output=FOLDER")
     _export(Path(source), resolve(output), card.plain(source), push)
@@ -82,8 +93,11 @@ def _merge(adapter: Path, target: Path) -> str:
     from transformers import AutoModelForCausalLM
 
     base = base_of(str(adapter))
+    check_model("adapter", str(adapter))
     try:
-        whole = AutoModelForCausalLM.from_pretrained(base, dtype="auto", device_map={"": torch.device("cpu")})
+        whole = AutoModelForCausalLM.from_pretrained(
+            base, dtype="auto", device_map={"": torch.device("cpu")}, **trust.of_model()
+        )
         merged = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -97,6 +111,7 @@ def _gather_deepspeed(source: Path, target: Path) -> str:
     """The weights of a ZeRO checkpoint, put together from all processes' parts."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
+    trust.know_deepspeed()
     with _naming(source):
         state = get_fp32_state_dict_from_zero_checkpoint(str(source))
     _save_whole(source, target, state)
@@ -110,12 +125,29 @@ def _gather_fsdp(source: Path, sharded: Path, target: Path) -> str:
 
     state: dict[str, Any] = {}
     with _naming(source):
+        with (sharded / ".metadata").open("rb") as file:
+            _Metadata(file).load()  # raises, where the library would run what stands in it
         merge_fsdp_weights(str(sharded), str(target / "fsdp"))
         for part in (target / "fsdp").glob("*.safetensors"):
             state |= load_file(part)
     store.remove(target / "fsdp")
     _save_whole(source, target, state)
     return "gathered from FSDP's parts"
+
+
+class _Metadata(pickle.Unpickler):
+    """Reads what lists the parts of an FSDP checkpoint, and takes nothing but what belongs there."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        import torch
+
+        if "." not in name:  # dots would lead on to what a module has imported
+            found = super().find_class(module, name)
+            is_own = module == "torch.distributed.checkpoint.metadata" and isinstance(found, type)
+            is_dtype = module == "torch" and isinstance(found, torch.dtype)
+            if is_dtype or (is_own and found.__module__ == module) or (module, name) in PARTS:
+                return found
+        raise pickle.UnpicklingError(f".metadata asks for {module}.{name}, which does not belong there")
 
 
 @contextlib.contextmanager
@@ -135,9 +167,9 @@ def _save_whole(source: Path, target: Path, state: dict[str, Any]) -> None:
 
     if not (source / "config.json").is_file():
         raise BadInput(f"{source}: no config.json; copy the one of the model that was trained there")
-    config = AutoConfig.from_pretrained(source)
+    config = AutoConfig.from_pretrained(source, **trust.of_config())
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+        model = AutoModelForCausalLM.from_config(config, **trust.of_config())
     found = model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     lacking = [name for name in found.missing_keys if name not in (model._tied_weights_keys or ())]
@@ -153,7 +185,7 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
     if not source.is_dir():
         from transformers import AutoTokenizer
 
-        AutoTokenizer.from_pretrained(str(source)).save_pretrained(target)
+        AutoTokenizer.from_pretrained(str(source), **trust.of_config()).save_pretrained(target)
         return
     for path in sorted({path for pattern in TOKENIZER for path in source.glob(pattern)}):
         if path.name not in ("config.json", "adapter_config.json"):

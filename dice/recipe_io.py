@@ -14,17 +14,17 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from dice import redact
 from dice.errors import BadInput
 from dice.recipe import (
-    MANAGED_TRAIN_ARGS,
     RECIPES,
     ROOT,
     Recipe,
     Train,
-    broken_rules,
     known_keys,
     recipe_names,
 )
+from dice.rules import MANAGED_TRAIN_ARGS, broken_rules
 
 COMMAND_LINE = "on the command line"
 
@@ -97,6 +97,8 @@ def _train_config(*blocks: dict[str, Any]) -> str:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():  # a pipe, say, would never end
+        raise BadInput(f"{_shown(path)}: not a file")
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path))
     except yaml.MarkedYAMLError as error:
@@ -119,7 +121,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             given.train = {"config": given.train}
         try:
             given.merge_with_dotlist([item])
-        except (OmegaConfBaseException, yaml.YAMLError) as error:
+        except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
             raise BadInput(f"{COMMAND_LINE}: {item!r}: {error}".splitlines()[0]) from None
     return OmegaConf.to_container(given)
 
@@ -186,11 +188,18 @@ def _merge(path: Path, given: dict[str, Any], *blocks: dict[str, Any]) -> Recipe
         elif "Incompatible value 'None'" in reason:
             reason = "empty; it must have a value"
         raise BadInput(f"{where}: {key}: {reason}") from None
+    except (OverflowError, RecursionError, TypeError) as error:  # beyond all measure; a list for a mapping
+        raise BadInput(f"{_shown(path)}, or {COMMAND_LINE}: {error}") from None
 
 
 def _check(recipe: Recipe, path: Path, given: dict[str, Any]) -> None:
     for key, message in broken_rules(recipe):
         raise BadInput(f"{COMMAND_LINE if _has(given, key) else _place(path, key)}: {message}")
+    if name := redact.first_in(resolved_yaml(recipe)):
+        place = f"{_shown(path)}, or {COMMAND_LINE}"
+        raise BadInput(
+            f"{place}: the value of {name} is in it, but a recipe is written down with the results"
+        )
 
 
 def _has(block: Any, key: str) -> bool:

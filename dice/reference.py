@@ -10,6 +10,8 @@ from scoring, nothing is found, and nothing wrong is used.
 """
 
 import hashlib
+import math
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from dice.schema import Pair, Score
 
 IGNORED = -100  # the label of a token that is not trained on, as in transformers and LLaMA-Factory
 HASH_BYTES = 16
+HASH = re.compile(f"[0-9a-f]{{{2 * HASH_BYTES}}}")
 
 
 def row_hash(input_ids: Sequence[int] | np.ndarray, labels: Sequence[int] | np.ndarray) -> str:
@@ -51,27 +54,34 @@ class ReferenceTable(dict[str, float]):
     def load(cls, path: Path) -> "ReferenceTable":
         """A table that `save` wrote. Raises BadInput for anything else."""
         try:
-            found = safetensors.numpy.load_file(path)
-            rows = zip(found["hashes"], found["logps"].tolist(), strict=True)
-            return cls((row.tobytes().hex(), logp) for row, logp in rows)
-        except FileNotFoundError:
-            raise BadInput(f"{path}: no such table of reference log-probs") from None
-        except (safetensors.SafetensorError, KeyError, ValueError, OSError) as error:
+            with store.open_file(path) as file:
+                found = safetensors.numpy.load(file.read())
+            hashes, logps = found["hashes"], found["logps"]
+        except (safetensors.SafetensorError, KeyError, ValueError, TypeError, OSError) as error:
             raise BadInput(f"{path}: not a table of reference log-probs ({error})") from None
+        fits = logps.ndim == 1 and hashes.shape == (len(logps), HASH_BYTES)
+        if not fits or (hashes.dtype, logps.dtype) != (np.uint8, np.float64):
+            shapes = f"hashes {hashes.dtype} {hashes.shape}, logps {logps.dtype} {logps.shape}"
+            raise BadInput(f"{path}: not a table of reference log-probs ({shapes})")
+        if not np.isfinite(logps).all():
+            raise BadInput(f"{path}: a reference log-prob is no finite number")
+        return cls(zip((row.tobytes().hex() for row in hashes), logps.tolist(), strict=True))
 
 
 def from_scores(pairs: Path, shards: Iterable[Path]) -> ReferenceTable:
     """The table of a round's pairs (`pairs.jsonl`), from what scoring saved (`scores/part-*.jsonl`).
 
-    Raises BadInput for a pair whose responses were not scored.
+    Raises BadInput for a pair whose responses were not scored, or have no log-prob.
     """
     wanted = set()
     for pair in store.read_rows(pairs, Pair):
         wanted |= {(pair.prompt_id, pair.chosen_sample), (pair.prompt_id, pair.rejected_sample)}
     table = ReferenceTable()
     for shard in shards:
-        for score in store.read_rows(shard, Score):
+        for number, score in enumerate(store.read_rows(shard, Score), 1):
             if (score.prompt_id, score.sample) in wanted:
+                if not HASH.fullmatch(score.ids_hash) or not math.isfinite(score.logp_policy):
+                    raise BadInput(f"{shard}:{number}: ids_hash or logp_policy is none; run `score` again")
                 wanted.remove((score.prompt_id, score.sample))
                 table[score.ids_hash] = score.logp_policy
     if wanted:

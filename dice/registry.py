@@ -1,6 +1,7 @@
 """`dataset_info.json`: which data sets there are, how LLaMA-Factory describes each, and a new entry."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from dice.recipe import resolve
 
 ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
 UNSUPPORTED_COLUMNS = ("tools", "images", "videos", "audios", "kto_tag")  # a prompt here is text alone
+DATA_DIRS = "DICE_DATA_DIRS"  # an environment variable: more folders that data may lie in
 OTHER_PLACES = ("ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
 FILE_TYPES = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 SHAREGPT_COLUMNS = {"messages": "conversations"}
@@ -72,11 +74,31 @@ class Source:
         if self.file.is_dir():
             listed = sorted(path for path in self.file.iterdir() if not path.name.startswith("."))
         for path in listed:
+            self.check_place(path)
             if path.suffix not in FILE_TYPES or not path.is_file():
                 raise BadInput(f"{self.place}: {path} is no data; it must be a {', '.join(FILE_TYPES)} file")
         if len({FILE_TYPES[path.suffix] for path in listed}) != 1:
             raise BadInput(f"{self.place}: {self.file} must hold files of one type, at least one")
         return listed
+
+    def check_place(self, path: Path) -> None:
+        """Raises BadInput for a file or folder that lies, by name or by links, outside of the data folders.
+
+        These are the folder of dataset_info.json, those of DICE_DATA_DIRS (as in PATH), and rounds of runs.
+        """
+        named = filter(None, os.environ.get(DATA_DIRS, "").split(os.pathsep))
+        real = Path(os.path.realpath(path))
+        if any(real.is_relative_to(os.path.realpath(place)) for place in (self.registry.parent, *named)):
+            return
+        if any(
+            (folder / "recipe.yaml").is_file() for folder in real.parents if _is_rounds_data(real, folder)
+        ):
+            return
+        leads = f", which leads to {real}," if real != Path(os.path.abspath(path)) else ""
+        raise BadInput(
+            f"{self.place}: {path}{leads} lies outside of {self.registry.parent}; copy it there, or allow "
+            f"its folder: {DATA_DIRS}={real.parent}"
+        )
 
     @property
     def is_sharegpt(self) -> bool:
@@ -92,6 +114,12 @@ class Source:
         return {**TAGS, **(self.entry.get("tags") or {})}
 
 
+def _is_rounds_data(path: Path, run: Path) -> bool:
+    """Whether a file is part of a round's data set, RUN/round-N/dataset/..., if `run` is a run."""
+    round_dir, data, *_ = (*path.relative_to(run).parts, "", "")
+    return round_dir.startswith("round-") and data == "dataset"
+
+
 def find_entry(dataset_dir: str, name: str) -> Source:
     """The entry `name` of `dataset_dir`/dataset_info.json; its file may be still to be made.
 
@@ -104,6 +132,10 @@ def find_entry(dataset_dir: str, name: str) -> Source:
     source = Source(name, registry, entries[name])
     if problem := _problem(source):
         raise BadInput(f"{source.place}: {problem}")
+    if not source.hub:
+        source.check_place(source.file)
+    elif source.is_local:
+        source.check_place(Path(source.hub))
     return source
 
 
@@ -120,6 +152,11 @@ def _problem(source: Source) -> str | None:
         return f"{other[0]} is not supported; name the data by file_name or hf_hub_url"
     if not on_hub and not entry.get("file_name"):
         return "file_name is missing (or hf_hub_url, for a set on the Hub)"
+    for key in ("file_name", "folder"):
+        if "\0" in entry.get(key, ""):
+            return f"{key} is {entry[key]!r}; no file has such a name"
+    if Path(entry.get("folder", "")).is_absolute() or ".." in Path(entry.get("folder", "")).parts:
+        return f"folder is {entry['folder']!r}; it must lie inside the set"
     for key in ("file_sha1",) if on_hub else ("subset", "folder"):
         if key in entry:
             return f"{key} is for {'a local file' if on_hub else 'sets on the Hub (hf_hub_url)'}"
@@ -150,10 +187,12 @@ def find_source(dataset_dir: str, name: str) -> Source:
 
 
 def _registry(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise BadInput(f"{path} does not exist; dataset_dir must hold a dataset_info.json")
+    if not path.is_file():
+        raise BadInput(f"{path}: not a file")
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"{path} does not exist; dataset_dir must hold a dataset_info.json") from None
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
     except UnicodeDecodeError as error:

@@ -32,7 +32,7 @@ def last_complete(work: Path, processes: int | None = None) -> Path | None:
     """
     found = None
     for checkpoint in sorted(work.glob("checkpoint-[0-9]*"), key=_step):
-        if is_complete(checkpoint) and processes in (None, facts(checkpoint)["processes"]):
+        if is_complete(checkpoint) and processes in (None, facts(checkpoint).get("processes")):
             found = checkpoint
     for path in list(work.iterdir()) if work.is_dir() else []:
         if path != found:
@@ -42,9 +42,9 @@ def last_complete(work: Path, processes: int | None = None) -> Path | None:
 
 def is_complete(checkpoint: Path) -> bool:
     """Whether a checkpoint has every file that it had when it was marked, whole."""
-    files = facts(checkpoint).get("files", {})
-    paths = {checkpoint / name: size for name, size in files.items()}
-    return bool(paths) and all(path.is_file() and path.stat().st_size == paths[path] for path in paths)
+    files = facts(checkpoint).get("files")
+    found = {str(path.relative_to(checkpoint)): path.stat().st_size for path in _files(checkpoint)}
+    return bool(files) and isinstance(files, dict) and files.items() <= found.items()
 
 
 def facts(checkpoint: Path) -> dict[str, Any]:

@@ -219,7 +219,7 @@ def _from_odd_line(kind: type[Row], line: str | bytes, where: str) -> Row:
         if kind is UnreadResponse:
             data["response"] = msgspec.Raw(json.dumps(data["response"]).encode())
         return msgspec.convert(data, kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError) as error:
         raise BadInput(f"{where}: {error}") from None
 
 

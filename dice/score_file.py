@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from dice import chat, store, train_rm
+from dice import chat, store, train_rm, trust
 from dice.answers import read_answers
 from dice.checkpoints import check_model
 from dice.console import say
@@ -41,7 +41,9 @@ def settings(recipe: str | None, overrides: Sequence[str]) -> Recipe:
     if not recipe and (missing := [key for key in needed if key not in given]):
         wanted = " ".join(f"{key}=..." for key in missing)
         raise BadInput(f"missing: {wanted}; or name a recipe that says so, as in --recipe=tiny")
-    return load_recipe(recipe or "llama3", overrides)  # of the latter nothing but defaults is used
+    loaded = load_recipe(recipe or "llama3", overrides)  # of the latter nothing but defaults is used
+    trust.run_code(loaded.trust_remote_code)
+    return loaded
 
 
 def score_all(

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dice import generate, pair, score, store, train, train_rm
+from dice import generate, manifests, pair, score, store, train, train_rm
 from dice.console import say
 from dice.errors import BadInput
 from dice.lock import locked
@@ -60,12 +60,15 @@ def adopt(stage: Stage, run: Run, t: int, others: Iterable[Run]) -> Run | None:
         return None
     for other in others:
         source = stage.folder(other, t)
-        manifest = store.read_json(source / f"{stage.name}.manifest.json")
+        manifest = manifests.read(source / f"{stage.name}.manifest.json")
         if manifest and basis_of(manifest) == basis and not damaged(source, manifest):
+            # Where this is killed, the stage itself goes on with what has been taken over.
+            store.write_json(folder / f"{stage.name}.started.json", basis)
             for name in manifest["outputs"]:
                 _link(source / name, folder / name)
             manifest["shared_from"] = str(source)
-            store.write_json(folder / f"{stage.name}.manifest.json", manifest)
+            manifests.write(folder / f"{stage.name}.manifest.json", manifest)
+            store.remove(folder / f"{stage.name}.started.json")
             say(f"{stage.name:<10}as in {other.path.name}: {manifest['summary']}", mark="=")
             return other
     return None

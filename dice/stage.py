@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dice import launch, nodes, store
+from dice import launch, manifests, nodes, store
 from dice.console import say
 from dice.errors import BadInput, StageFailed
 from dice.lock import locked
@@ -153,7 +153,7 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
         "versions": versions(),
         "commit": commit(),
     }
-    store.write_json(finished, manifest)
+    manifests.write(finished, manifest)
     store.remove(started)
     store.remove(_aside(stage, folder))
     say(f"{stage.name:<10}{outcome.summary}, {seconds:.0f} s{_dropped(outcome.dropped)}", mark="+")
@@ -165,7 +165,7 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
 
 def _require_same_recipe(needed: Stage, run: Run, t: int) -> None:
     """Raises BadInput where a stage that is done was done with another recipe than the run's."""
-    manifest = store.read_json(needed.folder(run, t) / f"{needed.name}.manifest.json") or {}
+    manifest = manifests.read(needed.folder(run, t) / f"{needed.name}.manifest.json") or {}
     recipe = manifest.get("recipe", needed.settings(run, t))
     if changes := differences(recipe, needed.settings(run, t)):
         raise BadInput(
@@ -181,9 +181,11 @@ def _still_valid(stage: Stage, folder: Path, basis: dict[str, Any], force: bool)
     set aside. Raises BadInput where something would be lost, without `force`.
     """
     started, finished = folder / f"{stage.name}.started.json", folder / f"{stage.name}.manifest.json"
-    manifest = store.read_json(finished)
+    manifest = _read(finished, force)
     before = manifest or store.read_json(started)
     if not before:
+        if finished_parts(stage, folder) and not force and not stage.expendable:
+            raise BadInput(f"{folder}: what {stage.name} has made is there, but not its manifest; {ANEW}")
         return None
     if changes := differences(basis_of(before), basis):
         if not force and not stage.expendable and (manifest or finished_parts(stage, folder)):
@@ -212,6 +214,18 @@ def _still_valid(stage: Stage, folder: Path, basis: dict[str, Any], force: bool)
     return None
 
 
+def _read(path: Path, force: bool) -> dict[str, Any] | None:
+    """A manifest, or None where there is none; with `force` also where it can't be used."""
+    try:
+        return manifests.read(path)
+    except BadInput as error:
+        if not force:
+            raise
+        say(str(error), mark="!")
+        store.remove(path)
+        return None
+
+
 def _more(reasons: list[str]) -> str:
     return f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
 
@@ -227,7 +241,7 @@ def look(stage: Stage, run: Run, t: int) -> tuple[dict[str, Any] | None, list[st
     A stage that never ran has neither. Outputs are looked for, not read through.
     """
     folder = stage.folder(run, t)
-    manifest = store.read_json(folder / f"{stage.name}.manifest.json")
+    manifest = manifests.read(folder / f"{stage.name}.manifest.json")
     if not manifest:
         return None, []
     try:
@@ -254,7 +268,7 @@ def _move(stage: Stage, source: Path, target: Path) -> None:
 def _bring_back(stage: Stage, folder: Path, basis: dict[str, Any]) -> None:
     """Where outputs were set aside for a recipe that came to nothing, and theirs is back: use them."""
     aside = _aside(stage, folder)
-    manifest = store.read_json(aside / f"{stage.name}.manifest.json")
+    manifest = manifests.read(aside / f"{stage.name}.manifest.json")
     if manifest and basis_of(manifest) == basis and not (folder / f"{stage.name}.manifest.json").exists():
         _move(stage, aside, folder)
         store.remove(aside)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 
-from dice import launch, lock, nodes, store
+from dice import launch, lock, manifests, nodes, store, trust
 from dice.checks import Check, after_preparation, before_preparation, previous
 from dice.console import say
 from dice.engines import resolve_engine
@@ -32,6 +32,8 @@ def start(name: str, overrides: Sequence[str], force: bool = False) -> store.Run
     """
     recipe = load(name, overrides)
     run = store.Run(recipe.run_dir, recipe)
+    if recipe.trust_remote_code:
+        say(f"trust     code of {recipe.policy} and {recipe.reference} is run (trust_remote_code)", mark="!")
 
     def place(key: str) -> str:
         return origin(name, overrides, key)
@@ -66,6 +68,7 @@ def hold(run: store.Run, name: str, overrides: Sequence[str]) -> None:
 def load(name: str, overrides: Sequence[str]) -> Recipe:
     """The recipe as its run will have it: `generate.engine: auto` is the engine that is installed."""
     recipe = load_recipe(name, overrides)
+    trust.run_code(recipe.trust_remote_code)
     return replace(recipe, generate=replace(recipe.generate, engine=resolve_engine(recipe.generate.engine)))
 
 
@@ -91,7 +94,7 @@ def _superseded(run: store.Run) -> Iterator[tuple[int, str]]:
     for t in itertools.takewhile(lambda t: run.round_dir(t).is_dir(), itertools.count(1)):
         for name in STAGES:
             stage, folder = stage_named(name), run.round_dir(t)
-            manifest = store.read_json(folder / f"{name}.manifest.json")
+            manifest = manifests.read(folder / f"{name}.manifest.json")
             begun = finished_parts(stage, folder) and store.read_json(folder / f"{name}.started.json")
             done = manifest or begun
             if done and done.get("recipe") != json.loads(json.dumps(stage.settings(run, t))):

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from dice import lock, store, train_rm
+from dice import lock, manifests, store, train_rm
 from dice.benchmarks.results import in_words, results
 from dice.console import console, read_counters
-from dice.manifests import damaged, manifest_of
+from dice.errors import BadInput, printable
+from dice.manifests import damaged
 from dice.recipe import ROOT, resolve
 from dice.stage import STAGES
 from dice.store import Run
@@ -22,8 +23,9 @@ def show_run(run: Run, check: bool = False) -> bool:
     With `check` every file is compared with its manifest. Returns whether one was found to be changed.
     """
     rounds, worker = run.recipe.rounds, lock.holder(run.path)
-    console.print(f"\n{shown(run.path)}: {rounds} round{'s' * (rounds > 1)}, policy {run.recipe.policy}")
-    console.print(f"{worker} is at work on it" if worker else "nobody is at work on it", markup=False)
+    told = f"{shown(run.path)}: {rounds} round{'s' * (rounds > 1)}, policy {run.recipe.policy}"
+    console.print(f"\n{printable(told)}")
+    console.print(f"{worker} is at work on it" if worker else "nobody is at work on it")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
     broken, failures = [], []
     places = [(f"round {t}", run.round_dir(t), STAGES) for t in range(1, rounds + 1)]
@@ -38,34 +40,41 @@ def show_run(run: Run, check: bool = False) -> bool:
             if failed := store.read_json(folder / f"{stage}.failed.json"):
                 failures.append(f"\n{heading}, {stage}: {failed.get('error')}")
     for result in results(run):
-        table.add_row(result.benchmark, result.model, escape(in_words(result)), "")
+        table.add_row(result.benchmark, result.model, printable(in_words(result)), "")
     console.print(table)
-    for line in (*failures, *broken):
-        console.print(line, markup=False)
+    for line in "\n".join([*failures, *broken]).splitlines():
+        console.print(printable(line))
     if check and not broken:
         console.print("every file is what its stage wrote")
     return bool(broken)
 
 
-def _state(folder: Path, stage: str, held: bool) -> tuple[str, str]:
+def _state(folder: Path, stage: str, held: bool) -> tuple[str | Text, str]:
     """What a stage did, does or failed of, and its seconds. `held`: somebody works on the run."""
-    if manifest := store.read_json(folder / f"{stage}.manifest.json"):
-        return escape(manifest["summary"]), f"{manifest['seconds']:,.0f} s"
+    try:
+        manifest = manifests.read(folder / f"{stage}.manifest.json")
+    except BadInput:
+        return Text("its manifest was changed", "red"), ""
+    if manifest:
+        return printable(manifest["summary"]), f"{manifest['seconds']:,.0f} s"
     progress = read_counters(folder / f"{stage}.progress")
     parts = len(store.shards(folder / PARTS[stage])) if stage in PARTS else 0
     so_far = f", {parts} shards written" if parts else ""
     if (folder / f"{stage}.failed.json").exists():
-        return f"[red]failed[/]{so_far}; why is told below", ""
+        return Text.assemble(("failed", "red"), f"{so_far}; why is told below"), ""
     if not (folder / f"{stage}.started.json").exists():
-        return "[dim]to do[/]", ""
+        return Text("to do", "dim"), ""
     if held:
         done = f", {progress.done:,} of {progress.total:,}" if progress.total else ""
-        return f"[green]running[/]{done}{so_far}", ""
-    return f"[yellow]interrupted[/]{so_far}; goes on from there", ""
+        return Text.assemble(("running", "green"), f"{done}{so_far}"), ""
+    return Text.assemble(("interrupted", "yellow"), f"{so_far}; goes on from there"), ""
 
 
 def _broken(folder: Path, stage: str) -> list[str]:
-    manifest = store.read_json(folder / f"{stage}.manifest.json") or {}
+    try:
+        manifest = manifests.read(folder / f"{stage}.manifest.json") or {}
+    except BadInput as error:
+        return [str(error)]
     return [f"{shown(folder / name)} {what}" for name, what in damaged(folder, manifest).items()]
 
 
@@ -77,10 +86,10 @@ def show_all() -> None:
     for path in runs:
         run = store.open_run(path)
         rounds = range(1, run.recipe.rounds + 1)
-        done = sum(manifest_of(run, t, stage) is not None for t in rounds for stage in STAGES)
+        done = sum((run.round_dir(t) / f"{name}.manifest.json").is_file() for t in rounds for name in STAGES)
         worker = f"; {name} is at work on it" if (name := lock.holder(path)) else ""
         total = len(STAGES) * run.recipe.rounds
-        console.print(f"{shown(path)}: {done} of {total} stages done{worker}", markup=False)
+        console.print(f"{shown(path)}: {done} of {total} stages done{worker}")
 
 
 def show_places(run: Run) -> None:
@@ -96,7 +105,7 @@ def show_places(run: Run) -> None:
         del places["report"]
     console.print()
     for what, where in places.items():
-        console.print(f"{what:<10}{shown(run.path)}/{where}", markup=False)
+        console.print(f"{what:<10}{shown(run.path)}/{where}")
 
 
 def shown(path: Path) -> str:

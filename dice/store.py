@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -141,10 +141,17 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
     write_text(path, map(to_line, rows))
 
 
+def open_file(path: Path) -> BinaryIO:
+    """Open a file for reading. Raises BadInput for what is none: a pipe, say, would never end."""
+    if not path.is_file():
+        raise BadInput(f"{path}: {'not a file' if os.path.lexists(path) else 'no such file'}")
+    return path.open("rb", BUFFER)
+
+
 def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
     """Rows of a JSON Lines file. Raises BadInput, naming file and line, for what is not a row."""
     decode = decoder(kind).decode
-    with path.open("rb", BUFFER) as file:
+    with open_file(path) as file:
         for number, line in enumerate(file, 1):
             try:
                 row = decode(line)
@@ -155,7 +162,7 @@ def read_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
 
 def count_rows(path: Path) -> int:
     """Number of rows of a JSON Lines file."""
-    with path.open("rb") as file:
+    with open_file(path) as file:
         return sum(1 for _ in file)
 
 
@@ -171,16 +178,18 @@ def shards(folder: Path) -> list[Path]:
 
 def read_json(path: Path) -> dict[str, Any] | None:
     """A JSON object, or None where there is no (readable) one."""
+    if not path.is_file():  # nothing there, or a pipe, which would never end
+        return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
 def remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
-    if path.is_dir():
+    """Remove a file, a link (not what it leads to) or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

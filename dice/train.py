@@ -38,6 +38,7 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
         "policy_id": model_digest(run.policy(t)),
         "only_last_checkpoint": True,
         "data_shared_file_system": node_count() > 1,
+        "trust_remote_code": recipe.trust_remote_code,
         "template": recipe.template,
         "cutoff_len": recipe.score.cutoff_len,
         "dataset": "mixed",
@@ -200,5 +201,5 @@ STAGE = Stage(
     run=_run,
     working=("train",),
     needs=lambda run, t: [("pair", t), ("score", t), *makers(t - 1)],
-    parts=("train/checkpoint-*/complete.json",),
+    parts=("train/checkpoint-*/complete.json", "model/*.safetensors"),
 )

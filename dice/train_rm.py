@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dice import export, launch, registry, sources, store, trainer
+from dice import export, launch, manifests, registry, sources, store, trainer
 from dice.checkpoints import base_of
 from dice.digests import file_digest, model_digest
 from dice.errors import BadInput
@@ -53,7 +53,7 @@ def check_made(run: Run) -> None:
     if not is_wanted(run.recipe):
         return
     folder, command = folder_of(run, 0), f"python -m dice train_rm {run.path}"
-    manifest = store.read_json(folder / "train_rm.manifest.json")
+    manifest = manifests.read(folder / "train_rm.manifest.json")
     if not manifest:
         raise BadInput(f"{folder}: not made yet; run `{command}` first")
     for name, what in damaged(folder, manifest).items():
@@ -80,6 +80,7 @@ def config_of(run: Run) -> dict[str, Any]:
         "do_train": True,
         **models,
         "data_shared_file_system": node_count() > 1,
+        "trust_remote_code": recipe.trust_remote_code,
         "template": recipe.template,
         "cutoff_len": recipe.score.cutoff_len,
         "dataset": "mixed",

@@ -24,7 +24,7 @@ MODEL_FILES = (
     "model*.safetensors", "adapter_model*.safetensors", "model.safetensors.index.json",
     "value_head.safetensors",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "chat_template*",
+    "chat_template*", "*.py",  # the code of a model that comes with its own
 )  # fmt: skip
 
 # What a machine without a GPU can't do and LLaMA-Factory refuses to try.

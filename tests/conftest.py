@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dice import recipe_io, store
+from dice import manifests, recipe_io, store
 from dice.recipe import ROOT
 from dice.worker import Worker
 
@@ -107,6 +107,12 @@ def workers_here(monkeypatch: pytest.MonkeyPatch) -> None:
         shutil.rmtree(folder / "progress")
 
     monkeypatch.setattr("dice.launch.run_workers", run_workers)
+
+
+def write_manifest(folder: Path, stage: str, **figures: object) -> None:
+    """The manifest of a stage that did nothing but what a test needs of it."""
+    shape = {name: kind() if isinstance(kind, type) else 0 for name, kind in manifests.SHAPE.items()}
+    manifests.write(folder / f"{stage}.manifest.json", shape | {"stage": stage} | figures)
 
 
 def run_script(*command: str, timeout: float = 600, **env: str) -> subprocess.CompletedProcess[str]:

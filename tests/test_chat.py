@@ -1,6 +1,7 @@
 """Prompts and responses as token ids: equal to the tokens of the published renderings."""
 
 import json
+import shutil
 
 import pytest
 
@@ -177,6 +178,19 @@ def test_a_template_whose_tokens_the_tokenizer_lacks(tmp_path):
     folder = save_tokenizer(tmp_path, ZEPHYR_TOKENS, "<s>", "</s>")
     with pytest.raises(BadInput, match=r"'llama3-custom' needs the tokens .*<\|eot_id\|>.* does not have"):
         load_chat(folder, "llama3-custom")
+
+
+def test_tokenizer_files_with_values_of_other_kinds(random_model, tmp_path):
+    folder = shutil.copytree(random_model, tmp_path / "model")
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": [1]}))
+    with pytest.raises(BadInput, match="template 'llama3-custom' can't be used with the tokenizer of"):
+        load_chat(str(folder), "llama3-custom")
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    for changes in ({"added_tokens": None}, {"model": 3}):
+        (folder / "tokenizer.json").write_text(json.dumps(tokenizer | changes))
+        with pytest.raises(BadInput, match="the tokenizer of .* can't be loaded"):
+            load_chat(str(folder), "llama3-custom")
 
 
 def test_a_folder_without_a_tokenizer(tmp_path):

@@ -81,7 +81,7 @@ def test_a_model_that_is_no_causal_lm(random_model, tmp_path, changes, kind):
         ({"model_type": "brandnew"}, "has the model_type 'brandnew', which is unknown to transformers 5"),
         (
             {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "own.Own"}},
-            "needs its own code .auto_map in its config.json., which DICE does not run",
+            "needs its own code .auto_map in its config.json., which is run only with trust_remote_code=true",
         ),
     ],
 )
@@ -116,3 +116,29 @@ def test_a_model_of_the_hub_that_was_downloaded(random_model, tmp_path):
     (snapshot / "model.safetensors").unlink()
     found = run_script(sys.executable, "-c", look, HF_HUB_CACHE=str(tmp_path / "hub"))
     assert "neither a folder here nor a model of the Hub (the Hub can't be reached" in found.stderr
+
+
+@pytest.mark.parametrize(
+    "changes", [{"model_type": ["llama"]}, {"architectures": [1]}, {"auto_map": ["own"]}]
+)
+def test_a_config_with_values_of_other_kinds(random_model, tmp_path, changes):
+    folder = with_config(random_model, tmp_path / "model", **changes)
+    with pytest.raises(BadInput, match="model_type, architectures or auto_map is not what it should be"):
+        check_model("policy", str(folder))
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"weight_map": []}', '{"weight_map": {"a": ["b"]}}', "[" * 5000]
+)
+def test_an_index_that_is_none(random_model, tmp_path, content):
+    folder = shutil.copytree(random_model, tmp_path / "model")
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(BadInput, match="index.json: weight_map must map the names of tensors to"):
+        check_model("policy", str(folder))
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"base_model_name_or_path": 3}'])
+def test_an_adapter_whose_configuration_is_none(tmp_path, content):
+    (tmp_path / "adapter_config.json").write_text(content)
+    with pytest.raises(BadInput, match="adapter_config.json: base_model_name_or_path is missing"):
+        base_of(str(tmp_path))

@@ -9,6 +9,7 @@ import pytest
 
 from dice.chat import load_chat
 from dice.engines import Request, load_sampler, resolve_engine
+from dice.errors import BadInput
 from dice.recipe import Generate
 
 PROMPTS = ["Name two birds.", "Tell me four metals except tin, please.", "Which three rooms do you know?"]
@@ -122,6 +123,10 @@ def test_end_tokens_are_those_of_the_generation_config(random_model, tmp_path):
     assert end_ids(str(adapter)) == [1]
     (adapter / "generation_config.json").write_text('{"eos_token_id": 9}')
     assert end_ids(str(adapter)) == [9]
+    for content, reason in (('{"eos_token_id": ["x"]}', "not numbers"), ("\xff", "can't be read")):
+        (adapter / "generation_config.json").write_bytes(content.encode("latin-1"))
+        with pytest.raises(BadInput, match=reason):
+            end_ids(str(adapter))
 
 
 def test_choose_inverts_the_cumulative_distribution():

@@ -5,9 +5,9 @@ import stat
 import sys
 
 import pytest
-from conftest import run_script
+from conftest import run_script, write_manifest
 
-from dice import export, registry, store
+from dice import export, registry
 from dice.errors import BadInput
 from dice.schema import Pair, Preference
 from dice.sources import read_preferences
@@ -31,7 +31,7 @@ def round_dir(fake_run):
     folder, pairs = fake_run.round_dir(1), [a_pair(number) for number in range(5)]
     offline = [Preference(str(number), MESSAGES, "yes", "no") for number in range(3)]
     export.write(folder / "dataset", pairs, [*pairs, *offline])
-    store.write_json(folder / "pair.manifest.json", {"stage": "pair"})
+    write_manifest(folder, "pair")
     return folder
 
 

@@ -65,7 +65,9 @@ def asked(endpoint, *names):
 
 def test_models_that_are_there_and_that_are_not(endpoint):
     there, gated, gone = asked(endpoint, "some/model", "some/gated", "no/model")
-    assert there == "Remote(parameters=500, size=1000)"  # one format counts, and no folder below
+    assert (
+        there == "Remote(parameters=500, size=1000, is_pickled=False)"
+    )  # one format counts, and no folder below
     assert gated.startswith("NoSuchModel it is gated: accept its conditions on the Hub")
     assert gone.startswith("NoSuchModel the Hub has no such model, or it is private")
 

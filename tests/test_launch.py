@@ -136,3 +136,13 @@ def test_gpus_are_counted_by_line(monkeypatch, tmp_path):
 def test_this_checkout_is_importable_in_what_is_started(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/somewhere")
     assert launch.environment()["PYTHONPATH"].split(os.pathsep) == [str(launch.ROOT), "/somewhere"]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "²", "٣", "9" * 5000, " 2"])
+def test_a_number_of_workers_that_is_none(monkeypatch, value):
+    monkeypatch.setenv("DICE_DEVICE", "cpu")
+    monkeypatch.setenv("NPROC_PER_NODE", value)
+    with pytest.raises(
+        BadInput, match="environment: NPROC_PER_NODE is .*; it must be a number of at least 1"
+    ):
+        launch.workers_per_node()

@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from conftest import write_manifest
 
-from dice import pair, store
+from dice import generate, pair, score, store
 from dice.errors import BadInput
 from dice.schema import Prompt, Response, Score, prompt_id
 from dice.stage import execute
@@ -35,8 +36,8 @@ def round_of(fake_run):
         store.write_rows(store.shard_path(folder / "responses", 0), responses)
         store.write_rows(store.shard_path(folder / "scores", 0), scores)
         dropped = {"prompts too long for the model": sum(not any(row) for row in table.values())}
-        store.write_json(folder / "generate.manifest.json", {"dropped": dropped})
-        store.write_json(folder / "score.manifest.json", {"stage": "score"})
+        write_manifest(folder, "generate", dropped=dropped, recipe=generate.STAGE.settings(fake_run, 1))
+        write_manifest(folder, "score", recipe=score.STAGE.settings(fake_run, 1))
         return fake_run
 
     return write

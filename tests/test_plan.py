@@ -92,6 +92,11 @@ def test_the_gpus_of_this_machine(nvidia_smi):
     assert not hardware.find().device.is_gpu and hardware.find().origin == "no GPU was found"
 
 
+def test_a_text_config_that_is_none_is_passed_over():
+    config = {"num_hidden_layers": 1, "hidden_size": 8, "num_attention_heads": 2, "vocab_size": 16}
+    assert sizes._of_config(config | {"text_config": [1]}) == sizes._of_config(config)
+
+
 def test_sizes_of_files(random_model, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(random_model)
     found = size_of(str(random_model))

@@ -1,9 +1,11 @@
 """Checkpoints that a trainer split over its processes, as one plain model."""
 
+import pickle
 import shutil
 
 import pytest
 from conftest import run_dice
+from test_safety import Bomb
 from test_training import DEEPSPEED, config, torchrun, weights
 
 pytestmark = pytest.mark.slow
@@ -35,6 +37,11 @@ def test_a_checkpoint_that_fsdp_split_is_gathered(random_model, tmp_path):
     assert result.returncode == 0, result.stderr
     found = weights(tmp_path / "model")
     assert all(bool((expected[name] == found[name]).all()) for name in expected)
+    metadata = tmp_path / "checkpoint" / "pytorch_model_fsdp_0" / ".metadata"
+    metadata.write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
+    result = run_dice("export", str(tmp_path / "checkpoint"), f"--output={tmp_path}/other")
+    assert result.returncode == 2 and ".metadata asks for _io.open, which does not" in result.stderr
+    assert not (tmp_path / "boom").exists()
     (tmp_path / "broken" / "global_step5").mkdir(parents=True)
     result = run_dice("export", str(tmp_path / "broken"), f"--output={tmp_path}/other")
     assert result.returncode == 2 and "broken: its parts can't be put together" in result.stderr

@@ -188,3 +188,9 @@ def test_known_keys_are_spelled_out():
 def test_an_unquoted_no_is_a_strategy():
     assert load_recipe("tiny", ["train.save_strategy=no"]).train.args["save_strategy"] == "no"
     assert load_recipe("tiny", ["train.pure_bf16=no"]).train.args["pure_bf16"] is False
+
+
+def test_values_beyond_all_measure(fake_settings):
+    for override in (f"replay.gamma={'9' * 400}", "policy=\ud800", "\ud800=1", "generate.engine_args=[1]"):
+        with pytest.raises(BadInput, match="on the command line"):
+            load_recipe("tiny", [*fake_settings, override])

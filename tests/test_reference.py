@@ -1,7 +1,11 @@
 """The table of reference log-probs: what a row is known by, what a file is, what scores fill in."""
 
+import json
+import math
+
 import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -39,7 +43,7 @@ def test_a_table_comes_back_as_it_was_saved(tmp_path_factory, rows):
 
 
 def test_what_is_no_table_is_refused(tmp_path):
-    with pytest.raises(BadInput, match="nowhere: no such table"):
+    with pytest.raises(BadInput, match="nowhere: no such file"):
         ReferenceTable.load(tmp_path / "nowhere")
     (tmp_path / "text").write_text("not a table")
     with pytest.raises(BadInput, match="text: not a table of reference log-probs"):
@@ -50,20 +54,54 @@ def test_what_is_no_table_is_refused(tmp_path):
         ReferenceTable.load(tmp_path / "cut")
 
 
+def hash_of(prompt, sample):
+    return f"{prompt}{sample}".zfill(32)
+
+
 def write_round(folder, scores):
     pair = Pair("a", [], "x", "y", 2, 0, 0.0, 0.0, 0.0, 0.0)
     store.write_rows(folder / "pairs.jsonl", [pair])
     for shard, keys in enumerate(scores):
-        rows = [Score(*key, "{}{}".format(*key), 1, 1, -key[1] - 0.5, 0.0, 0.0) for key in keys]
+        rows = [Score(*key, hash_of(*key), 1, 1, -key[1] - 0.5, 0.0, 0.0) for key in keys]
         store.write_rows(store.shard_path(folder / "scores", shard), rows)
     return folder / "pairs.jsonl", store.shards(folder / "scores")
 
 
 def test_the_scores_of_a_rounds_pairs(tmp_path):
     table = from_scores(*write_round(tmp_path, [[("b", 0), ("a", 0)], [("a", 1), ("a", 2)]]))
-    assert table == {"a0": -0.5, "a2": -2.5}  # what is paired, and the policy's log-prob
+    assert table == {
+        hash_of("a", 0): -0.5,
+        hash_of("a", 2): -2.5,
+    }  # what is paired, and the policy's log-prob
 
 
 def test_a_pair_without_a_score_is_named(tmp_path):
     with pytest.raises(BadInput, match="pairs.jsonl: prompt a sample 2 has no score"):
         from_scores(*write_round(tmp_path, [[("a", 0)]]))
+
+
+@pytest.mark.parametrize(
+    ("hashes", "logps", "reason"),
+    [
+        (np.zeros((1, 16), np.uint8), np.float64(1), "logps float64 ()"),
+        (np.zeros((1, 16), np.uint8), np.zeros(2), "hashes uint8 (1, 16), logps float64 (2,)"),
+        (np.zeros((2, 8), np.uint8), np.zeros(2), "hashes uint8 (2, 8)"),
+        (np.zeros((1, 16), np.float32), np.zeros(1), "hashes float32"),
+        (np.zeros((1, 16), np.uint8), np.array([np.nan]), "a reference log-prob is no finite number"),
+    ],
+)
+def test_a_table_of_other_shapes_is_refused(tmp_path, hashes, logps, reason):
+    arrays = {"hashes": hashes, "logps": np.asarray(logps)}
+    (tmp_path / "table").write_bytes(safetensors.numpy.save(arrays))
+    with pytest.raises(BadInput) as caught:
+        ReferenceTable.load(tmp_path / "table")
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"ids_hash": "g" * 32}, {"ids_hash": ""}, {"logp_policy": math.nan}])
+def test_a_score_that_is_none_is_named(tmp_path, changes):
+    pairs, (shard,) = write_round(tmp_path, [[("a", 0), ("a", 2)]])
+    rows = [json.loads(line) for line in shard.read_text().splitlines()]
+    shard.write_text("".join(json.dumps(row) + "\n" for row in (rows[0], rows[1] | changes)))
+    with pytest.raises(BadInput, match="part-00000.jsonl:2: ids_hash or logp_policy is none"):
+        from_scores(pairs, [shard])

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import asdict
 from html.parser import HTMLParser
 
 import numpy as np
@@ -18,6 +19,7 @@ from reported import (
 )
 
 from dice import generate, pair, score, store
+from dice.benchmarks.results import Result as Benchmarked
 from dice.digests import file_digest
 from dice.errors import BadInput
 from dice.evaluate import Result
@@ -112,7 +114,7 @@ def test_the_first_screen_has_models_and_verdict(run, undrawn):
 def test_the_verdict(run, rounds, mood, says):
     start = [Result("SFT", 0.4, 0.3, 0.01, 90.0), Result("DPO", 0.5, None, None, 100.0)]
     results = start + [Result(f"round-{t}", *row) for t, row in enumerate(rounds, 1)]
-    found = verdict(Collected(run, collect(run).rounds, collect(run).evaluation, results))
+    found = verdict(Collected(run, collect(run).rounds, collect(run).evaluation, results, []))
     assert found.mood == mood
     assert says in " ".join([found.headline, *found.details])
 
@@ -121,6 +123,17 @@ def test_a_recipe_without_a_judge_is_told_apart(run):
     run.recipe.evaluate.judge = run.recipe.evaluate.prompts = None
     assert "this recipe has no judge" in verdict(collect(run)).headline
     assert collect(run).missing() == ["not begun: round 2"]
+
+
+def test_benchmarks_stand_beneath_the_models(run, undrawn):
+    result = Benchmarked(
+        "alpaca_eval2", "round-1", "some <judge>", 0.258, False, 0.014, 0.251, 805, 805, 0, 0, 1234.0, 0
+    )
+    place = run.path / "benchmarks" / "alpaca_eval2" / "round-1" / "judged-by-x" / "judge.manifest.json"
+    store.write_json(place, {"result": asdict(result)})
+    page = page_of(run, quick=True)
+    for cell in ("alpaca_eval2", "some &lt;judge&gt;", "25.8% ± 1.4%", "25.1%", "1,234", "805"):
+        assert f"<td>{cell}</td>" in page
 
 
 def test_a_broken_training_is_named(run):
@@ -304,6 +317,13 @@ def test_models_that_are_gone_leave_the_pairs_plain(run, monkeypatch):
     shown = sample(run, collect(run).rounds[0], True, room=10_000)
     assert shown["note"] == "tokens are not shaded: policy: no such model"
     assert not (run.round_dir(1) / "report-tokens.json").exists()
+
+
+def test_rewards_of_another_source_have_their_own_unit_and_no_tokens(run):
+    run.recipe.score.reward = "judge"
+    assert "Mean reward, grades" in [line.label for line in tables.glance(collect(run))]
+    shown = sample(run, collect(run).rounds[0], True, room=10_000)
+    assert shown["unit"] == "grades" and "only implicit rewards" in shown["note"]
 
 
 def test_no_model_is_loaded_beside_a_stage_at_work(run):

@@ -1,5 +1,9 @@
 """Which checkpoint a killed training goes on from."""
 
+import json
+
+import pytest
+
 from dice import resume
 
 
@@ -40,3 +44,20 @@ def test_one_that_belongs_to_another_number_of_processes(tmp_path):
 
 def test_nothing_to_go_on_from(tmp_path):
     assert resume.last_complete(tmp_path / "never") is None
+
+
+@pytest.mark.parametrize(
+    "facts", ["{}", "[]", '{"files": 3}', '{"files": {"../a": 7, "model.safetensors": 7}}']
+)
+def test_a_marker_that_is_none_makes_it_useless(tmp_path, facts):
+    made = checkpoint(tmp_path / "work", 5)
+    (tmp_path / "work" / "a").write_text("outside")
+    (made / resume.MARKER).write_text(facts)
+    assert resume.last_complete(tmp_path / "work", processes=2) is None
+
+
+def test_a_marker_without_the_number_of_processes(tmp_path):
+    made = checkpoint(tmp_path, 5)
+    marker = json.loads((made / resume.MARKER).read_text())
+    (made / resume.MARKER).write_text(json.dumps({"files": marker["files"]}))
+    assert resume.last_complete(tmp_path, processes=2) is None

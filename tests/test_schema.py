@@ -57,3 +57,9 @@ def test_what_is_not_a_row_is_refused(line, message):
     with pytest.raises(BadInput) as caught:
         from_line(Score, line, "f:3")
     assert message in str(caught.value)
+
+
+def test_half_a_character_as_a_key_is_refused():
+    line = '{"prompt_id": "a", "messages": [{"role": "user", "\\ud800": "Hi"}]}'
+    with pytest.raises(BadInput, match="here:1: "):
+        from_line(Prompt, line, "here:1")

@@ -1,6 +1,7 @@
 """Data sets as dataset_info.json describes them; mistakes named by file, line and key."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -191,7 +192,7 @@ def test_broken_utf8(tmp_path):
 BAD_ENTRIES = {
     "unknown formatting": ({"formatting": "openai"}, "formatting is 'openai'; there are alpaca, sharegpt"),
     "missing file": ({"file_name": "gone.json"}, "there is no file"),
-    "no file of data": ({"file_name": ".."}, "is no data; it must be a .json, .jsonl, .parquet, .csv file"),
+    "a folder above": ({"file_name": ".."}, "lies outside of"),
     "columns as a list": ({"columns": ["a"]}, "it: columns must be a mapping of names to names"),
     "tags as text": ({"tags": "a"}, "it: tags must be a mapping"),
     "no prompt column": ({"columns": {"response": "output"}}, "it: columns.prompt is missing"),
@@ -235,6 +236,14 @@ def test_a_registry_that_is_not_json(tmp_path):
         read_prompts(str(tmp_path), "it")
 
 
+def test_a_file_that_is_no_data(tmp_path):
+    (tmp_path / "notes.txt").write_text("notes")
+    with pytest.raises(
+        BadInput, match="notes.txt is no data; it must be a .json, .jsonl, .parquet, .csv file"
+    ):
+        read_prompts(write(tmp_path, "[]", {"file_name": "notes.txt"}), "it")
+
+
 def test_preferences_must_be_marked_as_ranking(tmp_path):
     with pytest.raises(BadInput, match='it: not a preference set; it needs "ranking": true'):
         read_preferences(write(tmp_path, "[]", {"columns": PAIR_COLUMNS}), "it")
@@ -245,3 +254,9 @@ def test_the_older_form_of_preferences_is_named(tmp_path):
     entry = {"ranking": True, "columns": {"prompt": "instruction", "response": "output"}}
     with pytest.raises(BadInput, match="it: columns.chosen is missing"):
         read_preferences(write(tmp_path, [{"instruction": "a", "output": ["b", "c"]}], entry), "it")
+
+
+def test_a_registry_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "dataset_info.json")
+    with pytest.raises(BadInput, match="dataset_info.json: not a file"):
+        read_prompts(str(tmp_path), "it")

@@ -1,8 +1,11 @@
 """Atomic files, shards, and which model is which."""
 
+import os
+
 import pytest
 
 from dice import recipe_io, store
+from dice.digests import file_digest
 from dice.errors import BadInput
 from dice.schema import Prompt
 
@@ -56,3 +59,26 @@ def test_create_run_removes_what_a_killed_start_left(fake_run):
     (fake_run.path / ".recipe.yaml.123.tmp").write_text("half a rec")
     store.create_run(fake_run.recipe)
     assert not list(fake_run.path.glob("*.tmp"))
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path):
+    """A pipe never ends, a folder is no file, a link may lead to itself."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to("loop")
+    for name, reason in (
+        ("pipe", "not a file"),
+        ("folder", "not a file"),
+        ("loop", "not a file"),
+        ("no", "no such"),
+    ):
+        path = tmp_path / name
+        assert store.read_json(path) is None
+        for read in (lambda path: list(store.read_rows(path, Prompt)), store.count_rows, file_digest):
+            with pytest.raises(BadInput, match=f"{name}: {reason}"):
+                read(path)
+
+
+def test_json_that_is_nested_too_deeply_is_none(tmp_path):
+    (tmp_path / "deep.json").write_text('{"a":' * 100_000)
+    assert store.read_json(tmp_path / "deep.json") is None

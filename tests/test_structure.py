@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import dice
+from dice.__main__ import Commands
 from dice.recipe import ROOT, recipe_names
 from dice.recipe_io import load_recipe
 
@@ -51,6 +52,11 @@ def test_modules_import_downwards_only(path):
 def test_llama_factory_is_imported_through_one_door():
     pattern = re.compile(r"^\s*(from|import) llamafactory", re.MULTILINE)
     assert not [path for path in PACKAGE.rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))]
+
+
+def test_every_command_is_put_off_until_all_its_arguments_are_known():
+    commands = [value for name, value in vars(Commands).items() if not name.startswith("_")]
+    assert commands and all(hasattr(command, "__wrapped__") for command in commands)
 
 
 @pytest.mark.parametrize("module", ["dice.__main__", "dice.pair", "dice.status", "dice.start"])

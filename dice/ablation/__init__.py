@@ -28,10 +28,10 @@ def show_plan(name: str, words: Sequence[str]) -> None:
     for row in rows:
         state = "done" if row.cell.is_done else hours(row.seconds)
         shared = f"shares {', '.join(row.shared)}" if row.shared else ""
-        console.print(f"{row.cell.recipe.run:<48}{state:>8}   {shared}".rstrip(), markup=False)
+        console.print(f"{row.cell.recipe.run:<48}{state:>8}   {shared}".rstrip())
     known = [row.seconds for row in rows if row.seconds is not None]
     untold = "" if len(known) == len(rows) else "   and what can't be told"
-    console.print(f"{'in all':<48}{hours(sum(known)):>8}{untold}\n", markup=False)
+    console.print(f"{'in all':<48}{hours(sum(known)):>8}{untold}\n")
 
 
 def show_table(name: str, words: Sequence[str]) -> bool:
@@ -40,7 +40,7 @@ def show_table(name: str, words: Sequence[str]) -> bool:
     figures = collect(grid)
     command = " ".join([COMMAND, name, *words])
     files = table.write(grid, figures, command)
-    console.print(table.markdown(figures, grid, command), markup=False)
+    console.print(table.markdown(figures, grid, command))
     say(f"{'ablate':<10}{', '.join(status.shown(file) for file in files)}", mark="+")
     return _complete(grid)
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from dice import store
+from dice import manifests, store
 from dice.benchmarks.questions import read_rows
 from dice.benchmarks.results import Result, in_words
 from dice.benchmarks.task import Asked, Task, Verdicts
@@ -105,7 +105,7 @@ def outcome(
     task: Task, run: Run, scored: Verdicts, judgments: int, unreadable: int, unanswered: int, notes: list[str]
 ) -> Outcome:
     """How a judge stage ends: the result for its manifest, and what is worth a look."""
-    answers = store.read_json(task.folder(run) / "answers.manifest.json") or {}
+    answers = manifests.read(task.folder(run) / "answers.manifest.json") or {}
     result = Result(
         benchmark=task.name,
         model=task.model,

@@ -79,4 +79,4 @@ def show(shown: list[Result]) -> None:
     console.print()
     console.print(table)
     for note in dict.fromkeys(note for result in shown for note in result.notes):
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")

@@ -21,7 +21,7 @@ from dice.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Find
 from dice.doctor.models import model_checks
 from dice.doctor.run import run_checks
 from dice.doctor.texts import text_checks
-from dice.errors import BadInput
+from dice.errors import BadInput, printable
 from dice.plan.forecast import gigabytes
 from dice.plan.sizes import size_of
 from dice.recipe import Recipe
@@ -41,7 +41,7 @@ def examine(name: str, overrides: Sequence[str]) -> int:
     recipe = load(name, overrides)
     begun = time.monotonic()
     hub.settle()
-    console.print(f"\ndoctor of {name} ({status.shown(recipe.run_dir)}); nothing is changed\n", markup=False)
+    console.print(f"\ndoctor of {name} ({status.shown(recipe.run_dir)}); nothing is changed\n")
     found = []
     for finding in findings(recipe, partial(origin, name, overrides)):
         found.append(finding)
@@ -115,9 +115,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _show(finding: Finding) -> None:
-    lines = textwrap.wrap(finding.what, WIDTH - INDENT) or [""]
+    lines = textwrap.wrap(printable(finding.what), WIDTH - INDENT) or [""]
     advice = textwrap.wrap(finding.advice, WIDTH - INDENT - 2) if finding.level in (FAULT, WARNING) else []
-    console.print(f"  {MARKS[finding.level]} ", end="")
-    console.print(f"{finding.topic:<18}{lines[0]}", markup=False)
+    console.print(f"  {MARKS[finding.level]} ", end="", markup=True)
+    console.print(f"{finding.topic:<18}{lines[0]}")
     for line in lines[1:] + [f"{'→' if at == 0 else ' '} {text}" for at, text in enumerate(advice)]:
-        console.print(f"{'':<{INDENT}}{line}", markup=False)
+        console.print(f"{'':<{INDENT}}{line}")

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from dice import trust
 from dice.checkpoints import alters_base, base_of
 from dice.engines import Request, Sampled
 from dice.errors import BadInput
@@ -121,6 +122,8 @@ def engine_arguments(model: str, options: Generate, dtype: str) -> dict[str, Any
     arguments = {
         "model": base or model,
         "runner": "generate",
+        "load_format": "safetensors",
+        **trust.of_config(),
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "dtype": dtype_name(dtype),
@@ -183,7 +186,7 @@ def _cpu_arguments(model: str, arguments: dict[str, Any]) -> dict[str, Any]:
     from transformers import AutoConfig
 
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-    config = AutoConfig.from_pretrained(model).get_text_config()
+    config = AutoConfig.from_pretrained(model, **trust.of_config()).get_text_config()
     limit = arguments["max_model_len"] or getattr(config, "max_position_embeddings", 4096)
     return {
         "enforce_eager": True,

@@ -44,7 +44,7 @@ def show_plan(name: str, overrides: Sequence[str]) -> None:
     planned = with_measured_lengths(budget(recipe, machine), run)
     rows = list(rows_of(planned, run, here))
     count = f"{recipe.rounds} round{'s' * (recipe.rounds > 1)}"
-    console.print(f"\nplan of {name}: {count} in {status.shown(run.path)}; nothing is run\n", markup=False)
+    console.print(f"\nplan of {name}: {count} in {status.shown(run.path)}; nothing is run\n")
     _show_subject(planned)
     _show_stages(planned, rows)
     _show_disk(planned)
@@ -91,7 +91,7 @@ def _show_subject(planned: Budget) -> None:
     if work.offline:
         lines["data"] += f", {work.offline:,} replayed pairs ({recipe.replay.dataset})"
     for key, text in lines.items():
-        console.print(f"{key:<11}{text}", markup=False)
+        console.print(f"{key:<11}{text}")
 
 
 def _model(recipe: Recipe, role: str, size: Size | None) -> str:
@@ -138,7 +138,7 @@ def _show_stages(planned: Budget, rows: list[Row]) -> None:
             f"{cell:>{width}}" if at in (3, 4) else f"{cell:<{width}}"
             for at, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        console.print("   ".join(cells).rstrip(), markup=False)
+        console.print("   ".join(cells).rstrip())
     console.print()
 
 
@@ -154,7 +154,7 @@ def _memory(cost: Cost | None, device: Device) -> str:
 def _show_disk(planned: Budget) -> None:
     need = planned.disk
     if need is None:
-        console.print("disk       unknown: nothing tells the models' size", markup=False)
+        console.print("disk       unknown: nothing tells the models' size")
         return
     models, texts, checkpoints = need
     parts = [f"{gigabytes(models)} of models", f"{gigabytes(texts)} of texts and scores"]
@@ -179,11 +179,11 @@ def _show_how(planned: Budget, rows: list[Row]) -> None:
     """How the figures came about: an estimate that doesn't say so is a promise."""
     device = planned.machine.device
     told = [text for text in planned.work.assumptions if text]
-    console.print("\nHow this was estimated (docs/plan-and-doctor.md has the formulas):", markup=False)
+    console.print("\nHow this was estimated (docs/plan-and-doctor.md has the formulas):")
     if told:
-        console.print(f"  assumed: {'; '.join(told)}", markup=False)
+        console.print(f"  assumed: {'; '.join(told)}")
     if measured := sorted({row.stage for row in rows if row.measured}):
-        console.print(f"  as measured in this run: the time of {', '.join(measured)}", markup=False)
+        console.print(f"  as measured in this run: the time of {', '.join(measured)}")
     if device.flops is None:
         console.print(
             f"  {device.name} is not in the table of GPUs, so time can't be told; gpus= names one that is"
@@ -200,7 +200,7 @@ def _show_how(planned: Budget, rows: list[Row]) -> None:
     whose = (
         f"{peak} and {device.bandwidth / 1e9:,.0f} GB/s per {'GPU' if device.is_gpu else 'worker (assumed)'}"
     )
-    console.print(f"  {whose}, of which is used: {used}", markup=False)
+    console.print(f"  {whose}, of which is used: {used}")
     console.print("  right within a factor of two or so; a stage that has run here is taken at its own time")
 
 

@@ -92,7 +92,8 @@ def _elements(path: Path) -> int:
 
 def _of_config(config: dict[str, Any]) -> Size | None:
     """The size that a config.json describes, as a Llama would have it; None where it lacks the numbers."""
-    config = {**config, **(config.get("text_config") or {})}
+    inner = config.get("text_config")
+    config = {**config, **(inner if isinstance(inner, dict) else {})}
 
     def first(*keys: str) -> int | None:
         return next((config[key] for key in keys if isinstance(config.get(key), int)), None)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from dice import store
+from dice.benchmarks.results import Result as BenchmarkResult
+from dice.benchmarks.results import results as benchmark_results
 from dice.errors import BadInput
 from dice.evaluate import Result
 from dice.schema import Pair, Step
@@ -94,6 +96,7 @@ class Collected:
     rounds: list[Round]
     evaluation: StageRecord | None  # None: the recipe has no judge
     results: list[Result]
+    benchmarks: list[BenchmarkResult]
 
     def missing(self) -> list[str]:
         """What a finished run would have and this one has not, in words."""
@@ -126,10 +129,11 @@ def collect(run: Run) -> Collected:
     rounds = [r for r in rounds if any(s.manifest or s.begun or s.failed for s in r.stages.values())]
     if not rounds:
         raise BadInput(f"{run.path}: no round has begun, so there is nothing to report; `iter.sh` runs them")
+    benchmarks = benchmark_results(run)
     if not run.recipe.evaluate.judge:
-        return Collected(run, rounds, None, [])
+        return Collected(run, rounds, None, [], benchmarks)
     evaluation = _record(run.path / "evaluate", "evaluate")
-    return Collected(run, rounds, evaluation, _results(run, evaluation.manifest or {}))
+    return Collected(run, rounds, evaluation, _results(run, evaluation.manifest or {}), benchmarks)
 
 
 def _results(run: Run, manifest: dict[str, Any]) -> list[Result]:

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dice import __version__
+from dice.benchmarks.results import score
 from dice.recipe_io import resolved_yaml
 from dice.report import tables
 from dice.report.collect import Collected
@@ -46,6 +47,7 @@ def render(
         resumed=any("resumed" in (s.manifest or {}) for r in collected.rounds for s in r.stages.values()),
         left_out=tables.left_out,
         duration=duration,
+        score=score,
         sources=tables.sources(collected),
         versions=tables.versions(collected),
         pairs=pairs,

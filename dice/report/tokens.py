@@ -36,6 +36,8 @@ def token_rewards(
 
     Unless it is to `compute`, only what was kept is looked up: no model is loaded.
     """
+    if run.recipe.score.reward != "implicit":
+        return {}, "tokens are not shaded: only implicit rewards are sums over tokens"
     kept = run.round_dir(t) / "report-tokens.json"
     digest = file_digest(run.round_dir(t) / "pairs.jsonl")
     wanted = {key for pair in pairs for key in _keys(pair)}

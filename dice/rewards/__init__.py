@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dice import launch, store
+from dice import launch, store, trust
 from dice.console import Counter
 from dice.engines import load_chat
 from dice.errors import BadInput
@@ -43,6 +43,7 @@ class Job:
     cutoff_len: int  # tokens of prompt plus response
     min_chars: int
     max_chars: int
+    trust_remote_code: bool = False
     reward: str = "implicit"
     seed: int = 0
     round: int = 0  # seeds depend on it
@@ -74,6 +75,7 @@ class Job:
             cutoff_len=score.cutoff_len,
             min_chars=recipe.pair.min_chars,
             max_chars=recipe.pair.max_chars,
+            trust_remote_code=recipe.trust_remote_code,
             reward=score.reward,
             seed=recipe.seed,
             round=round,
@@ -238,6 +240,7 @@ def run_share(worker: Worker, job: Job) -> None:
     source = job.source.Source
     counter.expect(source.passes * sum(map(store.count_rows, todo)))
     if todo:
+        trust.run_code(job.trust_remote_code)
         source(job, counter).run(todo)
 
 

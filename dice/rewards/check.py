@@ -6,8 +6,9 @@ from typing import Any
 from dice import upstream
 from dice.checkpoints import check_model, downloaded
 from dice.errors import BadInput
-from dice.recipe import MANAGED_TRAIN_ARGS, Recipe, resolve
+from dice.recipe import Recipe, resolve
 from dice.rewards import judge, server
+from dice.rules import MANAGED_TRAIN_ARGS
 
 
 def examine(recipe: Recipe) -> str:

@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import reward_trainer
-from dice import store
+from dice import store, trust
 from dice.chat import register_templates
+from dice.checkpoints import ONLY_PICKLES, only_pickles
 from dice.errors import BadInput
 from dice.launch import die_with_parent
 from dice.upstream import llamafactory
@@ -50,8 +51,19 @@ def take_reference(config: dict[str, Any]) -> Reference:
     return Reference(logps, Path(table) if table else None, policy, keeps_all)
 
 
+def refuse_pickles(config: dict[str, Any]) -> None:
+    """Raises BadInput for a model or adapter whose weights are pickles only: reading them can run code."""
+    for key in ("model_name_or_path", "adapter_name_or_path", "ref_model", "ref_model_adapters"):
+        name = config.get(key)
+        if isinstance(name, str) and (pickle := only_pickles(name)):
+            raise BadInput(f"{key}: {name} {ONLY_PICKLES.format(pickle)}")
+
+
 def run(config: dict[str, Any], callbacks: list[Any] | None = None) -> None:
     """Train with a LLaMA-Factory configuration that may have DICE's own keys. Raises BadInput."""
+    refuse_pickles(config)
+    if config.get("deepspeed"):
+        trust.know_deepspeed()
     install(take_reference(config))
     reward_trainer.install()
     register_templates()

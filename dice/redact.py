@@ -1,0 +1,38 @@
+"""Secrets of the environment, HF_TOKEN say, and how they stay out of everything that is shown or kept."""
+
+import os
+import re
+from pathlib import Path
+
+# Names with such a word hold a secret: HF_TOKEN, OPENAI_API_KEY; TOKENIZERS_PARALLELISM does not.
+SECRET = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS)(_|$)", re.IGNORECASE)
+SHORTEST = 8  # characters: a shorter value, "true" say, is no secret, and stands in many texts
+# Keys of LLaMA-Factory and vLLM that are given secrets (hf_hub_token, hf_token); a recipe is written down.
+SECRET_KEY = re.compile(r"(^|_)(token|api_key|secret|password)$")
+
+
+def secrets() -> dict[str, str]:
+    """Values that must not be shown, by the variables that hold them."""
+    return {n: v for n, v in os.environ.items() if SECRET.search(n) and len(v.strip()) >= SHORTEST}
+
+
+def redacted(text: str) -> str:
+    """A text with every secret's value replaced by its name in brackets."""
+    for name, value in secrets().items():
+        text = text.replace(value, f"[{name}]")
+    return text
+
+
+def clean(log: Path) -> None:
+    """Take secrets out of a log that other programs wrote, if there are any."""
+    content = log.read_bytes()
+    cleaned = content
+    for name, value in secrets().items():
+        cleaned = cleaned.replace(os.fsencode(value), f"[{name}]".encode())
+    if cleaned != content:
+        log.write_bytes(cleaned)
+
+
+def first_in(text: str) -> str | None:
+    """The variable whose secret value is part of a text, if there is one."""
+    return next((name for name, value in secrets().items() if value in text), None)

@@ -1,0 +1,61 @@
+"""Manifests: what was written is read back, what was touched is refused by name."""
+
+import json
+import os
+
+import pytest
+
+from dice import manifests
+from dice.errors import BadInput
+
+MANIFEST = {
+    "stage": "pair",
+    "inputs": {},
+    "recipe": {"seed": 1},
+    "outputs": {"pairs.jsonl": "0"},
+    "rows_in": 2,
+    "rows_out": 1,
+    "dropped": {},
+    "summary": "one pair, ünd [more]",
+    "seconds": 0.5,
+}
+
+
+@pytest.fixture
+def path(tmp_path):
+    manifests.write(tmp_path / "pair.manifest.json", MANIFEST)
+    return tmp_path / "pair.manifest.json"
+
+
+def test_what_was_written_is_read_back(path):
+    assert manifests.read(path) == MANIFEST
+    assert manifests.read(path.with_name("no")) is None
+
+
+def test_an_edited_one_is_refused(path):
+    path.write_text(path.read_text().replace('"rows_out": 1', '"rows_out": 2'))
+    with pytest.raises(BadInput, match="pair.manifest.json: not as it was written, .*--force"):
+        manifests.read(path)
+
+
+def test_one_of_an_earlier_version_has_no_digest(path):
+    path.write_text(json.dumps(MANIFEST))
+    assert manifests.read(path) == MANIFEST
+    path.write_text(json.dumps(MANIFEST | {"summary": None}))
+    with pytest.raises(BadInput, match="not a manifest: summary is None"):
+        manifests.read(path)
+
+
+@pytest.mark.parametrize("kind", ["empty", "list", "folder", "pipe", "link"])
+def test_something_else_in_its_place(path, kind):
+    path.unlink()
+    if kind in ("empty", "list"):
+        path.write_text("" if kind == "empty" else "[]")
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("nowhere")
+    with pytest.raises(BadInput, match="pair.manifest.json: not a manifest, which is a file"):
+        manifests.read(path)

@@ -1,0 +1,322 @@
+"""What docs/safety.md promises: no foreign code, no pickles, no way out of folders, no secrets, no tricks."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import run_script
+from test_sources import write
+
+from dice import manifests, redact, registry, stage, store, trust
+from dice.checkpoints import check_model, only_pickles
+from dice.console import say
+from dice.errors import BadInput, printable
+from dice.launch import environment, run_logged
+from dice.recipe import ROOT
+from dice.recipe_io import load_recipe
+from dice.sources import read_prompts
+from dice.train import round_config
+
+TOKEN = "hf_ThisIsASecretOfTheEnvironment"
+CODE = """
+import pathlib
+from transformers import LlamaConfig, LlamaForCausalLM
+pathlib.Path({marker!r}).write_text("ran")
+class Config(LlamaConfig):
+    model_type = "own-llama"
+class Model(LlamaForCausalLM):
+    config_class = Config
+"""
+
+
+class Bomb:
+    """A pickle that leaves a file behind when it is read."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return open, (str(self.marker), "w")
+
+
+@pytest.fixture(autouse=True)
+def no_trust(monkeypatch):
+    """Whatever a test allows, the next one may not."""
+    monkeypatch.setattr(trust, "_runs_code", False)
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+
+
+# ---- code of models
+
+
+@pytest.fixture
+def own_code(random_model, tmp_path):
+    """A model that needs its own code, which leaves a file behind when it runs."""
+    folder, marker = shutil.copytree(random_model, tmp_path / "own"), tmp_path / "ran"
+    (folder / "own.py").write_text(CODE.format(marker=str(marker)))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"model_type": "own-llama", "architectures": ["Model"]}
+    config["auto_map"] = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder, marker
+
+
+def test_code_of_a_model_is_refused_and_never_run(own_code):
+    from dice.models import load_model
+
+    folder, marker = own_code
+    with pytest.raises(BadInput, match="needs its own code .* only with trust_remote_code=true"):
+        check_model("policy", str(folder))
+    with pytest.raises(BadInput, match="can't be loaded as a causal LM"):
+        load_model(str(folder), "float32")
+    assert not marker.exists()
+
+
+@pytest.mark.slow
+def test_code_of_a_model_is_run_where_the_recipe_says_so(own_code, monkeypatch, tmp_path):
+    from dice.models import load_model
+
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    folder, marker = own_code
+    trust.run_code(True)
+    check_model("policy", str(folder))
+    assert type(load_model(str(folder), "float32")).__name__ == "Model"
+    assert marker.read_text() == "ran"
+
+
+def test_trust_is_the_recipes_alone_and_said(fake_settings, fake_run, capsys):
+    from dice.start import start
+
+    assert load_recipe("tiny", fake_settings).trust_remote_code is False
+    for key in ("train.trust_remote_code=true", "generate.engine_args.trust_remote_code=true"):
+        with pytest.raises(BadInput, match="trust_remote_code follows from the re"):
+            load_recipe("tiny", [*fake_settings, key])
+    start("tiny", fake_settings)
+    assert "is run" not in capsys.readouterr().out and not trust.runs_code()
+    run = start("tiny", [*fake_settings, "trust_remote_code=true"])
+    assert "code of fake-dpo and fake-sft is run (trust_remote_code)" in capsys.readouterr().out
+    assert trust.runs_code() and round_config(run, 1)["trust_remote_code"] is True
+    assert round_config(fake_run, 1)["trust_remote_code"] is False
+
+
+# ---- pickles
+
+
+def test_weights_that_are_pickles_are_refused(random_model, tmp_path):
+    folder = shutil.copytree(random_model, tmp_path / "model")
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
+    assert check_model("policy", str(folder)) == folder  # beside safetensors they are not looked at
+    (folder / "model.safetensors").unlink()
+    assert only_pickles(str(folder)) == "pytorch_model.bin"
+    with pytest.raises(
+        BadInput, match=r"its weights as pickles only \(pytorch_model.bin\).* save_pretrained"
+    ):
+        check_model("policy", str(folder))
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(random_model)}))
+    (adapter / "adapter_model.bin").write_bytes(b"")
+    with pytest.raises(BadInput, match=r"pickles only \(adapter_model.bin\)"):
+        check_model("policy", str(adapter))
+    assert not (tmp_path / "boom").exists()
+
+
+@pytest.mark.slow
+def test_loaders_read_no_pickle_either(random_model, tmp_path):
+    from dice.models import load_model
+
+    folder = shutil.copytree(random_model, tmp_path / "model")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
+    with pytest.raises(BadInput, match="can't be loaded as a causal LM"):
+        load_model(str(folder), "float32")
+    assert not (tmp_path / "boom").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["model_name_or_path", "adapter_name_or_path", "ref_model"])
+def test_training_reads_no_pickle_either(tmp_path, key):
+    import train
+
+    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
+    with pytest.raises(BadInput, match=f"{key}: .* pickles only"):
+        train.run({key: str(tmp_path)})
+    assert not (tmp_path / "boom").exists()
+
+
+@pytest.mark.slow
+def test_what_is_started_unpickles_nothing_but_tensors(tmp_path):
+    """Workers and training: torch.load itself refuses, though its caller says weights_only=False."""
+    bomb = tmp_path / "optimizer.pt"
+    bomb.write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
+    read = "import sys, torch; torch.load(sys.argv[1], weights_only=False)"
+    done = subprocess.run(
+        [sys.executable, "-c", read, bomb], env=environment(), capture_output=True, text=True
+    )
+    assert "weights_only" in done.stderr.lower() and not (tmp_path / "boom").exists()
+
+
+def test_vllm_is_told_to_read_safetensors_only(fake_settings):
+    with pytest.raises(BadInput, match="load_format must read no pickles, as safetensors"):
+        load_recipe("tiny", [*fake_settings, "generate.engine_args.load_format=pt"])
+    load_recipe("tiny", [*fake_settings, "generate.engine_args.load_format=fastsafetensors"])
+
+
+# ---- folders
+
+
+@pytest.mark.parametrize("name", ["../rows.json", "{tmp}/rows.json", "link.json", "link/rows.json", "folder"])
+def test_data_outside_of_the_data_folder_is_refused(tmp_path, name, monkeypatch):
+    (tmp_path / "rows.json").write_text('[{"instruction": "one"}]')
+    data = tmp_path / "data"
+    (data / "folder").mkdir(parents=True)
+    (data / "link.json").symlink_to("../rows.json")
+    (data / "folder" / "part.json").symlink_to(tmp_path / "rows.json")
+    (data / "link").symlink_to("..")
+    folder = write(data, "[]", {"file_name": name.format(tmp=tmp_path)})
+    with pytest.raises(
+        BadInput, match=f"dataset_info.json: it: .*lies outside of .*DICE_DATA_DIRS={tmp_path}"
+    ):
+        read_prompts(folder, "it")
+    monkeypatch.setenv("DICE_DATA_DIRS", f"/nowhere:{tmp_path}")
+    assert len(read_prompts(folder, "it")[0]) == 1
+
+
+def test_a_link_that_stays_inside_and_a_rounds_data_are_fine(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "rows.json").write_text('[{"instruction": "one"}]')
+    (tmp_path / "data" / "link.json").symlink_to("rows.json")
+    assert read_prompts(write(tmp_path / "data", "[]", {"file_name": "link.json"}, "other.json"), "it")
+    made = tmp_path / "run" / "round-1" / "dataset" / "mixed.json"
+    made.parent.mkdir(parents=True)
+    made.write_text('[{"instruction": "one"}]')
+    entry = {"file_name": "../run/round-1/dataset/mixed.json"}
+    folder = write(tmp_path / "data", "[]", entry)
+    with pytest.raises(BadInput, match="lies outside of"):
+        read_prompts(folder, "it")
+    (tmp_path / "run" / "recipe.yaml").write_text("")
+    assert read_prompts(folder, "it")
+
+
+def test_a_sets_folder_on_the_hub_stays_inside(tmp_path):
+    for folder in ("../other", "/etc"):
+        entries = {"it": {"hf_hub_url": "some/set", "folder": folder}}
+        (tmp_path / "dataset_info.json").write_text(json.dumps(entries))
+        with pytest.raises(BadInput, match="folder is .*; it must lie inside the set"):
+            registry.find_entry(str(tmp_path), "it")
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/x.safetensors", "sub/x.safetensors"])
+def test_a_models_index_names_files_of_its_folder(random_model, tmp_path, name):
+    folder = shutil.copytree(random_model, tmp_path / "model")
+    index = {"weight_map": {"a": name}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(BadInput, match="weight_map names .*; it must be a file of the same folder"):
+        check_model("policy", str(folder))
+
+
+def test_a_manifest_can_not_have_files_elsewhere_removed(fake_run, tmp_path):
+    (tmp_path / "precious").write_text("stays")
+    made = stage.Stage("demo", lambda *_: {}, lambda *_: {}, (), lambda *_: stage.Outcome(1, 1, "one row"))
+    manifest = stage.execute(made, fake_run, 1)
+    path = fake_run.round_dir(1) / "demo.manifest.json"
+    for name in (str(tmp_path / "precious"), "../../../precious"):
+        manifests.write(path, manifest | {"outputs": {name: "0"}})
+        with pytest.raises(BadInput, match="among its outputs lies outside of the stage's folder"):
+            stage.execute(made, fake_run, 1)
+    assert (tmp_path / "precious").read_text() == "stays"
+
+
+def test_removing_a_link_leaves_what_it_leads_to(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to("kept")
+    store.remove(tmp_path / "link")
+    assert (tmp_path / "kept").is_dir() and not (tmp_path / "link").is_symlink()
+
+
+# ---- secrets
+
+
+def test_a_loop_leaves_no_secret_behind(fake_settings, tmp_path):
+    names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "MY_DB_PASSWORD")
+    secret = {name: f"{TOKEN}-{name}" for name in names}
+    done = run_script("bash", "scripts/run_dice/iter.sh", "tiny", "rounds=1", *fake_settings, **secret)
+    assert done.returncode == 0, done.stderr
+    files = [path for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert len(files) > 15 and not [path for path in files if TOKEN.encode() in path.read_bytes()]
+    assert TOKEN not in done.stdout + done.stderr
+
+
+def test_logs_are_cleaned_however_a_program_ends(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false-but-long")
+    tell = "import os, sys; print(dict(os.environ)); sys.exit('no access for ' + os.environ['HF_TOKEN'])"
+    with pytest.raises(Exception, match=r"no access for \[HF_TOKEN\]"):
+        run_logged([sys.executable, "-c", tell], tmp_path / "x.log", "x", "steps", lambda: (0, 0))
+    text = (tmp_path / "x.log").read_text()
+    assert TOKEN not in text and "[HF_TOKEN]" in text and "false-but-long" in text
+    assert TOKEN not in str(BadInput(f"refused: {TOKEN}"))
+
+
+def test_a_secret_does_not_get_into_a_recipe(fake_settings, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for override in (f"policy=https://me:{TOKEN}@host/model", "prepare=x ${oc.env:HF_TOKEN}"):
+        with pytest.raises(BadInput, match="the value of HF_TOKEN is in it") as caught:
+            load_recipe("tiny", [*fake_settings, override])
+        assert TOKEN not in str(caught.value)
+    for key in ("train.hf_hub_token", "generate.engine_args.hf_token", "train.swanlab_api_key"):
+        with pytest.raises(BadInput, match="a token or password would be written down"):
+            load_recipe("tiny", [*fake_settings, f"{key}=abc"])
+
+
+def test_what_counts_as_a_secret(monkeypatch):
+    for name in [*os.environ]:
+        monkeypatch.delenv(name)
+    for name in (
+        "AWS_SECRET_ACCESS_KEY",
+        "github_token",
+        "SHORT_KEY",
+        "TOKENIZERS_PARALLELISM",
+        "MONKEY_SIZE",
+    ):
+        monkeypatch.setenv(name, "abc" if name == "SHORT_KEY" else f"value of {name}")
+    assert redact.secrets().keys() == {"AWS_SECRET_ACCESS_KEY", "github_token"}
+
+
+# ---- texts
+
+
+ODD = "[red]not markup[/red] \x1b[2Jcleared\x07 \rover \u202eturned"
+
+
+def test_texts_are_shown_as_they_are(capsys):
+    say(ODD)
+    assert r"[red]not markup[/red] \x1b[2Jcleared\x07 \rover \u202eturned" in capsys.readouterr().out
+    assert str(BadInput(f"a: {ODD}\nb")) == "a: " + printable(ODD) + r"\nb"
+    assert len(str(BadInput("x" * 10_000))) <= BadInput.longest
+
+
+def test_the_end_of_a_log_can_not_write_to_the_terminal(tmp_path):
+    tell = f"import sys; sys.exit({ODD!r})"
+    with pytest.raises(Exception, match="x failed") as caught:
+        run_logged([sys.executable, "-c", tell], tmp_path / "x.log", "x", "steps", lambda: (0, 0))
+    assert "\x1b" not in str(caught.value) and r"\x1b[2Jcleared" in str(caught.value)
+
+
+def test_a_model_card_takes_no_markdown_from_names(fake_run):
+    from dice.card import _table
+
+    cells = _table([{"model": "a|b\n# big <script>x</script> [link](http://x) `tick`"}])
+    assert (
+        cells.splitlines()[2] == r"| a\|b # big &lt;script&gt;x&lt;/script&gt; \[link\](http://x) \`tick\` |"
+    )
+
+
+def test_the_documentation_names_tests_that_exist():
+    text = (ROOT / "docs" / "safety.md").read_text(encoding="utf-8")
+    names = {word.strip("`") for word in text.split() if word.startswith("`test_")}
+    assert len(names) > 10 and not names - globals().keys()
