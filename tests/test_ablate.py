@@ -6,7 +6,7 @@ import math
 import pytest
 from conftest import run_script
 
-from dice import share, store
+from dice import manifests, share, store
 from dice.ablation import grid, table
 from dice.ablation.claims import Verdict, verdicts
 from dice.ablation.forecast import _stages
@@ -111,9 +111,10 @@ def pretend(cell, **rates):
     plain = {"quality": 0.5, "win_rate_error": 0.01, "mean_chars": 40.0}
     results = [{"model": "SFT", "win_rate": 0.4, **plain}, {"model": "DPO", "win_rate": None, **plain}]
     results += [{"model": name.replace("_", "-"), "win_rate": rate, **plain} for name, rate in rates.items()]
-    store.write_json(
-        cell.run.path / "evaluate" / "evaluate.manifest.json", {"results": results, "stage": "x"}
-    )
+    counts = {"round": 0, "rows_in": 1, "rows_out": 1, "seconds": 1.0}
+    manifest = {"stage": "evaluate", "inputs": {}, "recipe": {}, "outputs": {}, "dropped": {}, **counts}
+    manifest |= {"summary": "", "results": results}
+    manifests.write(cell.run.path / "evaluate" / "evaluate.manifest.json", manifest)
 
 
 def test_the_table_has_what_is_done_and_says_what_is_not(fake_settings):
@@ -171,7 +172,7 @@ def test_a_stage_is_taken_over_where_its_manifest_would_be_the_same(stage, runs)
     assert share.adopt(stage, second, 1, [runs("other", seed=2), first]) == first
     paths = [run.round_dir(1) / "out" / "text" for run in (first, second)]
     assert paths[0].samefile(paths[1])
-    manifest = store.read_json(second.round_dir(1) / "write.manifest.json")
+    manifest = manifests.read(second.round_dir(1) / "write.manifest.json")
     assert manifest["shared_from"] == str(first.round_dir(1))
     assert execute(stage, second, 1) == manifest  # done before
 
