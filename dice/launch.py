@@ -22,7 +22,7 @@ from pathlib import Path
 from dice import disk, nodes, redact, trust
 from dice.console import HELD, Bar, Tally, read_counters, signals_held
 from dice.errors import BadInput, StageFailed, printable
-from dice.peers import node_count, number
+from dice.peers import master_port, node_count, number
 from dice.recipe import ROOT
 
 TAIL_LINES = 15
@@ -132,9 +132,9 @@ def torchrun(arguments: Sequence[str], workers: int) -> list[str]:
     A command at which no other nodes were met runs on this one alone.
     """
     meeting = nodes.current()
-    given = os.environ if meeting.count == node_count() else {}
-    port = given.get("MASTER_PORT") or _free_port()
-    address = given.get("MASTER_ADDR", "127.0.0.1")
+    met = meeting.count == node_count()
+    port = (met and master_port()) or _free_port()
+    address = (met and os.environ.get("MASTER_ADDR")) or "127.0.0.1"
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={workers}"]
     command += [f"--nnodes={meeting.count}", f"--node_rank={meeting.rank}"]
     return [*command, f"--master_addr={address}", f"--master_port={port}", *arguments]

@@ -50,10 +50,15 @@ def address() -> tuple[str, int]:
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if not os.environ.get(name):
             raise BadInput(f"environment: NNODES is {node_count()}, so {name} must say where node 0 is")
-    port = number("MASTER_PORT", 0, 1) + 1
-    if port > 65535:
-        raise BadInput(f"environment: MASTER_PORT is {port - 1}; it must be at most 65534")
-    return os.environ["MASTER_ADDR"], port
+    return os.environ["MASTER_ADDR"], master_port() + 1
+
+
+def master_port() -> int:
+    """MASTER_PORT, torchrun's; 0 where it is not set. Raises BadInput where it is no port."""
+    port = number("MASTER_PORT", 0, 0)
+    if port > 65534:  # the one above it is needed as well
+        raise BadInput(f"environment: MASTER_PORT is {port}; it must be at most 65534")
+    return port
 
 
 class Peer:

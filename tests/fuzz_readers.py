@@ -14,7 +14,7 @@ from conftest import ROOT
 from fuzz_input import TEXT, VALUES, Input, Read, nothing, reader
 from fuzz_values import as_json, replaced, spoiled
 
-from dice import checkpoints, evaluate, launch, recipe_io, store
+from dice import checkpoints, evaluate, launch, peers, recipe_io, store
 from dice.digests import model_digest
 from dice.plan import sizes
 
@@ -98,7 +98,10 @@ def environment(given: Input, folder: Path) -> tuple[str, Read]:
         os.environ.update(wanted)
         try:
             launch.engines_per_node(1)
-            return nothing(launch.torchrun(["x"]))
+            if peers.node_count() > 1:
+                peers.node_rank()
+                peers.address()
+            return nothing(launch.torchrun(["x"], launch.workers_per_node()))
         finally:
             os.environ.clear()
             os.environ.update(before)
