@@ -143,7 +143,7 @@ def torchrun(config, processes, **env):
     """A training under torchrun."""
     path = Path(config["output_dir"] + ".yaml")
     path.write_text(yaml.safe_dump(config))
-    command = launch.torchrun([str(TRAIN), str(path)])
+    command = launch.torchrun([str(TRAIN), str(path)], launch.workers_per_node())
     command[3] = f"--nproc_per_node={processes}"
     result = run_script(*command, PYTHONPATH=PATH, OMP_NUM_THREADS="1", **env)
     assert result.returncode == 0, result.stderr[-3000:]
