@@ -1,5 +1,6 @@
 """Secrets of the environment, HF_TOKEN say, and how they stay out of everything that is shown or kept."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -24,13 +25,17 @@ def redacted(text: str) -> str:
 
 
 def clean(log: Path) -> None:
-    """Take secrets out of a log that other programs wrote, if there are any."""
-    content = log.read_bytes()
-    cleaned = content
-    for name, value in secrets().items():
-        cleaned = cleaned.replace(os.fsencode(value), f"[{name}]".encode())
-    if cleaned != content:
-        log.write_bytes(cleaned)
+    """Take secrets out of a log that other programs wrote, if there are any.
+
+    On a disk without room, where that can't be done, the failure to be told is another one.
+    """
+    with contextlib.suppress(OSError):
+        content = log.read_bytes()
+        cleaned = content
+        for name, value in secrets().items():
+            cleaned = cleaned.replace(os.fsencode(value), f"[{name}]".encode())
+        if cleaned != content:
+            log.write_bytes(cleaned)
 
 
 def first_in(text: str) -> str | None:

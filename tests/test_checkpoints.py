@@ -104,6 +104,7 @@ def test_an_adapter_in_the_hubs_cache(tmp_path, monkeypatch):
     assert base_of("some/adapter") == "some/base" and alters_base("some/adapter")
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_that_was_downloaded(random_model, tmp_path):
     """The cache's layout: snapshots by commit, a ref that names the commit. Half a model is none."""
     snapshot = tmp_path / "hub" / "models--some--model" / "snapshots" / "abc"

@@ -88,6 +88,7 @@ def test_a_disk_too_full_for_the_log(small_disk):
         launch.run_logged([sys.executable, "-c", code], small_disk / "it.log", "it", "rows", lambda: (0, 0))
 
 
+@pytest.mark.slow
 def test_a_stage_on_a_full_disk_goes_on_once_there_is_room(fake_settings, small_disk, fake_run):
     """Full at the start, full in the workers; in the end the files of a run that had room."""
     assert run_dice("generate", str(fake_run.path), "1").returncode == 0

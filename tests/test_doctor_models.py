@@ -103,6 +103,7 @@ def test_a_policy_that_never_ends(settings):
     assert finding.level == WARNING and "the policy ends real answers with probability 0.00" in finding.what
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_model_too_large_for_a_cpu(settings, policy):
     """1.2 billion parameters, of which the disk holds only the header."""

@@ -60,6 +60,7 @@ def test_another_loops_descriptor_is_not_this_runs_lock(fake_run, tmp_path, monk
             assert lock.holder(fake_run.path)
 
 
+@pytest.mark.slow
 def test_a_second_loop_refuses_and_names_the_first(fake_settings, tmp_path):
     result = run_script("bash", "scripts/run_dice/iter.sh", "tiny", *fake_settings, "rounds=1")
     assert result.returncode == 0, result.stderr

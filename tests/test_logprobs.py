@@ -136,7 +136,13 @@ def sums(scorer, rows):
     return np.array([logps.sum(dtype=float) for logps in scorer.token_logps(rows)])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+def some_fast(names):
+    """The first families of each kind in the fast tests, all in the others."""
+    fast = ("llama", "mistral")
+    return [name if name in fast else pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("name", some_fast(FAMILIES))
 def test_log_probs_equal_float64_one_row_at_a_time(families, name):
     rows = some_rows()
     expected = one_by_one(families(name), rows)
@@ -148,7 +154,7 @@ def test_log_probs_equal_float64_one_row_at_a_time(families, name):
         np.testing.assert_allclose(tokens, wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "mistral", "phi3-long", "llama-dynamic", "bloom"])
+@pytest.mark.parametrize("name", some_fast(["llama", "mistral", "phi3-long", "llama-dynamic", "bloom"]))
 @pytest.mark.parametrize("budget", [1, 30, 100_000])
 def test_the_budget_the_chunk_and_the_order_do_not_matter(families, monkeypatch, name, budget):
     rows = some_rows()
@@ -161,6 +167,7 @@ def test_the_budget_the_chunk_and_the_order_do_not_matter(families, monkeypatch,
     np.testing.assert_allclose(found, expected[order], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_every_attention_gives_the_same(families, attention):
     found = sums(scorer_of(families("mistral"), attn_implementation=attention), some_rows())
@@ -231,6 +238,7 @@ def test_logits_exist_for_a_chunk_at_a_time(families, monkeypatch):
     assert max(sizes) == 10
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_halved_for_good(families, capsys):
     scorer = scorer_of(families("llama"), batch_tokens=4000)
     expected = sums(scorer, some_rows())
@@ -290,7 +298,7 @@ def test_a_token_without_embedding_is_named(families):
         scorer.token_logps([([], [7])])
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", some_fast(FAMILIES))
 def test_bfloat16_is_read_the_same_way(families, name):
     """The probe must not take rounding for a difference: it would refuse good models on GPUs."""
     scorer = Scorer(Options(dtype="bfloat16"))

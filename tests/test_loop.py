@@ -190,6 +190,7 @@ def test_finished_shards_are_kept(fake_run):
     assert second.read_bytes() == content
 
 
+@pytest.mark.slow
 def test_a_failing_stage_ends_the_run_with_the_end_of_its_log(fake_settings, tmp_path):
     (tmp_path / "not-a-model").mkdir()
     result = loop(*fake_settings, f"policy={tmp_path / 'not-a-model'}")

@@ -60,6 +60,7 @@ def sums(scorer, name):
     return [float(logps.sum(dtype=float)) for logps in scorer.token_logps(some_rows())]
 
 
+@pytest.mark.slow
 def test_adapters_equal_merged_models_and_the_base_is_loaded_once(random_model, adapters, loads, tmp_path):
     expected = []
     for number, adapter in enumerate(adapters):
@@ -77,6 +78,7 @@ def test_adapters_equal_merged_models_and_the_base_is_loaded_once(random_model, 
     assert loads == [str(random_model)]
 
 
+@pytest.mark.slow
 def test_whole_models_replace_each_other(random_model, other_random_model, loads):
     scorer = Scorer(Options(dtype="float32"))
     first, second = sums(scorer, str(random_model)), sums(scorer, str(other_random_model))
@@ -85,6 +87,7 @@ def test_whole_models_replace_each_other(random_model, other_random_model, loads
     assert loads == [str(random_model), str(other_random_model), str(random_model)]
 
 
+@pytest.mark.slow
 def test_an_adapter_that_changes_its_base_does_not_share_it(random_model, loads, tmp_path):
     adapter = make_adapter(random_model, tmp_path / "pissa", 1, init_lora_weights="pissa")
     expected = sums(Scorer(Options(dtype="float32")), str(random_model))
@@ -96,6 +99,7 @@ def test_an_adapter_that_changes_its_base_does_not_share_it(random_model, loads,
     assert loads == [str(random_model)] * 2
 
 
+@pytest.mark.slow
 def test_names_that_look_alike_are_two_adapters(random_model, tmp_path):
     scorer = Scorer(Options(dtype="float32"))
     first = sums(scorer, make_adapter(random_model, tmp_path / "dpo.1", 1))

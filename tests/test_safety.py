@@ -241,6 +241,7 @@ def test_removing_a_link_leaves_what_it_leads_to(tmp_path):
 # ---- secrets
 
 
+@pytest.mark.slow
 def test_a_loop_leaves_no_secret_behind(fake_settings, tmp_path):
     names = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "OPENAI_API_KEY", "MY_DB_PASSWORD")
     secret = {name: f"{TOKEN}-{name}" for name in names}

@@ -81,6 +81,7 @@ def ended(node: Node, begun: float, seconds: float = 60) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.slow
 def test_a_loop_on_two_nodes_is_that_of_one(fake_settings, tmp_path):
     """With the fake engine, whose every stage but `train` is the same on any number of workers."""
     alone = run_script("bash", ITER, "tiny", *fake_settings, f"results_dir={tmp_path / 'alone'}")
