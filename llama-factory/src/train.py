@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import batons
 import reward_trainer
 from dice import store, trust
 from dice.chat import register_templates
@@ -63,6 +64,7 @@ def run(config: dict[str, Any], callbacks: list[Any] | None = None) -> None:
     """Train with a LLaMA-Factory configuration that may have DICE's own keys. Raises BadInput."""
     refuse_pickles(config)
     if config.get("deepspeed"):
+        batons.install()
         trust.know_deepspeed()
     install(take_reference(config))
     reward_trainer.install()
