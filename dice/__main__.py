@@ -18,12 +18,12 @@ from typing import Any
 
 import fire
 
-from dice import __version__, status, store
+from dice import __version__, nodes, status, store
 from dice.console import console, run, say
 from dice.errors import BadInput
 from dice.launch import die_with_parent
 from dice.recipe_io import load_recipe
-from dice.stage import execute, stage_named
+from dice.stage import execute, facts, stage_named
 
 
 class Promise:
@@ -225,7 +225,7 @@ class Commands:
         if not opened.recipe.evaluate.judge:
             console.print("  evaluate  this recipe has no judge; nothing to do")
             return
-        evaluate.show(execute(evaluate.STAGE, opened, 0))
+        evaluate.show(execute(evaluate.STAGE, opened, 0, bool(force)))
 
     @promised
     def report(self, run: str, *, quick: bool = False, in_loop: bool = False) -> None:
@@ -241,7 +241,8 @@ class Commands:
         from dice.report import write_report
 
         try:
-            write_report(opened, bool(quick))
+            with nodes.meeting("report", lambda: facts(opened)) as meeting:
+                write_report(opened, bool(quick)) if meeting.leads else meeting.wait()
         except Exception as error:
             if not in_loop:
                 raise

@@ -22,7 +22,7 @@ from dice.errors import BadInput, StageFailed, printable
 
 # Nothing that is shown is taken for rich's markup, [red] say: it may come from a model or a data file.
 console = Console(highlight=False, soft_wrap=True, markup=False)
-HELD = (signal.SIGINT, signal.SIGTERM)
+HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last one: another node has failed
 MARKS = {"+": "[green]✓[/]", "=": "[dim]·[/]", "!": "[yellow]![/]", " ": " "}
 
 
@@ -168,6 +168,6 @@ def read_counters(folder: Path) -> Tally:
     for path in folder.glob("*.json"):
         try:
             parts.append(json.loads(path.read_text()))
-        except ValueError:  # being written at this moment
+        except (ValueError, OSError):  # being written, or removed, at this moment
             continue
     return Tally(*map(sum, zip(*parts, strict=True))) if parts else Tally(0, 0)

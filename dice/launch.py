@@ -164,19 +164,21 @@ def run_logged(
     with disk.naming(log), log.open("a", encoding="utf-8") as file:
         file.write(f"$ {' '.join(command)}\n")
         file.flush()
-        with signals_held():
-            process = subprocess.Popen(
-                command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
-                env=environment() | (env or {}), cwd=ROOT, preexec_fn=partial(_begin_child, os.getpid()),
-            )  # fmt: skip
+        process = None
         try:
+            with signals_held():
+                process = subprocess.Popen(
+                    command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
+                    env=environment() | (env or {}), cwd=ROOT, preexec_fn=partial(_begin_child, os.getpid()),
+                )  # fmt: skip
             with Bar(label, unit, poll) as bar:
                 while process.poll() is None:
                     bar.update()
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         process.wait(timeout=0.1)
-        except BaseException:  # Ctrl-C, say: the workers must not outlive this process
-            _end(process)
+        except BaseException as error:  # Ctrl-C, say: the workers must not outlive this process
+            if process and (own := _end(process)) and nodes.current().causes:
+                raise StageFailed(f"{_failure(label, own, log)}\n{error}") from None
             raise
         finally:
             redact.clean(log)
@@ -186,14 +188,21 @@ def run_logged(
         raise StageFailed(_failure(label, process.returncode, log))
 
 
-def _end(process: subprocess.Popen) -> None:
-    """End a command and what it has started, which dies with it."""
+def _end(process: subprocess.Popen) -> int | None:
+    """End a command and what it has started, which dies with it; its status where it failed by itself.
+
+    Where another node has failed, this one may be about to: for the same reason, or the true one.
+    """
+    if nodes.current().causes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=nodes.LAST_WORDS / 2)
     process.terminate()
     try:
         process.wait(timeout=ENDING)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    return None
 
 
 def run_workers(stage: str, folder: Path, arguments: Sequence[str], unit: str, gpus_each: int = 1) -> None:

@@ -19,13 +19,13 @@ GRACE = 3.0  # seconds in which the processes of a run that was just killed are 
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
     """Hold a run's folder for this process, unless the loop around it does.
 
-    Raises BadInput, naming the other one, where it is held already. Where the file system knows no locks
-    there is none.
+    Raises BadInput, naming the other one, where it is held already. Where the file system knows no locks,
+    or none is `wanted`, there is none.
     """
-    if _is_inherited(folder):
+    if not wanted or _is_inherited(folder):
         yield
         return
     with (folder / ".lock").open("a+", encoding="utf-8") as file:

@@ -104,6 +104,10 @@ def damaged(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
             found[name] = "is missing"
         elif file_digest(folder / name) != digest:
             found[name] = "was changed"
+    model = folder / "model"  # a file more, a chat template say, is put to use
+    if any(name.startswith("model/") for name in manifest.get("outputs", {})) and model.is_dir():
+        names = [f"model/{path.name}" for path in model.iterdir() if not path.name.startswith(".")]
+        found |= {name: "was added" for name in names if name not in manifest["outputs"]}
     return found
 
 

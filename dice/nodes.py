@@ -18,7 +18,7 @@ from dice.peers import Peer, gather_peers, join, node_count, node_rank
 
 BEAT = 2.0  # seconds between signs of life
 SILENCE = 30.0  # seconds without one after which a node is given up
-LAST_WORDS = 3.0  # seconds in which the node that failed first, maybe another one, can say why
+LAST_WORDS = 4.0  # seconds in which the node that failed first, maybe another one, can say why
 
 _current: "Meeting | None" = None
 
@@ -31,7 +31,8 @@ class Meeting:
         self.causes: dict[str, str] = {}  # node -> why it failed
         self.status = 1
         self.heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.closing = False
+        self.closing = False  # from now on the others' failures interrupt nothing
+        self.closed = False
         self.result: dict[str, Any] | None = None
 
     @property
@@ -59,6 +60,11 @@ class Meeting:
             for peer in self.peers:
                 peer.tell(ended=True)
 
+    def wait(self) -> None:
+        """Wait for the end of something that node 0 does alone."""
+        for _ in self.tasks():
+            pass
+
     def conclude(self, result: dict[str, Any] | None = None) -> None:
         """Let the others go, with the result."""
         for peer in self.peers:
@@ -67,12 +73,14 @@ class Meeting:
 
     def _next(self) -> dict[str, Any]:
         while True:  # in small steps: a signal can't get through to a thread that waits for good
+            if self.causes:
+                raise self.failure()
             with contextlib.suppress(queue.Empty):
                 return self.heard.get(timeout=0.2)
 
     def listen(self, peer: Peer) -> None:
         """In a thread of its own: pass a peer's messages on, and notice when it is gone."""
-        while not self.closing:
+        while not self.closed:
             messages = peer.hear(0.2)
             if messages is None:
                 if not peer.left:
@@ -131,7 +139,7 @@ def meeting(topic: str, facts: Callable[[], dict[str, str]]) -> Iterator[Meeting
         present.closing = True
         raise _parting(present, error) from None
     finally:
-        present.closing = True
+        present.closing = present.closed = True
         _current = None
         for listener in listeners:
             listener.join(BEAT)
@@ -152,11 +160,11 @@ def _interrupt(present: Meeting) -> None:
 
 def _parting(present: Meeting, error: BaseException) -> BaseException:
     """Tell the others why this node ends, and hear whether one of them has a reason, too."""
-    from_here = not present.causes
+    from_here = not present.causes or str(error) != str(present.failure())
     if from_here or present.leads:  # node 0 passes on what a node failed of
         for peer in present.peers:
             peer.tell(failed=_in_words(error), status=getattr(error, "status", 1))
-    if not from_here or not isinstance(error, StageFailed):
+    if present.causes or not isinstance(error, StageFailed):
         return error
     deadline = time.monotonic() + LAST_WORDS
     while time.monotonic() < deadline and not present.causes:

@@ -14,7 +14,8 @@ SECRET_KEY = re.compile(r"(^|_)(token|api_key|secret|password)$")
 
 def secrets() -> dict[str, str]:
     """Values that must not be shown, by the variables that hold them."""
-    return {n: v for n, v in os.environ.items() if SECRET.search(n) and len(v.strip()) >= SHORTEST}
+    named = {name: value.strip() for name, value in os.environ.items() if SECRET.search(name)}
+    return {name: value for name, value in named.items() if len(value) >= SHORTEST}
 
 
 def redacted(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dice import store
+from dice.errors import BadInput
 
 MARKER = "complete.json"
 
@@ -25,19 +26,28 @@ def remove_before(checkpoint: Path) -> None:
             store.remove(other)
 
 
-def last_complete(work: Path, processes: int | None = None) -> Path | None:
-    """The last complete checkpoint of a working folder; whatever else lies there is removed.
+def check_processes(work: Path, processes: int) -> None:
+    """Raises BadInput where the last complete checkpoint is of another number of processes."""
+    found = _complete(work)
+    its = facts(found[-1]).get("processes") if found else processes
+    if its != processes:
+        raise BadInput(
+            f"{found[-1]} is of a training with {its} processes (GPUs), here are {processes}: go on with "
+            f"{its}, or remove {work} to begin the training anew"
+        )
 
-    `processes` is given where a checkpoint belongs to that number of processes, as DeepSpeed's does.
-    """
-    found = None
-    for checkpoint in sorted(work.glob("checkpoint-[0-9]*"), key=_step):
-        if is_complete(checkpoint) and processes in (None, facts(checkpoint).get("processes")):
-            found = checkpoint
+
+def last_complete(work: Path) -> Path | None:
+    """The last complete checkpoint of a working folder; whatever else lies there is removed."""
+    found = next(reversed(_complete(work)), None)
     for path in list(work.iterdir()) if work.is_dir() else []:
         if path != found:
             store.remove(path)
     return found
+
+
+def _complete(work: Path) -> list[Path]:
+    return [path for path in sorted(work.glob("checkpoint-[0-9]*"), key=_step) if is_complete(path)]
 
 
 def is_complete(checkpoint: Path) -> bool:

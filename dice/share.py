@@ -7,17 +7,15 @@ ever replaced, never written into, so what one run does later leaves the other a
 """
 
 import contextlib
-import os
-import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from dice import generate, manifests, pair, score, store, train, train_rm
+from dice import generate, manifests, nodes, pair, score, store, train, train_rm
 from dice.console import say
 from dice.errors import BadInput
 from dice.lock import locked
 from dice.manifests import basis_of, damaged
-from dice.stage import Stage
+from dice.stage import Stage, facts
 from dice.store import Run
 
 STAGES = (generate.STAGE, score.STAGE, pair.STAGE, train.STAGE)
@@ -30,7 +28,10 @@ def share(run: Run) -> None:
     """
     others = [*_beside(run)]
     todo = [(stage, t) for t in range(1, run.recipe.rounds + 1) for stage in STAGES]
-    with locked(run.path):
+    with nodes.meeting("share", lambda: facts(run)) as meeting, locked(run.path, meeting.leads):
+        if not meeting.leads:
+            meeting.wait()
+            return
         if train_rm.is_wanted(run.recipe) and not _is_done(train_rm.STAGE, run, 0):
             adopt(train_rm.STAGE, run, 0, others)
         for stage, t in todo:
@@ -60,8 +61,12 @@ def adopt(stage: Stage, run: Run, t: int, others: Iterable[Run]) -> Run | None:
         return None
     for other in others:
         source = stage.folder(other, t)
-        manifest = manifests.read(source / f"{stage.name}.manifest.json")
-        if manifest and basis_of(manifest) == basis and not damaged(source, manifest):
+        try:
+            manifest = manifests.read(source / f"{stage.name}.manifest.json")
+            same = manifest and basis_of(manifest) == basis and not damaged(source, manifest)
+        except (BadInput, OSError):  # spoiled, or being replaced at this moment
+            continue
+        if same:
             # Where this is killed, the stage itself goes on with what has been taken over.
             store.write_json(folder / f"{stage.name}.started.json", basis)
             for name in manifest["outputs"]:
@@ -78,7 +83,4 @@ def _link(source: Path, target: Path) -> None:
     """Make `target` the same file, or a copy of it; whatever was there goes."""
     target.parent.mkdir(parents=True, exist_ok=True)
     store.remove(target)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    store.link(source, target)

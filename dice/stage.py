@@ -122,7 +122,8 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
     basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
     _bring_back(stage, folder, basis)
     if manifest := _still_valid(stage, folder, basis, force):
-        store.remove(started)
+        for leftover in (started, *(folder / name for name in stage.working)):
+            store.remove(leftover)
         say(f"{stage.name:<10}done before: {manifest['summary']}", mark="=")
         return manifest
     resumed = store.read_json(started) == basis
@@ -130,6 +131,7 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
         for output in (*stage.outputs, *stage.working):
             store.remove(folder / output)
     store.remove_leftovers(folder)
+    store.remove(folder / f"{stage.name}.failed.json")  # of an earlier attempt
     store.write_json(started, basis)
 
     begun = time.monotonic()
@@ -154,8 +156,8 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
         "commit": commit(),
     }
     manifests.write(finished, manifest)
-    store.remove(started)
-    store.remove(_aside(stage, folder))
+    for over in (started, *(folder / name for name in stage.working), _aside(stage, folder)):
+        store.remove(over)
     say(f"{stage.name:<10}{outcome.summary}, {seconds:.0f} s{_dropped(outcome.dropped)}", mark="+")
     for mark, lines in ((" ", outcome.notes), ("!", outcome.warnings)):
         for line in lines:
@@ -268,7 +270,10 @@ def _move(stage: Stage, source: Path, target: Path) -> None:
 def _bring_back(stage: Stage, folder: Path, basis: dict[str, Any]) -> None:
     """Where outputs were set aside for a recipe that came to nothing, and theirs is back: use them."""
     aside = _aside(stage, folder)
-    manifest = manifests.read(aside / f"{stage.name}.manifest.json")
+    try:
+        manifest = manifests.read(aside / f"{stage.name}.manifest.json")
+    except BadInput:  # nothing to go back to
+        return
     if manifest and basis_of(manifest) == basis and not (folder / f"{stage.name}.manifest.json").exists():
         _move(stage, aside, folder)
         store.remove(aside)

@@ -101,15 +101,24 @@ def write_text(path: Path, text: str | Iterable[str | bytes]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    flush(path.parent)
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """See to it that a file, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def link(source: Path, target: Path) -> None:
+    """Make `target` the same file, or a copy of it where the file system can't."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def write_array(path: Path, rows: Iterable[dict[str, Any]]) -> None:

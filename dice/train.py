@@ -39,6 +39,7 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
         "only_last_checkpoint": True,
         "data_shared_file_system": node_count() > 1,
         "trust_remote_code": recipe.trust_remote_code,
+        "logging_nan_inf_filter": False,  # a loss that is no number is to be seen
         "template": recipe.template,
         "cutoff_len": recipe.score.cutoff_len,
         "dataset": "mixed",
@@ -91,9 +92,10 @@ def _run(run: Run, t: int) -> Outcome:
         trained = _train_fake(run, t, rows)
     else:
         check_rows(rows, recipe)
-        trained = trainer.train(_begin(run, t), folder / "logs" / "train.log", "train")
+        trained = trainer.finished(folder / "train")  # killed after its last step, perhaps
+        trained = trained or trainer.train(_begin(run, t), folder / "logs" / "train.log", "train")
     store.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
-    trainer.collect(folder / "train", folder / "model")
+    trainer.collect(folder / "train", folder / "model", keep=True)
     return _outcome(rows, trained, recipe, _expected(run, t))
 
 
@@ -113,8 +115,9 @@ def check_rows(rows: int, recipe: Recipe) -> None:
 def _begin(run: Run, t: int) -> dict[str, Any]:
     """The configuration to train with: from the last checkpoint, or from the start."""
     work, config = run.round_dir(t) / "train", round_config(run, t)
-    # DeepSpeed's checkpoints are split by process.
-    if checkpoint := resume.last_complete(work, launch.process_count() if config.get("deepspeed") else None):
+    if config.get("deepspeed"):
+        resume.check_processes(work, launch.process_count())
+    if checkpoint := resume.last_complete(work):
         say(f"train     goes on from step {checkpoint.name.rpartition('-')[2]}", mark="=")
         return config | {"resume_from_checkpoint": str(checkpoint)}
     if known := _known_reference(run, t):

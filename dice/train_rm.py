@@ -110,15 +110,17 @@ def _run(run: Run, t: int) -> Outcome:
     recipe, folder = run.recipe, folder_of(run, t)
     pairs, dropped = sources.read_preferences(recipe.dataset_dir, recipe.replay.dataset)
     work = folder / "train"
-    store.remove(work)
     export.write(folder / "dataset", [], pairs)
     if recipe.generate.engine == "fake":
         store.write_json(work / "config.json", {"digest": file_digest(folder / "dataset" / "mixed.json")})
         trained = trainer.Trained(len(pairs), 0, [])
     else:
-        trained = trainer.train(config_of(run), folder / "logs" / "train_rm.log", "train_rm")
+        trained = trainer.finished(work)  # killed after its last step, perhaps
+        if not trained:
+            store.remove(work)
+            trained = trainer.train(config_of(run), folder / "logs" / "train_rm.log", "train_rm")
     store.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
-    trainer.collect(work, folder / "model")
+    trainer.collect(work, folder / "model", keep=True)
     losses = [entry["loss"] for entry in trained.curves if "loss" in entry]
     return Outcome(
         rows_in=len(pairs) + dropped.total(),

@@ -5,6 +5,7 @@ a model folder that exists is a finished one.
 """
 
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 import yaml
 
 from dice import launch, store
-from dice.errors import BadInput
+from dice.errors import BadInput, StageFailed
 from dice.recipe import ROOT
 
 TRAIN_SCRIPT = ROOT / "llama-factory" / "src" / "train.py"
@@ -87,9 +88,26 @@ def train(config: dict[str, Any], log: Path, label: str) -> Trained:
         env=_environment(work, log),
     )
     launch.run_task(task, "steps", lambda: _progress(work))
-    rows = store.read_json(work / "rows.json") or {}
-    history = (store.read_json(work / "trainer_state.json") or {}).get("log_history", [])
-    curves = [entry for entry in history if "loss" in entry or "eval_loss" in entry]
+    if trained := finished(work):
+        return trained
+    raise StageFailed(f"{label} ended, but its result is not whole in {work}\n  whole log: {log}")
+
+
+def finished(work: Path) -> Trained | None:
+    """What a training in `work` came to; None where it has not ended: the trainer's state is saved last.
+
+    Raises StageFailed for one whose loss is no number any more.
+    """
+    rows, state = (store.read_json(work / name) for name in ("rows.json", "trainer_state.json"))
+    if rows is None or state is None or not any(work.glob("*.safetensors")):
+        return None
+    curves = [entry for entry in state.get("log_history", []) if "loss" in entry or "eval_loss" in entry]
+    for entry in curves:
+        if not all(math.isfinite(entry[name]) for name in ("loss", "eval_loss") if name in entry):
+            raise StageFailed(
+                f"the training in {work} diverged: at step {entry.get('step')} its loss is no number; a "
+                "lower train.learning_rate may help"
+            )
     return Trained(rows["train"], rows["eval"], curves, store.read_json(work / "reference.json") or {})
 
 
@@ -108,16 +126,23 @@ def _environment(work: Path, log: Path) -> dict[str, str]:
     return own | {name: os.environ.get(name, value) for name, value in loggers.items()}
 
 
-def collect(work: Path, model: Path) -> None:
-    """Move the checkpoint's own files from the working folder to `model`, and remove the folder."""
+def collect(work: Path, model: Path, keep: bool = False) -> None:
+    """Put the checkpoint's own files into `model`, safe on the disk before it has its name.
+
+    The working folder goes, unless it is to `keep`: to be gone on with until a stage is done.
+    """
     partial = model.with_name(f".{model.name}.partial")
     store.remove(partial)
     partial.mkdir(parents=True)
     for path in sorted({path for pattern in MODEL_FILES for path in work.glob(pattern)}):
-        path.replace(partial / path.name)
+        store.link(path, partial / path.name)
+        store.flush(partial / path.name)
+    store.flush(partial)
     store.remove(model)
     partial.replace(model)
-    store.remove(work)
+    store.flush(model.parent)
+    if not keep:
+        store.remove(work)
 
 
 def _progress(work: Path) -> tuple[int, int]:

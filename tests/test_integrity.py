@@ -2,14 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import conftest
 import pytest
 from conftest import run_dice
 
-from dice import recipe_io, store
-from dice.errors import BadInput
+from dice import recipe_io, store, train
+from dice.errors import BadInput, StageFailed
 from dice.stage import STAGES, execute, stage_named
 
 
@@ -49,6 +50,7 @@ FILES = {  # file -> its maker, and the stages that read it: (stage, round)
     "responses/part-00001.jsonl": ("generate", [("score", 1), ("pair", 1)]),
     "prompts.jsonl": ("generate", [("score", 1), ("pair", 1)]),
     "scores/part-00000.jsonl": ("score", [("pair", 1), ("train", 1)]),
+    "scores/dropped-00000.jsonl": ("score", [("pair", 1), ("train", 1)]),
     "pairs.jsonl": ("pair", [("train", 1)]),
     "dataset/mixed.json": ("pair", [("train", 1)]),
     "model/config.json": ("train", [("generate", 2), ("score", 2), ("evaluate", 0)]),
@@ -84,6 +86,66 @@ def test_force_makes_it_again_and_what_follows(run):
     for name in STAGES:
         execute(stage_named(name), run, 1, force=True)
     assert path.read_bytes() == before and other.stat().st_mtime_ns == was
+
+
+def test_force_makes_a_list_of_what_was_dropped_again(run):
+    path = run.round_dir(1) / "scores" / "dropped-00001.jsonl"
+    before = path.read_bytes()
+    path.write_text("{}\n")
+    execute(stage_named("score"), run, 1, force=True)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_was_added_to_a_model_is_named(run):
+    """A chat template, say, would be put to use."""
+    path = run.round_dir(1) / "model" / "chat_template.jinja"
+    path.write_text("{{ messages }}")
+    for stage, t in [("train", 1), ("generate", 2)]:
+        with pytest.raises(BadInput, match="chat_template.jinja was added since train"):
+            execute(stage_named(stage), run, t)
+    execute(stage_named("train"), run, 1, force=True)
+    assert not path.exists()
+
+
+def test_a_manifest_that_was_edited_is_named_and_force_makes_its_stage_again(run):
+    path = run.round_dir(1) / "score.manifest.json"
+    path.write_text(path.read_text().replace('"rows_out": ', '"rows_out": 1'))
+    for stage in ("score", "pair"):
+        with pytest.raises(BadInput, match="score.manifest.json: not as it was written, .*--force"):
+            execute(stage_named(stage), run, 1)
+    execute(stage_named("score"), run, 1, force=True)
+    execute(stage_named("pair"), run, 1)
+
+
+def test_without_its_manifest_nothing_is_thrown_away(run):
+    (run.round_dir(1) / "generate.manifest.json").unlink()
+    with pytest.raises(BadInput, match="what generate has made is there, but not its manifest; --force"):
+        execute(stage_named("generate"), run, 1)
+    assert store.shards(run.round_dir(1) / "responses")
+
+
+def test_a_training_that_was_over_is_not_repeated(run, monkeypatch):
+    """Killed after its last step and before its manifest: only the rest is done."""
+    folder = run.round_dir(1)
+    work = folder / "train"
+    manifest = store.read_json(folder / "train.manifest.json")
+    store.write_json(folder / "train.started.json", {key: manifest[key] for key in ("inputs", "recipe")})
+    (folder / "train.manifest.json").unlink()
+    (folder / "model").rename(work)
+    store.write_json(work / "rows.json", {"train": 12, "eval": 0})
+    log = [{"loss": 0.6, "rewards/accuracies": 0.5, "step": 1}]
+    store.write_json(work / "trainer_state.json", {"log_history": log})
+    (work / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr("dice.train.trainer.train", lambda *_: pytest.fail("it trains again"))
+    recipe = replace(run.recipe, generate=replace(run.recipe.generate, engine="hf"))
+    recipe = replace(recipe, train=replace(recipe.train, global_batch_size=4))
+    outcome = train._run(store.Run(run.path, recipe), 1)
+    assert outcome.rows_out == 12
+    assert (folder / "model" / "model.safetensors").read_bytes() == b"weights" and work.is_dir()
+    log[0]["loss"] = float("nan")
+    store.write_json(work / "trainer_state.json", {"log_history": log})
+    with pytest.raises(StageFailed, match="diverged: at step 1 its loss is no number"):
+        train._run(store.Run(run.path, recipe), 1)
 
 
 def test_a_stage_refuses_what_was_made_with_another_recipe(run):

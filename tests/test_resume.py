@@ -5,6 +5,7 @@ import json
 import pytest
 
 from dice import resume
+from dice.errors import BadInput
 
 
 def checkpoint(work, step, processes=2):
@@ -38,8 +39,13 @@ def test_a_file_that_is_missing_or_shorter_makes_it_useless(tmp_path):
 
 
 def test_one_that_belongs_to_another_number_of_processes(tmp_path):
-    assert resume.last_complete(checkpoint(tmp_path / "a", 5).parent, processes=2) is not None
-    assert resume.last_complete(checkpoint(tmp_path / "b", 5).parent, processes=4) is None
+    """It is not thrown away: the number can be had again."""
+    made = checkpoint(tmp_path, 5)
+    resume.check_processes(tmp_path, 2)
+    with pytest.raises(BadInput, match="checkpoint-5 is of a training with 2 .* here are 4: go on"):
+        resume.check_processes(tmp_path, 4)
+    assert resume.last_complete(tmp_path) == made
+    resume.check_processes(tmp_path / "never", 4)
 
 
 def test_nothing_to_go_on_from(tmp_path):
@@ -53,11 +59,12 @@ def test_a_marker_that_is_none_makes_it_useless(tmp_path, facts):
     made = checkpoint(tmp_path / "work", 5)
     (tmp_path / "work" / "a").write_text("outside")
     (made / resume.MARKER).write_text(facts)
-    assert resume.last_complete(tmp_path / "work", processes=2) is None
+    assert resume.last_complete(tmp_path / "work") is None
 
 
 def test_a_marker_without_the_number_of_processes(tmp_path):
     made = checkpoint(tmp_path, 5)
     marker = json.loads((made / resume.MARKER).read_text())
     (made / resume.MARKER).write_text(json.dumps({"files": marker["files"]}))
-    assert resume.last_complete(tmp_path, processes=2) is None
+    with pytest.raises(BadInput, match="with None processes"):
+        resume.check_processes(tmp_path, 2)

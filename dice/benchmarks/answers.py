@@ -14,6 +14,7 @@ from dice.digests import file_digest, model_digest
 from dice.errors import BadInput
 from dice.evaluate import models
 from dice.generate import Part, sample_parts, sampling_settings
+from dice.manifests import makers
 from dice.recipe import Recipe
 from dice.schema import Message, Prompt, Response, prompt_id
 from dice.stage import Outcome, Stage
@@ -40,7 +41,11 @@ def stage(task: Task) -> Stage:
 
     outputs = ("turns", task.benchmark.ANSWERS)
     parts = ("turns/*/*/part-*.jsonl",)
-    return Stage("answers", inputs, settings, outputs, work_through, task.folder, parts=parts)
+    number = task.model.removeprefix("round-")
+    needs = makers(int(number)) if number.isdigit() else []
+    return Stage(
+        "answers", inputs, settings, outputs, work_through, task.folder, parts=parts, needs=lambda *_: needs
+    )
 
 
 def work(worker: Worker, run_dir: str, model: str, turn: str) -> None:

@@ -235,7 +235,12 @@ def run_job(job: Job) -> None:
 
 def run_share(worker: Worker, job: Job) -> None:
     """A worker's shards, those that are scored already left alone."""
-    todo = [path for path in worker.share(job.shards()) if not job.beside(path, "part").exists()]
+    written = ("part", "dropped", *(("grades",) if job.reward == "judge" else ()))
+    todo = [
+        path
+        for path in worker.share(job.shards())
+        if not all(job.beside(path, what).exists() for what in written)
+    ]
     counter = worker.counter()
     source = job.source.Source
     counter.expect(source.passes * sum(map(store.count_rows, todo)))

@@ -34,6 +34,7 @@ source "$here/../env.sh"
 dice ablate "$recipe" "$@" --plan # refuses unknown recipes, keys and values
 if [[ $dry ]]; then exit; fi
 cells=$(dice ablate "$recipe" "$@" --cells)
+trap 'exit 130' INT # Ctrl-C ends the grid, not its current run alone
 while IFS=$'\t' read -r -a cell; do
   if ((${#cell[@]} == 0)); then continue; fi # nothing is left to do
   # One that fails leaves a gap in the table; the others go on.

@@ -44,16 +44,16 @@ if [[ ${NODE_RANK:-0} == 0 ]]; then # the run is this loop's until it ends
   export DICE_LOCK_FD=9
   dice hold "$run" "$recipe" "$@"
   trap ': >"$run/.lock"' EXIT
-  if [[ ${DICE_SHARE:-} ]]; then dice share "$run"; fi # what another run under results/ has done already
 fi
+if [[ ${DICE_SHARE:-} ]]; then dice share "$run"; fi # what another run under results/ has done already
 dice train_rm "$run" $force # the reward model, where score.reward_model=train
-report() { if [[ ${NODE_RANK:-0} == 0 ]]; then dice report "$run" --in_loop "$@"; fi; }
+report() { dice report "$run" --in_loop "$@"; }
 for ((round = 1; round <= rounds; round++)); do
   echo "round $round"
   pipeline
   report --quick
 done
 echo "evaluation"
-dice evaluate "$run"
+dice evaluate "$run" $force
 report
 dice places "$run"
