@@ -40,7 +40,7 @@ def test_a_checkpoint_that_fsdp_split_is_gathered(random_model, tmp_path):
     metadata = tmp_path / "checkpoint" / "pytorch_model_fsdp_0" / ".metadata"
     metadata.write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
     result = run_dice("export", str(tmp_path / "checkpoint"), f"--output={tmp_path}/other")
-    assert result.returncode == 2 and ".metadata asks for _io.open, which does not" in result.stderr
+    assert result.returncode == 2 and "io.open, which does not belong there" in result.stderr
     assert not (tmp_path / "boom").exists()
     (tmp_path / "broken" / "global_step5").mkdir(parents=True)
     result = run_dice("export", str(tmp_path / "broken"), f"--output={tmp_path}/other")
