@@ -119,6 +119,8 @@ class Loop:
                 os.killpg(process.pid, KILL)
                 process.wait()
         self._await_silence()
+        if kill and kill.when == "random" and status == 0:
+            kill = None  # it came while the loop was ending
         notes = [line.split("\t") for line in self.log.read_text().splitlines()]
         struck = {name for _, _, name, killed in notes if killed}
         kill = kill or next((k for k in kills if k.at in struck), None)
