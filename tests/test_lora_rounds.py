@@ -116,7 +116,7 @@ def test_an_exported_adapter_is_a_whole_model_with_a_card(lora_run, random_model
     with torch.no_grad():
         assert torch.allclose(whole(ids).logits, ours(ids).logits, atol=1e-4)
     card = (tmp_path / "model" / "README.md").read_text()
-    for wanted in ("round 2 of DICE", "some_prompts", "some_pairs, gamma 0.5", "win rate", "rounds: 2"):
+    for wanted in ("round 2 of DICE", "some\\_prompts", "some\\_pairs, gamma 0.5", "win rate", "rounds: 2"):
         assert wanted in card
     again = run_dice("export", str(lora_run.path), "2", f"--output={tmp_path}/model")
     assert again.returncode == 0  # what export wrote, it may replace
