@@ -20,8 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
+if __name__ == "__main__":  # a test that imports this has its own logs to look into
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
 
 import fuzz_data  # noqa: E402, F401  registers its readers
 import fuzz_readers  # noqa: E402, F401
