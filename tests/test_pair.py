@@ -216,7 +216,7 @@ def test_a_row_of_fifty_megabytes_is_a_row(round_of):
     execute(pair.STAGE, run, 1)
     assert pairs_of(run)[0]["rejected"] == "bad"
     run = round_of({"q": [("good", 1.0), (huge, 5.0), ("bad", 0.0)]}, alpha=0, min_samples=2)
-    execute(pair.STAGE, run, 1)
+    execute(pair.STAGE, run, 1, force=True)
     assert pairs_of(run)[0]["chosen"] == huge
 
 

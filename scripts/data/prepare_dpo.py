@@ -47,7 +47,9 @@ def prepare(config: str, output: str, *overrides: str) -> None:
     fitted |= {"output_dir": str(work), "dataset_dir": str(resolve(settings["dataset_dir"]))}
     if settings != store.read_json(work / "settings.json"):  # of another start
         store.remove(work)
-    if checkpoint := resume.last_complete(work, processes if fitted.get("deepspeed") else None):
+    if fitted.get("deepspeed"):
+        resume.check_processes(work, processes)
+    if checkpoint := resume.last_complete(work):
         fitted["resume_from_checkpoint"] = str(checkpoint)
     store.write_json(work / "settings.json", settings)
     say(f"prepare   DPO of {settings['model_name_or_path']} on {settings['dataset']}, once")
