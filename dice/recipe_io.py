@@ -212,7 +212,10 @@ def _has(block: Any, key: str) -> bool:
 
 def _place(path: Path, key: str) -> str:
     """path:line of a key in a YAML file, or the path alone where the key isn't there."""
-    node = yaml.compose(path.read_text(encoding="utf-8"))
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError:  # a tab within a word, say, which the C reader that made the values lets pass
+        return _shown(path)
     line = None
     for part in key.split("."):
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
