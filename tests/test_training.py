@@ -275,3 +275,19 @@ def test_an_adapter_on_a_quantized_base(data, tmp_path):
     for side in (table, model | {"ref_model_quantization_bit": 4}):
         torchrun(side, 1)
     compare(tmp_path / "table", tmp_path / "model", tolerance=0.02)  # the CPU kernel computes in bfloat16
+
+
+@pytest.mark.parametrize(("end", "status"), [("over.set()", 0), ("", 7)])
+def test_a_training_that_is_over_leaves_before_python_is_taken_down(end, status):
+    """What would abort the process on its way out no longer can; a training that is not over still fails."""
+    code = f"""
+import atexit, os, threading, train
+class Teardown:
+    def __del__(self, abort=os._exit): abort(7)
+teardown, over = Teardown(), threading.Event()
+atexit.register(train.leave_without_teardown, over)
+atexit.register(print, "a logger has finished")
+{end}
+"""
+    result = run_script(sys.executable, "-c", code, PYTHONPATH=PATH)
+    assert (result.returncode, result.stdout) == (status, "a logger has finished\n"), result.stderr

@@ -16,7 +16,10 @@ LLaMA-Factory's `run_exp` with the same arguments. Some keys are DICE's own:
 llama-factory/README.md lists what differs from upstream, and why.
 """
 
+import atexit
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +77,28 @@ def run(config: dict[str, Any], callbacks: list[Any] | None = None) -> None:
     llamafactory("train.tuner").run_exp(config, callbacks)
 
 
+def leave_without_teardown(over: threading.Event) -> None:
+    """At exit, once training is over: end before Python takes itself down, with status 0.
+
+    A thread of torch's (Gloo's, say) that asks for the interpreter meanwhile would abort the process,
+    and the training with it. To be registered first, so that it runs last: loggers finish before.
+    """
+    if over.is_set():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+
+
 def main() -> None:
     die_with_parent()
+    over = threading.Event()
+    atexit.register(leave_without_teardown, over)
     config = llamafactory("hparams.parser").read_args()
     if not isinstance(config, dict):
         sys.exit("error: give a YAML or JSON file, then key=value")
     try:
         run(config)
+        over.set()
     except BadInput as error:
         store.write_text(Path(config["output_dir"]) / "bad-input.txt", str(error))
         sys.exit(f"error: {error}")
