@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import difflib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,15 +152,8 @@ def check_train_args(recipe: Recipe, place: Place) -> str:
     before = previous(recipe)
     if before and before.train.args == args:
         return fine
-    known = upstream.arguments()
-    for name, value in args.items():
-        key = f"train.{name}"
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=3)
-            hint = f"; did you mean {' or '.join(close)}?" if close else ""
-            raise BadInput(f"{place(key)}: unknown key {key!r}: neither DICE nor LLaMA-Factory has it{hint}")
-        if wanted := upstream.misfit(value, known[name]):
-            raise BadInput(f"{place(key)}: {key} is {value!r}; LLaMA-Factory takes {wanted}")
+    for key, wrong in upstream.wrong_arguments(args, "train"):
+        raise BadInput(f"{place(key)}: {wrong}")
     return fine
 
 

@@ -6,6 +6,7 @@ one can't be imported, an empty module takes its place. A torchaudio that works 
 """
 
 import dataclasses
+import difflib
 import enum
 import importlib
 import importlib.machinery
@@ -13,6 +14,7 @@ import logging
 import sys
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 import pydantic
@@ -32,6 +34,22 @@ def hush() -> None:
     llamafactory("extras.logging").get_logger().setLevel(logging.WARNING)
 
 
+def wrong_arguments(args: dict[str, Any], section: str) -> Iterator[tuple[str, str]]:
+    """(key, what is wrong) of what a part of a recipe hands to LLaMA-Factory: unknown names, other types.
+
+    Asking LLaMA-Factory takes seconds, unless there are no arguments at all.
+    """
+    known = arguments() if args else {}
+    for name, value in args.items():
+        key = f"{section}.{name}"
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            yield key, f"unknown key {key!r}: neither DICE nor LLaMA-Factory has it{hint}"
+        elif wanted := _misfit(value, known[name]):
+            yield key, f"{key} is {value!r}; LLaMA-Factory takes {wanted}"
+
+
 def arguments() -> dict[str, Any]:
     """Every argument that a LLaMA-Factory training file may have, with its type."""
     hparams = llamafactory("hparams")
@@ -43,7 +61,7 @@ def arguments() -> dict[str, Any]:
     return found
 
 
-def misfit(value: Any, wanted: Any) -> str | None:
+def _misfit(value: Any, wanted: Any) -> str | None:
     """What an argument of type `wanted` takes, in words, where `value` is not that; else None."""
     if value is None:  # as if it were not given
         return None

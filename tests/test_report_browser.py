@@ -1,6 +1,7 @@
 """The report as a browser shows it: headless Chromium, on the desktop and on a phone."""
 
 import importlib.util
+import json
 import time
 
 import conftest
@@ -9,6 +10,7 @@ from browser import Browser, find_chromium
 from reported import write_evaluation, write_pairs, write_samples, write_training
 
 from dice import recipe_io, store
+from dice.recipe import ROOT
 from dice.report import write_report
 
 ABSENT = None if importlib.util.find_spec("websockets") else "package websockets"
@@ -35,6 +37,7 @@ WORDS = (
     "kettle",
     "lemon",
 )
+TINY = ROOT / "results" / "tiny" / "report.html"
 CARDS = "document.querySelectorAll('.pair').length"
 
 
@@ -72,21 +75,18 @@ def first_prompt(browser) -> str:
     return browser.evaluate("document.querySelector('.pair .turn').lastChild.textContent")
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (360, False), (360, True)])
-def test_it_loads_nothing_complains_of_nothing_and_fits(browser, page, width, dark):
-    browser.open(page, width=width, dark=dark)
+def complaints(browser) -> list[dict]:
+    kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+    return [told for kind in kinds for told in browser.told(kind)]
+
+
+def requests(browser) -> list[str]:
     time.sleep(0.2)  # for whatever it might still ask for
-    requests = [told["request"]["url"] for told in browser.told("Network.requestWillBeSent")]
-    assert requests == [page.as_uri()]
-    for complaint in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded"):
-        assert browser.told(complaint) == []
-    assert browser.evaluate("document.documentElement.scrollWidth") <= width
-    seen = browser.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert seen == ("rgb(18, 21, 24)" if dark else "rgb(247, 247, 245)")
+    return [told["request"]["url"] for told in browser.told("Network.requestWillBeSent")]
 
 
-def test_every_plot_is_drawn(browser, page):
-    browser.open(page)
+def check_plots(browser, rounds: int) -> None:
+    """Every plot has a size, marks that can be seen, words, and a label for those who can't see it."""
     drawn = browser.evaluate(
         """[...document.querySelectorAll("svg")].map((svg) => {
           const box = svg.getBoundingClientRect();
@@ -97,9 +97,44 @@ def test_every_plot_is_drawn(browser, page):
           return [box.width, box.height, marks.length, svg.textContent.trim().length, svg.ariaLabel.length];
         })"""
     )
-    assert len(drawn) == 3 + 2 * 9
+    assert len(drawn) == 3 + rounds * 9
     for width, height, marks, text, label in drawn:
         assert width > 200 and height > 80 and marks > 5 and text > 10 and label > 10
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (360, False), (360, True)])
+def test_it_loads_nothing_complains_of_nothing_and_fits(browser, page, width, dark):
+    browser.open(page, width=width, dark=dark)
+    assert requests(browser) == [page.as_uri()]
+    assert complaints(browser) == []
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    seen = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert seen == ("rgb(18, 21, 24)" if dark else "rgb(247, 247, 245)")
+
+
+def test_every_plot_is_drawn(browser, page):
+    browser.open(page)
+    check_plots(browser, rounds=2)
+
+
+@pytest.mark.skipif(not TINY.exists(), reason="`bash scripts/run_dice/iter.sh tiny` has not been run here")
+@pytest.mark.parametrize("width", [1280, 360])
+def test_the_report_of_the_tiny_run(browser, width):
+    """The run that `iter.sh tiny` leaves, not a made-up one."""
+    run = store.open_run(TINY.parent)
+    lines = (run.round_dir(run.recipe.rounds) / "pairs.jsonl").open()
+    prompts = {json.loads(line)["messages"][-1]["content"] for line in lines}
+    browser.open(TINY, width=width)
+    check_plots(browser, run.recipe.rounds)
+    assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert first_prompt(browser) in prompts
+    prompt = browser.evaluate("document.querySelectorAll('.pair .turn')[3].lastChild.textContent")
+    type_into(browser, "search", prompt, "input")
+    assert browser.evaluate(CARDS) == 1 and first_prompt(browser) == prompt
+    type_into(browser, "search", "nowhere to be found", "input")
+    assert browser.evaluate(CARDS) == 0
+    assert requests(browser) == [TINY.as_uri()]
+    assert complaints(browser) == []
 
 
 def test_scripts_in_responses_stay_text(browser, page):

@@ -155,6 +155,20 @@ def test_recipes_that_make_no_sense_are_refused(fake_settings, overrides, messag
         load(fake_settings, *overrides)
 
 
+@pytest.mark.parametrize(
+    "override, message",
+    [
+        ("output_dir=x", "score.reward_args: output_dir follows from the rest of the recipe"),
+        ("learnin_rate=1", "unknown key 'score.reward_args.learnin_rate': .*did you mean learning_rate"),
+        ("learning_rate=fast", "score.reward_args.learning_rate is 'fast'; LLaMA-Factory takes float"),
+    ],
+)
+def test_arguments_for_training_a_reward_model_are_checked(fake_settings, override, message):
+    recipe = load(fake_settings, "score.reward=reward_model", f"score.reward_args.{override}")
+    with pytest.raises(BadInput, match=message):
+        check.examine(recipe)
+
+
 def test_a_prompt_for_the_judge_needs_both_places(fake_settings, tmp_path):
     (tmp_path / "judge.txt").write_text("How good is {response}?")
     wanted = ["score.reward=judge", f"score.judge_prompt={tmp_path / 'judge.txt'}"]

@@ -1,6 +1,5 @@
 """What of a reward source can be known to be wrong before round 1, without loading a model."""
 
-import difflib
 from typing import Any
 
 from dice import upstream
@@ -67,11 +66,5 @@ def _check_args(recipe: Recipe) -> None:
     args = recipe.score.reward_args
     for name in sorted(MANAGED_TRAIN_ARGS & args.keys()):
         raise BadInput(f"score.reward_args: {name} follows from the rest of the recipe")
-    known = upstream.arguments() if args else {}
-    for name, value in args.items():
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise BadInput(f"score.reward_args: LLaMA-Factory has no argument {name!r}{hint}")
-        if wanted := upstream.misfit(value, known[name]):
-            raise BadInput(f"score.reward_args.{name} is {value!r}; LLaMA-Factory takes {wanted}")
+    for _, wrong in upstream.wrong_arguments(args, "score.reward_args"):
+        raise BadInput(wrong)
