@@ -17,10 +17,10 @@ from dice.checkpoints import base_of
 from dice.console import say
 from dice.digests import file_digest, model_digest
 from dice.errors import BadInput
-from dice.generate import seed_of
 from dice.manifests import makers, manifest_of
 from dice.peers import node_count
 from dice.recipe import Recipe
+from dice.seeds import seed_of
 from dice.stage import Outcome, Stage
 from dice.store import Run
 

@@ -119,6 +119,13 @@ def test_the_verdict(run, rounds, mood, says):
     assert says in " ".join([found.headline, *found.details])
 
 
+def test_an_earlier_round_that_is_as_good_is_not_called_better(run):
+    results = [Result("DPO", 0.5, None, None, 100.0)]
+    results += [Result("round-1", 0.6, 0.61, 0.02, 100.0), Result("round-2", 0.6, 0.6, 0.02, 100.0)]
+    found = verdict(Collected(run, collect(run).rounds, collect(run).evaluation, results, []))
+    assert "best one" not in " ".join(found.details)
+
+
 def test_a_recipe_without_a_judge_is_told_apart(run):
     run.recipe.evaluate.judge = run.recipe.evaluate.prompts = None
     assert "this recipe has no judge" in verdict(collect(run)).headline

@@ -66,8 +66,9 @@ def _length(last: Result, start: Result) -> list[str]:
 
 
 def _best(rounds: list[Result]) -> list[str]:
-    best = max(rounds, key=lambda result: result.win_rate)
-    if best is rounds[-1]:
+    """A word on an earlier round that did better, by more than a standard error."""
+    best, last = max(rounds, key=lambda result: result.win_rate), rounds[-1]
+    if not best.win_rate - last.win_rate > last.win_rate_error:
         return []
     return [f"The latest round is not the best one: {name(best.model)} wins {best.win_rate:.1%}."]
 

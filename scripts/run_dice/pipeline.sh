@@ -7,7 +7,7 @@
 set -euo pipefail
 
 generate() { dice generate "$run" "$round" $force; } # 1.1  K responses to each prompt, from the policy
-score() { dice score "$run" "$round" $force; }       # 1.2  their implicit rewards, log pi - log pi_ref
+score() { dice score "$run" "$round" $force; }       # 1.2  their rewards: log pi - log pi_ref, or what score.reward says
 pair() { dice pair "$run" "$round" $force; }         # 1.3  length-balanced best and worst, mixed with offline pairs
 train() { dice train "$run" "$round" $force; }       # 2    DPO by LLaMA-Factory: the next policy
 
