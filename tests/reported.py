@@ -83,3 +83,16 @@ def write_manifest(
     basis = {"inputs": {"policy": "ab" * 32}, "recipe": stage_named(stage).settings(run, t)}
     manifest = {"stage": stage, "round": t, **basis, "outputs": {}}
     store.write_json(run.round_dir(t) / f"{stage}.manifest.json", {**manifest, **counts, **MEASURED, **more})
+
+
+TABLE = {
+    "first": [("aaaa", 1.0), ("bbbbbb", 3.0), ("cc", -2.0)],
+    "second": [("dddd", 0.5), ("ee", 2.5), ("ffffff", -0.5)],
+}
+
+
+def write_round(run: Run, t: int = 1) -> None:
+    """A finished round of the samples of `TABLE`."""
+    write_samples(run, t, TABLE)
+    write_pairs(run, t)
+    write_training(run, t)

@@ -35,6 +35,7 @@ def write_report(run: Run, quick: bool = False) -> None:
     count = sum(len(sample["pairs"]) for sample in samples)
     size = len(html.encode()) / 1e6
     say(f"{'report':<10}{shown(run.path)}/report.html: {count:,} pairs to read, {size:.1f} MB", mark="+")
-    notes = [] if quick else [sample["note"] for sample in samples if sample["note"]]
+    expected = quick or run.recipe.score.reward != "implicit"
+    notes = [] if expected else [sample["note"] for sample in samples if sample["note"]]
     for note in dict.fromkeys(notes):
         say(f"{'':<10}{note}", mark="!")
