@@ -79,6 +79,13 @@ def test_what_is_no_file_is_not_waited_for(tmp_path):
                 read(path)
 
 
+def test_a_pipe_is_no_recipe_of_a_run(tmp_path):
+    """Opening it would wait for somebody to write into it."""
+    os.mkfifo(tmp_path / "recipe.yaml")
+    with pytest.raises(BadInput, match="no run here"):
+        store.open_run(tmp_path)
+
+
 def test_json_that_is_nested_too_deeply_is_none(tmp_path):
     (tmp_path / "deep.json").write_text('{"a":' * 100_000)
     assert store.read_json(tmp_path / "deep.json") is None
