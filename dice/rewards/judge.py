@@ -82,7 +82,7 @@ class Source(Scoring):
             Graded(row.response.prompt_id, row.response.sample, [*map(grade_of, texts)])
             for row, texts in zip(rows, self.judge.answers(questions, self.counter.add), strict=True)
         ]
-        store.write_rows(self.job.beside(shard, "grades"), graded)
+        store.write_shard(self.job.beside(shard, "grades"), graded)
         return [_mean(row.grades) for row in graded]
 
     def _question(self, row: Usable) -> Asked:
