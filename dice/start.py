@@ -47,18 +47,24 @@ def start(name: str, overrides: Sequence[str], force: bool = False) -> store.Run
         _introduce(name, run)
         examine_all(before_preparation(recipe, place))
         if not meeting.leads:
-            for _ in meeting.tasks():  # one: what the recipe names is there now
-                examine_all(after_preparation(recipe, place, download=True))
+            for task in meeting.tasks():
+                if task["there"] == "run":
+                    _require_shared(run)
+                else:
+                    examine_all(after_preparation(recipe, place, download=True))
             return run
         _show_changes(run, force)
         if recipe.prepare:
             lock.require_free(run.path)  # what another loop has begun with must stay as it is
             with _alone():
                 prepare(recipe.prepare)
-        meeting.announce({})
+        meeting.announce({"there": "what the recipe names"})
         examine_all(after_preparation(recipe, place, download=True))
         meeting.gather()
-        return store.create_run(recipe)
+        store.create_run(recipe)
+        meeting.announce({"there": "run"})
+        meeting.gather()
+        return run
 
 
 def hold(run: store.Run, name: str, overrides: Sequence[str]) -> None:
@@ -87,6 +93,12 @@ def _introduce(name: str, run: store.Run) -> None:
     console.print(f"DICE {Path(name).name}: {rounds} in {shown(run.path)}")
     if recipe.trust_remote_code:
         say(f"trust     code of {recipe.policy} and {recipe.reference} is run (trust_remote_code)", mark="!")
+
+
+def _require_shared(run: store.Run) -> None:
+    """Raises BadInput where what node 0 has written is not to be seen here."""
+    if not (run.path / "recipe.yaml").is_file():
+        raise BadInput(f"{run.path}: node 0 has made it, but it is not here; all nodes need one file system")
 
 
 def _show_changes(run: store.Run, force: bool) -> None:

@@ -30,20 +30,27 @@ def environment(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("host", "reached"), [("127.0.1.1", True), ("some-name", True), ("127.0.0.1", False)]
+    ("host", "reached", "refused"),
+    [
+        ("127.0.1.1", ["127.0.0.2", "::1"], []),
+        ("some-name", ["127.0.0.2", "::1"], []),
+        ("127.0.0.1", ["127.0.0.1"], ["127.0.0.2"]),
+        ("localhost", ["localhost"], ["127.0.0.2"]),
+        ("::1", ["::1"], ["127.0.0.2"]),
+    ],
 )
-def test_a_name_that_is_loopback_here_alone(environment, host, reached):
+def test_a_name_that_is_loopback_here_alone(environment, host, reached, refused):
     """Debian gives a machine's own name 127.0.1.1; the others come by another address."""
+    if "::1" in reached and not socket.has_dualstack_ipv6():
+        pytest.skip("this system has no IPv6")
     environment(NNODES=2)
     with peers._listening(host, free_port()) as server:
-        address = ("127.0.0.2", server.getsockname()[1])
-        if not reached:
+        port = server.getsockname()[1]
+        for place in reached:
+            socket.create_connection((place, port)).close()
+        for place in refused:
             with pytest.raises(OSError):
-                socket.create_connection(address)
-            return
-        socket.create_connection(address).close()
-        if socket.has_dualstack_ipv6():
-            socket.create_connection(("::1", address[1])).close()
+                socket.create_connection((place, port))
 
 
 @pytest.mark.parametrize("name", ["a..b", "n" * 70])
@@ -90,6 +97,14 @@ def started(port: int, rank: int, *arguments: str, **env: str) -> subprocess.Com
         **own,
         **env,
     )
+
+
+def test_nodes_without_a_file_system_in_common(fake_run):
+    """Node 1 looks where node 0 has written."""
+    start._require_shared(fake_run)
+    (fake_run.path / "recipe.yaml").unlink()
+    with pytest.raises(BadInput, match="node 0 has made it, but it is not here; all nodes need one file"):
+        start._require_shared(fake_run)
 
 
 @pytest.mark.parametrize("failing", [0, 1])
