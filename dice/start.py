@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from dice import launch, lock, manifests, nodes, store, trust
+from dice import launch, lock, manifests, nodes, store, train_rm, trust
 from dice.checks import Check, after_preparation, before_preparation, previous
 from dice.console import console, say
 from dice.engines import resolve_engine
@@ -109,7 +109,11 @@ def _show_changes(run: store.Run, force: bool) -> None:
     before = previous(run.recipe)
     for change in differences(asdict(before), asdict(run.recipe)) if before else ():
         say(f"recipe    {change}", mark="!")
-    lost = [f"{name} of round {t}" for t, name in _superseded(run)] if before and not force else []
+    lost = (
+        [f"{name} of round {t}" if t else name for t, name in _superseded(run)]
+        if before and not force
+        else []
+    )
     if lost:
         others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise BadInput(
@@ -120,14 +124,14 @@ def _show_changes(run: store.Run, force: bool) -> None:
 
 def _superseded(run: store.Run) -> Iterator[tuple[int, str]]:
     """(round, stage) of what was done or begun with other settings than the recipe's."""
-    for t in itertools.takewhile(lambda t: run.round_dir(t).is_dir(), itertools.count(1)):
-        for name in STAGES:
-            stage, folder = stage_named(name), run.round_dir(t)
-            manifest = manifests.read(folder / f"{name}.manifest.json")
-            begun = finished_parts(stage, folder) and store.read_json(folder / f"{name}.started.json")
-            done = manifest or begun
-            if done and done.get("recipe") != json.loads(json.dumps(stage.settings(run, t))):
-                yield t, name
+    rounds = itertools.takewhile(lambda t: run.round_dir(t).is_dir(), itertools.count(1))
+    for name, t in [*train_rm.maker(run.recipe), *((name, t) for t in rounds for name in STAGES)]:
+        stage, folder = stage_named(name), run.stage_dir(name, t)
+        manifest = manifests.read(folder / f"{name}.manifest.json")
+        begun = finished_parts(stage, folder) and store.read_json(folder / f"{name}.started.json")
+        done = manifest or begun
+        if done and done.get("recipe") != json.loads(json.dumps(stage.settings(run, t))):
+            yield t, name
 
 
 @contextlib.contextmanager
