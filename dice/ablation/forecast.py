@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-from dice import evaluate, store, train_rm
+from dice import evaluate, manifests, train_rm
 from dice.ablation.grid import Cell, Grid
 from dice.errors import BadInput
 from dice.plan import hardware
@@ -69,7 +69,7 @@ def _measured(grid: Grid) -> dict[str, list[float]]:
     found = defaultdict(list)
     for cell in grid.cells:
         for path in cell.run.path.glob("*/*.manifest.json"):
-            manifest = store.read_json(path) or {}
+            manifest = manifests.read(path) or {}
             if "seconds" in manifest and not manifest.get("resumed") and not manifest.get("shared_from"):
                 found[manifest["stage"]].append(manifest["seconds"])
     return found
