@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 4_800_000  # of the page
 PAGE_BYTES = 250_000  # of it for text, tables, style and script
-PLOT_BYTES = 2_400_000  # of it for the plots of rounds: nine of a round take up to 200,000
+PLOT_BYTES = 2_400_000  # of it for the plots of rounds: nine of a round take 150,000 to 210,000
 
 
 def write_report(run: Run, quick: bool = False) -> None:
