@@ -148,8 +148,12 @@ def _same_weights(first: Path, second: Path) -> bool:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The files with a model's or an adapter's weights."""
-    return [*folder.glob("*.safetensors")]
+    """The files with a model's or an adapter's weights, under the names that transformers and PEFT read.
+
+    Where there is none of these they turn to pickles, whatever other safetensors lie beside them.
+    """
+    names = {"model.safetensors", "adapter_model.safetensors", *_parts(folder)}
+    return [folder / name for name in sorted(names) if (folder / name).is_file()]
 
 
 def only_pickles(name: str) -> str | None:

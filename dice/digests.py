@@ -78,8 +78,12 @@ def folder_digest(folder: Path) -> str:
     """sha256 of the names and contents of a folder's shards."""
     digest = hashlib.sha256()
     for path in store.shards(folder):
-        digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
+        digest.update(_entry(path))
     return digest.hexdigest()
+
+
+def _entry(path: Path) -> bytes:
+    return os.fsencode(path.name) + f"\0{file_digest(path)}\n".encode()
 
 
 def model_digest(model: str) -> str:
@@ -92,7 +96,7 @@ def model_digest(model: str) -> str:
         return model
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")):
-        digest.update(f"{path.name}\0{file_digest(path)}\n".encode())
+        digest.update(_entry(path))
     base = (store.read_json(folder / "adapter_config.json") or {}).get("base_model_name_or_path")
     if base and isinstance(base, str):
         digest.update(model_digest(store.model_path(base)).encode())

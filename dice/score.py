@@ -30,7 +30,6 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
     if score.reward == "implicit":
         digests["reference"] = model_digest(run.reference(t))
     if score.reward == "reward_model":
-        train_rm.check_made(run)
         digests["reward model"] = model_digest(train_rm.model_of(run))
     if score.reward == "judge" and score.judge != "policy" and is_local(score.judge):
         digests["judge"] = model_digest(store.model_path(score.judge))
@@ -77,6 +76,6 @@ STAGE = Stage(
     _settings,
     outputs=("scores",),
     run=_run,
-    needs=lambda run, t: [("generate", t), *makers(t - 1, t - 2)],
+    needs=lambda run, t: [("generate", t), *makers(t - 1, t - 2), *train_rm.maker(run.recipe)],
     parts=("scores/*.jsonl",),
 )

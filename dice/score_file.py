@@ -13,6 +13,7 @@ from dice.answers import read_answers
 from dice.checkpoints import check_model
 from dice.console import say
 from dice.errors import BadInput, StageFailed
+from dice.manifests import require
 from dice.recipe import Recipe
 from dice.recipe_io import load_recipe
 from dice.rewards import NAMES, Job, check, run_job, scored
@@ -77,7 +78,8 @@ def score_all(
 def _check(run: store.Run, models: list[str]) -> None:
     """Raises BadInput where what a recipe's rewards come from is not there."""
     recipe = run.recipe
-    train_rm.check_made(run)
+    for stage, t in train_rm.maker(recipe):
+        require(run, t, stage)
     if recipe.generate.engine == "fake":
         return
     check.examine(recipe)

@@ -15,7 +15,7 @@ from dice.console import say
 from dice.errors import BadInput
 from dice.lock import locked
 from dice.manifests import basis_of, damaged
-from dice.stage import Stage, facts
+from dice.stage import Stage, facts, seal
 from dice.store import Run
 
 STAGES = (generate.STAGE, score.STAGE, pair.STAGE, train.STAGE)
@@ -71,8 +71,10 @@ def adopt(stage: Stage, run: Run, t: int, others: Iterable[Run]) -> Run | None:
             store.write_json(folder / f"{stage.name}.started.json", basis)
             for name in manifest["outputs"]:
                 _link(source / name, folder / name)
+            seal(folder, manifest["outputs"])
             manifest["shared_from"] = str(source)
             manifests.write(folder / f"{stage.name}.manifest.json", manifest)
+            store.remove_seals(folder)
             store.remove(folder / f"{stage.name}.started.json")
             say(f"{stage.name:<10}as in {other.path.name}: {manifest['summary']}", mark="=")
             return other

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dice import launch, manifests, nodes, store
+from dice import aside, launch, manifests, nodes, store
 from dice.console import say
 from dice.errors import BadInput, StageFailed
 from dice.lock import locked
@@ -120,8 +120,9 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
         require(run, number, name)
         _require_same_recipe(stage_named(name), run, number)
     basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
-    _bring_back(stage, folder, basis)
+    aside.bring_back(folder, stage.name, stage.outputs, basis)
     if manifest := _still_valid(stage, folder, basis, force):
+        store.remove_seals(folder)
         for leftover in (started, *(folder / name for name in stage.working)):
             store.remove(leftover)
         say(f"{stage.name:<10}done before: {manifest['summary']}", mark="=")
@@ -156,7 +157,8 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
         "commit": commit(),
     }
     manifests.write(finished, manifest)
-    for over in (started, *(folder / name for name in stage.working), _aside(stage, folder)):
+    store.remove_seals(folder)
+    for over in (started, *(folder / name for name in stage.working), aside.place(folder, stage.name)):
         store.remove(over)
     say(f"{stage.name:<10}{outcome.summary}, {seconds:.0f} s{_dropped(outcome.dropped)}", mark="+")
     for mark, lines in ((" ", outcome.notes), ("!", outcome.warnings)):
@@ -167,12 +169,12 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
 
 def _require_same_recipe(needed: Stage, run: Run, t: int) -> None:
     """Raises BadInput where a stage that is done was done with another recipe than the run's."""
-    manifest = manifests.read(needed.folder(run, t) / f"{needed.name}.manifest.json") or {}
+    manifest = manifests.manifest_of(run, t, needed.name) or {}
     recipe = manifest.get("recipe", needed.settings(run, t))
     if changes := differences(recipe, needed.settings(run, t)):
         raise BadInput(
             f"{needed.folder(run, t)}: {needed.name} was done with another recipe ({'; '.join(changes)}); "
-            f"run `python -m dice {needed.name} {run.path} {t} --force` first"
+            f"run `python -m dice {needed.name} {run.path}{f' {t}' if t else ''} --force` first"
         )
 
 
@@ -198,7 +200,7 @@ def _still_valid(stage: Stage, folder: Path, basis: dict[str, Any], force: bool)
         how = "runs again" if manifest else "begins anew, not where it stopped"
         say(f"{stage.name:<10}{how}: {'; '.join(changes)}", mark="!")
         if manifest:
-            _move(stage, folder, _aside(stage, folder))
+            aside.set_aside(folder, stage.name, stage.outputs)
     elif manifest:
         broken = damaged(folder, manifest)
         if not broken:
@@ -212,8 +214,16 @@ def _still_valid(stage: Stage, folder: Path, basis: dict[str, Any], force: bool)
         store.write_json(started, basis)
         for name in broken:
             store.remove(folder / name)
+        seal(folder, {name: digest for name, digest in manifest["outputs"].items() if name not in broken})
         store.remove(finished)
     return None
+
+
+def seal(folder: Path, outputs: dict[str, str]) -> None:
+    """Note the digests of a stage's shards beside them, since it is going to be without a manifest."""
+    for name, digest in outputs.items():
+        if name.endswith(".jsonl"):
+            store.seal(folder / name, digest)
 
 
 def _read(path: Path, force: bool) -> dict[str, Any] | None:
@@ -252,31 +262,6 @@ def look(stage: Stage, run: Run, t: int) -> tuple[dict[str, Any] | None, list[st
         return manifest, ["an input is gone"]
     missing = [f"{name} is missing" for name in manifest["outputs"] if not (folder / name).is_file()]
     return manifest, differences(basis_of(manifest), basis) or missing
-
-
-def _aside(stage: Stage, folder: Path) -> Path:
-    return folder / f".{stage.name}.before"
-
-
-def _move(stage: Stage, source: Path, target: Path) -> None:
-    """Move a stage's outputs and, last, its manifest."""
-    target.mkdir(exist_ok=True)
-    for name in (*stage.outputs, f"{stage.name}.manifest.json"):
-        if (source / name).exists():
-            store.remove(target / name)
-            (source / name).replace(target / name)
-
-
-def _bring_back(stage: Stage, folder: Path, basis: dict[str, Any]) -> None:
-    """Where outputs were set aside for a recipe that came to nothing, and theirs is back: use them."""
-    aside = _aside(stage, folder)
-    try:
-        manifest = manifests.read(aside / f"{stage.name}.manifest.json")
-    except BadInput:  # nothing to go back to
-        return
-    if manifest and basis_of(manifest) == basis and not (folder / f"{stage.name}.manifest.json").exists():
-        _move(stage, aside, folder)
-        store.remove(aside)
 
 
 def _dropped(dropped: dict[str, int]) -> str:

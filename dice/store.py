@@ -1,9 +1,9 @@
 """What lies under results/: atomic files, shards and manifests. The only writer there.
 
 A file appears whole or not at all: it is written under a temporary name, flushed to disk, then
-renamed. A shard that exists is therefore finished. A stage's manifest is written last and means
-"done"; until then `<stage>.started.json` says which inputs its shards belong to, so a killed stage
-goes on with its own shards and never with another recipe's.
+renamed. A stage's manifest is written last and means "done"; until then `<stage>.started.json` says
+which inputs its shards belong to, so a killed stage goes on with its own shards and never with
+another recipe's, and beside each shard lies its digest, so that it goes on with no other content.
 """
 
 import hashlib
@@ -25,6 +25,8 @@ from dice.recipe_io import load_resolved, resolved_yaml
 from dice.schema import Row, decoder, from_line, to_line
 
 TEMPORARY = ".tmp"  # suffix of files that are being written
+SEAL = ".sha256"  # suffix of a shard's digest, for as long as its stage has no manifest
+OWN_FOLDERS = {"train_rm": "reward-model", "evaluate": "evaluate"}
 BUFFER = 1 << 20  # bytes that are read or written at once: rows are small, system calls are not free
 
 
@@ -37,6 +39,10 @@ class Run:
 
     def round_dir(self, t: int) -> Path:
         return self.path / f"round-{t}"
+
+    def stage_dir(self, stage: str, t: int) -> Path:
+        """The folder of a stage of round t; two stages belong to no round and have one of their own."""
+        return self.path / OWN_FOLDERS[stage] if stage in OWN_FOLDERS else self.round_dir(t)
 
     def model(self, t: int) -> str:
         """The model that round t ends with; round 0 is the policy that the run starts from."""
@@ -148,6 +154,36 @@ def write_json(path: Path, value: Any) -> None:
 def write_rows(path: Path, rows: Iterable[Any]) -> None:
     """Write rows as JSON Lines, atomically."""
     write_text(path, map(to_line, rows))
+
+
+def write_shard(path: Path, rows: Iterable[Any]) -> None:
+    """Write rows as JSON Lines, atomically, and then the seal that `is_shard` looks for."""
+    write_rows(path, rows)
+    with path.open("rb") as file:
+        seal(path, hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def seal(path: Path, digest: str) -> None:
+    """Note the sha256 of a finished shard beside it."""
+    write_text(_seal_of(path), digest)
+
+
+def is_shard(path: Path) -> bool:
+    """Whether a shard is there, as it was written."""
+    if not path.is_file() or not _seal_of(path).is_file():
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == _seal_of(path).read_text(errors="replace")
+
+
+def remove_seals(folder: Path) -> None:
+    """Remove the seals in a folder and below: from here on a manifest says what its files are."""
+    for path in folder.rglob(f".*{SEAL}"):
+        path.unlink(missing_ok=True)
+
+
+def _seal_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}{SEAL}")
 
 
 def open_file(path: Path) -> BinaryIO:

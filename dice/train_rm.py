@@ -10,11 +10,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dice import export, launch, manifests, registry, sources, store, trainer
+from dice import export, launch, registry, sources, store, trainer
 from dice.checkpoints import base_of
 from dice.digests import file_digest, model_digest
-from dice.errors import BadInput
-from dice.manifests import damaged
 from dice.peers import node_count
 from dice.recipe import Recipe
 from dice.seeds import seed_of
@@ -45,19 +43,12 @@ def model_of(run: Run) -> str:
 
 def folder_of(run: Run, t: int) -> Path:
     """Where a run's own reward model is made."""
-    return run.path / "reward-model"
+    return run.stage_dir("train_rm", t)
 
 
-def check_made(run: Run) -> None:
-    """Raises BadInput where the run has to train its reward model first, or that is not what it wrote."""
-    if not is_wanted(run.recipe):
-        return
-    folder, command = folder_of(run, 0), f"python -m dice train_rm {run.path}"
-    manifest = manifests.read(folder / "train_rm.manifest.json")
-    if not manifest:
-        raise BadInput(f"{folder}: not made yet; run `{command}` first")
-    for name, what in damaged(folder, manifest).items():
-        raise BadInput(f"{folder / name} {what} since it was made; put it back, or run `{command} --force`")
+def maker(recipe: Recipe) -> list[tuple[str, int]]:
+    """The stage that makes a run's own reward model, where it has one."""
+    return [("train_rm", 0)] if is_wanted(recipe) else []
 
 
 def training_args(recipe: Recipe) -> dict[str, Any]:

@@ -179,3 +179,15 @@ def settings(fake_settings, random_model, other_random_model):
 def policy(random_model, tmp_path):
     """A copy of the policy to be broken."""
     return shutil.copytree(random_model, tmp_path / "policy")
+
+
+def interrupt(stage, run, t):
+    """Leave a finished stage as a kill would, just before its manifest was written."""
+    folder = stage.folder(run, t)
+    path = folder / f"{stage.name}.manifest.json"
+    manifest = json.loads(path.read_text())
+    store.write_json(folder / f"{stage.name}.started.json", {k: manifest[k] for k in ("inputs", "recipe")})
+    for name, digest in manifest["outputs"].items():
+        store.seal(folder / name, digest)
+    path.unlink()
+    return folder

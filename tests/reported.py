@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dice import pair, store
+from dice import manifests, pair, store
 from dice.schema import Prompt, Response, Score, prompt_id
 from dice.stage import execute, stage_named
 from dice.store import Run
@@ -66,7 +66,7 @@ def write_evaluation(run: Run, *rounds: tuple[float, float, float, float]) -> No
         "results": results,
         **MEASURED,
     }
-    store.write_json(run.path / "evaluate" / "evaluate.manifest.json", manifest)
+    manifests.write(run.path / "evaluate" / "evaluate.manifest.json", manifest)
 
 
 def _result(
@@ -82,7 +82,7 @@ def write_manifest(
     counts = {"rows_in": rows_in, "rows_out": rows_out, "dropped": dropped, "summary": "some"}
     basis = {"inputs": {"policy": "ab" * 32}, "recipe": stage_named(stage).settings(run, t)}
     manifest = {"stage": stage, "round": t, **basis, "outputs": {}}
-    store.write_json(run.round_dir(t) / f"{stage}.manifest.json", {**manifest, **counts, **MEASURED, **more})
+    manifests.write(run.round_dir(t) / f"{stage}.manifest.json", {**manifest, **counts, **MEASURED, **more})
 
 
 TABLE = {

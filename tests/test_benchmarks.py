@@ -12,6 +12,7 @@ from dice import benchmarks, recipe_io, store
 from dice.benchmarks import alpaca_eval2, arena_hard, evaluation, mt_bench, style
 from dice.benchmarks.questions import Question, Questions
 from dice.benchmarks.task import Options
+from dice.digests import file_digest
 from dice.errors import BadInput
 from dice.schema import Response
 
@@ -124,6 +125,8 @@ def test_a_second_time_nothing_is_sampled_and_after_a_kill_the_rest(run, tmp_pat
     (folder / "answers.manifest.json").unlink()
     (folder / "answers.started.json").write_text(json.dumps(basis))
     answers.unlink()
+    for shard in (folder / "turns").rglob("part-*.jsonl"):
+        store.seal(shard, file_digest(shard))
     kept = store.shard_path(folder / "turns/turn-1/temperature-0.7", 0)
     lost = store.shard_path(folder / "turns/turn-2/temperature-0.7", 0)
     lost.unlink()

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import conftest
 import pytest
-from conftest import run_script
+from conftest import interrupt, run_script
 from outcome import files_of
 
-from dice import store
+from dice import generate, store
 from dice.recipe import ROOT
 
 ITER = "scripts/run_dice/iter.sh"
@@ -179,10 +179,7 @@ def test_finished_shards_are_kept(fake_run):
     assert run_script(sys.executable, "-m", "dice", "generate", str(fake_run.path), "1").returncode == 0
     folder = fake_run.round_dir(1)
     first, second, *_ = store.shards(folder / "responses")
-    manifest = json.loads((folder / "generate.manifest.json").read_text())
-    basis = {key: manifest[key] for key in ("inputs", "recipe")}
-    (folder / "generate.manifest.json").rename(folder / "generate.started.json")
-    store.write_json(folder / "generate.started.json", basis)
+    interrupt(generate.STAGE, fake_run, 1)
     was, content = first.stat().st_mtime_ns, second.read_bytes()
     second.unlink()
     assert run_script(sys.executable, "-m", "dice", "generate", str(fake_run.path), "1").returncode == 0

@@ -38,11 +38,22 @@ def test_an_edited_one_is_refused(path):
         manifests.read(path)
 
 
-def test_one_of_an_earlier_version_has_no_digest(path):
+def test_one_without_its_digest_is_refused(path):
     path.write_text(json.dumps(MANIFEST))
-    assert manifests.read(path) == MANIFEST
-    path.write_text(json.dumps(MANIFEST | {"summary": None}))
-    with pytest.raises(BadInput, match="not a manifest: summary is None"):
+    with pytest.raises(BadInput, match="pair.manifest.json: not as it was written"):
+        manifests.read(path)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"summary": None}, "not a manifest: summary is None"),
+        ({"outputs": {".": "ab"}}, "'.' among its outputs"),
+    ],
+)
+def test_one_that_says_what_none_can_say_is_refused(path, change, says):
+    manifests.write(path, MANIFEST | change)
+    with pytest.raises(BadInput, match=says):
         manifests.read(path)
 
 

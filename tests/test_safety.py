@@ -109,6 +109,7 @@ def test_trust_is_the_recipes_alone_and_said(fake_settings, fake_run, capsys):
 def test_weights_that_are_pickles_are_refused(random_model, tmp_path):
     folder = shutil.copytree(random_model, tmp_path / "model")
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
+    (folder / "other.safetensors").write_bytes(b"which nobody reads")
     assert check_model("policy", str(folder)) == folder  # beside safetensors they are not looked at
     (folder / "model.safetensors").unlink()
     assert only_pickles(str(folder)) == "pytorch_model.bin"

@@ -13,7 +13,7 @@ from dice.rules import REWARDS
 from dice.schema import Dropped, Graded, Prompt, Response, Score, prompt_id
 from dice.score import work
 from dice.score_file import score_file
-from dice.stage import execute
+from dice.stage import execute, stage_named
 from dice.worker import Worker
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -229,11 +229,17 @@ def test_what_a_config_says_of_a_reward_model(config, reason):
 
 def test_scoring_wants_the_runs_own_reward_model_first(fake_settings):
     run = store.create_run(load(fake_settings, "score.reward=reward_model"))
-    with pytest.raises(BadInput, match="not made yet; run `python -m dice train_rm .*tiny` first"):
-        train_rm.check_made(run)
+    execute(stage_named("generate"), run, 1)
+    with pytest.raises(BadInput, match="train_rm is not done; run `python -m dice train_rm .*tiny` first"):
+        execute(stage_named("score"), run, 1)
     manifest = execute(train_rm.STAGE, run, 0)
     assert manifest["rows_out"] == 20
-    train_rm.check_made(run)
+    execute(stage_named("score"), run, 1)
+    before = dict(run.recipe.score.reward_args)
+    run.recipe.score.reward_args["learning_rate"] = 0.5
+    with pytest.raises(BadInput, match="train_rm was done with another recipe .*0.5"):
+        execute(stage_named("score"), run, 1)
+    run.recipe.score.reward_args = before
     assert (run.path / "reward-model" / "model" / "config.json").is_file()
     assert execute(train_rm.STAGE, run, 0) == manifest  # done before
 

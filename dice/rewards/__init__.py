@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from dice import launch, store, trust
 from dice.console import Counter
 from dice.engines import load_chat
-from dice.errors import BadInput
+from dice.errors import BadInput, StageFailed
 from dice.recipe import Recipe
 from dice.reference import response_hash
 from dice.schema import Dropped, Message, Prompt, Response, Score
@@ -101,6 +101,7 @@ NAMES = {
     "judge": "rewards of the judge",
     "random": "random rewards",
 }
+WRITTEN = ("part", "dropped", "grades", "tokens")  # what a shard has in scores/ once it is done
 READING = ("batch_tokens", "attn_implementation", "quantization_bit")  # how models are loaded and read
 
 
@@ -212,8 +213,8 @@ class Scoring:
 
     def write(self, shard: Path, scores: list[Score], dropped: list[Dropped]) -> None:
         """Write a shard: its scores come last, since they say that it is done."""
-        store.write_rows(self.job.beside(shard, "dropped"), dropped)
-        store.write_rows(self.job.beside(shard, "part"), scores)
+        store.write_shard(self.job.beside(shard, "dropped"), dropped)
+        store.write_shard(self.job.beside(shard, "part"), scores)
 
     def _messages(self, response: Response, shard: Path) -> list[Message]:
         try:
@@ -229,8 +230,10 @@ def run_job(job: Job) -> None:
     """
     gpus_each = job.judge.get("gpus_each", 1)
     launch.run_workers("score", Path(job.folder), [json.dumps(asdict(job))], job.source.UNIT, gpus_each)
-    for shard in job.shards():  # of a worker that was killed before it could do so
-        store.remove(job.beside(shard, "policy"))
+    known = {job.beside(shard, what) for shard in job.shards() for what in WRITTEN}
+    for path in (Path(job.folder) / "scores").iterdir():
+        if path not in known and not path.name.endswith(store.SEAL):
+            store.remove(path)  # of a worker that was killed before it could do so, or of somebody else's
 
 
 def run_share(worker: Worker, job: Job) -> None:
@@ -239,7 +242,7 @@ def run_share(worker: Worker, job: Job) -> None:
     todo = [
         path
         for path in worker.share(job.shards())
-        if not all(job.beside(path, what).exists() for what in written)
+        if not all(store.is_shard(job.beside(path, what)) for what in written)
     ]
     counter = worker.counter()
     source = job.source.Source
@@ -257,4 +260,7 @@ def scored(job: Job) -> Iterator[tuple[Response, Score | Dropped]]:
             rows = store.read_rows(job.beside(shard, what), kind)
             found |= {(row.prompt_id, row.sample): row for row in rows}
         for response in store.read_rows(shard, Response):
-            yield response, found[response.prompt_id, response.sample]
+            key = response.prompt_id, response.sample
+            if key not in found:
+                raise StageFailed(f"{job.beside(shard, 'part')}: nothing of prompt {key[0]} sample {key[1]}")
+            yield response, found[key]

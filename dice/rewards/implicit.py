@@ -34,11 +34,11 @@ class Source(Scoring):
         """Score shards of responses; what an earlier worker left half done is used."""
         halves = {shard: self.job.beside(shard, "policy") for shard in shards}
         for shard, half in halves.items():
-            if half.exists():
+            if store.is_shard(half):
                 self.counter.add(store.count_rows(shard))
                 continue
             self.scorer.use(self.job.policy)
-            store.write_rows(half, self._logps(shard, self.usable(shard)[0]))
+            store.write_shard(half, self._logps(shard, self.usable(shard)[0]))
         for shard, half in halves.items():
             self.scorer.use(self.job.reference)
             policy = {(row.prompt_id, row.sample): row for row in store.read_rows(half, Logps)}

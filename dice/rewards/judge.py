@@ -92,7 +92,7 @@ class Source(Scoring):
 
             self.judge.ask([self._question(rows[at]) for at in asked], take)
         graded = [kept.found[key] for key in keys]
-        store.write_rows(self.job.beside(shard, "grades"), graded)
+        store.write_shard(self.job.beside(shard, "grades"), graded)
         store.remove(unfinished)
         return [_mean(row.grades) for row in graded]
 
