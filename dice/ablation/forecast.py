@@ -1,5 +1,6 @@
 """What of a grid is still to be run, and how long that takes."""
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator
@@ -69,7 +70,8 @@ def _measured(grid: Grid) -> dict[str, list[float]]:
     found = defaultdict(list)
     for cell in grid.cells:
         for path in cell.run.path.glob("*/*.manifest.json"):
-            manifest = manifests.read(path) or {}
-            if "seconds" in manifest and not manifest.get("resumed") and not manifest.get("shared_from"):
-                found[manifest["stage"]].append(manifest["seconds"])
+            with contextlib.suppress(BadInput):  # spoiled: what makes it anew says so
+                manifest = manifests.read(path) or {}
+                if "seconds" in manifest and not manifest.get("resumed") and not manifest.get("shared_from"):
+                    found[manifest["stage"]].append(manifest["seconds"])
     return found
