@@ -90,7 +90,8 @@ class Source(Scoring):
                 kept.add(Graded(*keys[asked[index]], [*map(grade_of, texts)]))
                 self.counter.add(1)
 
-            self.judge.ask([self._question(rows[at]) for at in asked], take)
+            if asked:
+                self.judge.ask([self._question(rows[at]) for at in asked], take)
         graded = [kept.found[key] for key in keys]
         store.write_shard(self.job.beside(shard, "grades"), graded)
         store.remove(unfinished)
