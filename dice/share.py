@@ -8,6 +8,7 @@ ever replaced, never written into, so what one run does later leaves the other a
 
 import contextlib
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from dice import generate, manifests, nodes, pair, score, store, train, train_rm
@@ -28,15 +29,17 @@ def share(run: Run) -> None:
     """
     others = [*_beside(run)]
     todo = [(stage, t) for t in range(1, run.recipe.rounds + 1) for stage in STAGES]
-    with nodes.meeting("share", lambda: facts(run)) as meeting, locked(run.path, meeting.leads):
+    with nodes.meeting("share") as meeting:
+        meeting.agree(partial(facts, run))
         if not meeting.leads:
             meeting.wait()
             return
-        if train_rm.is_wanted(run.recipe) and not _is_done(train_rm.STAGE, run, 0):
-            adopt(train_rm.STAGE, run, 0, others)
-        for stage, t in todo:
-            if not _is_done(stage, run, t) and not adopt(stage, run, t, others):
-                return
+        with locked(run.path):
+            if train_rm.is_wanted(run.recipe) and not _is_done(train_rm.STAGE, run, 0):
+                adopt(train_rm.STAGE, run, 0, others)
+            for stage, t in todo:
+                if not _is_done(stage, run, t) and not adopt(stage, run, t, others):
+                    return
 
 
 def _beside(run: Run) -> Iterator[Run]:

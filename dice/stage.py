@@ -12,14 +12,16 @@ import importlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dice import aside, launch, manifests, nodes, store
 from dice.console import say
-from dice.errors import BadInput, StageFailed
-from dice.lock import locked
+from dice.errors import BadInput
+from dice.lock import Held, locked
 from dice.manifests import ANEW, basis_of, commit, damaged, differences, digests_of, require, versions
+from dice.peers import node_rank
 from dice.store import Run
 
 STAGES = ("generate", "score", "pair", "train")  # of a round, in their order
@@ -72,10 +74,12 @@ def execute(stage: Stage, run: Run, t: int, force: bool = False) -> dict[str, An
 
     With several nodes, node 0 does all this, and the others what it asks them for.
     """
-    with nodes.meeting(f"{stage.name} of round {t}", lambda: facts(run)) as meeting:
+    with _noting_failure(stage, run, t), nodes.meeting(f"{stage.name} of round {t}") as meeting:
+        meeting.agree(partial(facts, run))
         if not meeting.leads:
             return _follow(stage, meeting)
-        with locked(run.path), _noting_failure(stage, stage.folder(run, t)):
+        with locked(run.path):
+            store.remove(_failed(stage, run, t))  # of an earlier attempt
             manifest = _execute(stage, run, t, force)
             meeting.conclude(manifest)
             return manifest
@@ -100,17 +104,23 @@ def _follow(stage: Stage, meeting: nodes.Meeting) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _noting_failure(stage: Stage, folder: Path) -> Iterator[None]:
-    """Leaves word of why a stage failed, for `status`."""
-    failed = folder / f"{stage.name}.failed.json"
+def _noting_failure(stage: Stage, run: Run, t: int) -> Iterator[None]:
+    """Leaves word of why a stage failed, for `status`. A run that another process has is not written to."""
     try:
         yield
-    except (BadInput, StageFailed, OSError) as error:
-        if folder.is_dir():
-            with contextlib.suppress(OSError):  # a full disk, say, which is what it is about to tell
-                store.write_json(failed, {"error": str(error)})
+    except Held:
         raise
-    store.remove(failed)
+    except Exception as error:
+        # Suppressed: that other process, or a full disk, say, which is what the error is about to tell.
+        with contextlib.suppress(BadInput, OSError):
+            if node_rank() == 0:
+                with locked(run.path):
+                    store.write_json(_failed(stage, run, t), {"error": nodes.in_words(error)})
+        raise
+
+
+def _failed(stage: Stage, run: Run, t: int) -> Path:
+    return stage.folder(run, t) / f"{stage.name}.failed.json"
 
 
 def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
@@ -132,7 +142,6 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
         for output in (*stage.outputs, *stage.working):
             store.remove(folder / output)
     store.remove_leftovers(folder)
-    store.remove(folder / f"{stage.name}.failed.json")  # of an earlier attempt
     store.write_json(started, basis)
 
     begun = time.monotonic()

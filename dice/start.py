@@ -11,17 +11,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 from dice import launch, lock, manifests, nodes, store, trust
 from dice.checks import Check, after_preparation, before_preparation, previous
-from dice.console import say
+from dice.console import console, say
 from dice.engines import resolve_engine
 from dice.errors import BadInput, StageFailed
 from dice.manifests import differences
-from dice.peers import VARIABLES
+from dice.peers import VARIABLES, node_rank
 from dice.recipe import ROOT, Recipe
 from dice.recipe_io import load_recipe, origin
 from dice.stage import STAGES, facts, finished_parts, stage_named
+from dice.status import shown
 
 
 def start(name: str, overrides: Sequence[str], force: bool = False) -> store.Run:
@@ -30,10 +32,6 @@ def start(name: str, overrides: Sequence[str], force: bool = False) -> store.Run
     Raises BadInput for anything that can't work (a data set, template, model or batch size), and, without
     `force`, for a recipe with which finished stages would have to run again.
     """
-    recipe = load(name, overrides)
-    run = store.Run(recipe.run_dir, recipe)
-    if recipe.trust_remote_code:
-        say(f"trust     code of {recipe.policy} and {recipe.reference} is run (trust_remote_code)", mark="!")
 
     def place(key: str) -> str:
         return origin(name, overrides, key)
@@ -42,24 +40,40 @@ def start(name: str, overrides: Sequence[str], force: bool = False) -> store.Run
         for check in checks:
             check.examine()
 
-    with nodes.meeting("start", lambda: facts(run)) as meeting:
+    with nodes.meeting("start") as meeting:
+        recipe = load(name, overrides)
+        run = store.Run(recipe.run_dir, recipe)
+        meeting.agree(partial(facts, run))
+        _introduce(name, run)
         examine_all(before_preparation(recipe, place))
         if not meeting.leads:
-            for _ in meeting.tasks():  # one: what the recipe names is there now
-                examine_all(after_preparation(recipe, place, download=True))
+            for task in meeting.tasks():
+                if task["there"] == "run":
+                    _require_shared(run)
+                else:
+                    examine_all(after_preparation(recipe, place, download=True))
             return run
         _show_changes(run, force)
         if recipe.prepare:
+            lock.require_free(run.path)  # what another loop has begun with must stay as it is
             with _alone():
                 prepare(recipe.prepare)
-        meeting.announce({})
+        meeting.announce({"there": "what the recipe names"})
         examine_all(after_preparation(recipe, place, download=True))
         meeting.gather()
-        return store.create_run(recipe)
+        store.create_run(recipe)
+        meeting.announce({"there": "run"})
+        meeting.gather()
+        return run
 
 
 def hold(run: store.Run, name: str, overrides: Sequence[str]) -> None:
-    """Take a run for the loop. Raises BadInput where another has it, or has given it another recipe."""
+    """Take a run for the loop; with several nodes node 0 does.
+
+    Raises BadInput where another has it, or has given it another recipe.
+    """
+    if node_rank() > 0:
+        return
     lock.hold(run.path)
     if changes := differences(asdict(load(name, overrides)), asdict(run.recipe)):
         raise BadInput(f"{run.path}: another iter.sh has just begun it with another recipe ({changes[0]})")
@@ -70,6 +84,21 @@ def load(name: str, overrides: Sequence[str]) -> Recipe:
     recipe = load_recipe(name, overrides)
     trust.run_code(recipe.trust_remote_code)
     return replace(recipe, generate=replace(recipe.generate, engine=resolve_engine(recipe.generate.engine)))
+
+
+def _introduce(name: str, run: store.Run) -> None:
+    """The first lines of a run's story."""
+    recipe = run.recipe
+    rounds = f"{recipe.rounds} round{'s' * (recipe.rounds > 1)}"
+    console.print(f"DICE {Path(name).name}: {rounds} in {shown(run.path)}")
+    if recipe.trust_remote_code:
+        say(f"trust     code of {recipe.policy} and {recipe.reference} is run (trust_remote_code)", mark="!")
+
+
+def _require_shared(run: store.Run) -> None:
+    """Raises BadInput where what node 0 has written is not to be seen here."""
+    if not (run.path / "recipe.yaml").is_file():
+        raise BadInput(f"{run.path}: node 0 has made it, but it is not here; all nodes need one file system")
 
 
 def _show_changes(run: store.Run, force: bool) -> None:

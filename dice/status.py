@@ -1,5 +1,6 @@
 """What of a run is done, running, failed and why: a table of rounds and stages, and where everything lies."""
 
+import contextlib
 from pathlib import Path
 
 from rich.table import Table
@@ -33,9 +34,12 @@ def show_run(run: Run, check: bool = False) -> bool:
         places.insert(0, ("before", train_rm.folder_of(run, 0), ("train_rm",)))
     if run.recipe.evaluate.judge:
         places.append(("evaluation", run.path / "evaluate", ("evaluate",)))
+    all_stages = [(folder, stage) for _, folder, stages in places for stage in stages]
+    running = _latest(all_stages) if worker else None
     for heading, folder, stages in places:
         for index, stage in enumerate(stages):
-            table.add_row("" if index else heading, stage, *_state(folder, stage, worker is not None))
+            state = _state(folder, stage, (folder, stage) == running)
+            table.add_row("" if index else heading, stage, *state)
             broken += _broken(folder, stage) if check else []
             if failed := store.read_json(folder / f"{stage}.failed.json"):
                 failures.append(f"\n{heading}, {stage}: {failed.get('error')}")
@@ -49,8 +53,21 @@ def show_run(run: Run, check: bool = False) -> bool:
     return bool(broken)
 
 
-def _state(folder: Path, stage: str, held: bool) -> tuple[str | Text, str]:
-    """What a stage did, does or failed of, and its seconds. `held`: somebody works on the run."""
+def _latest(stages: list[tuple[Path, str]]) -> tuple[Path, str] | None:
+    """The unfinished stage that was begun last: the one at work where any is."""
+
+    def begun(place: tuple[Path, str]) -> float:
+        folder, stage = place
+        with contextlib.suppress(OSError):  # not begun, or done at this moment
+            return (folder / f"{stage}.started.json").stat().st_mtime
+        return 0.0
+
+    latest = max(stages, key=begun)
+    return latest if begun(latest) else None
+
+
+def _state(folder: Path, stage: str, running: bool) -> tuple[str | Text, str]:
+    """What a stage did, does or failed of, and its seconds."""
     try:
         manifest = manifests.read(folder / f"{stage}.manifest.json")
     except BadInput:
@@ -64,7 +81,7 @@ def _state(folder: Path, stage: str, held: bool) -> tuple[str | Text, str]:
         return Text.assemble(("failed", "red"), f"{so_far}; why is told below"), ""
     if not (folder / f"{stage}.started.json").exists():
         return Text("to do", "dim"), ""
-    if held:
+    if running:
         done = f", {progress.done:,} of {progress.total:,}" if progress.total else ""
         return Text.assemble(("running", "green"), f"{done}{so_far}"), ""
     return Text.assemble(("interrupted", "yellow"), f"{so_far}; goes on from there"), ""
@@ -84,7 +101,11 @@ def show_all() -> None:
     if not runs:
         console.print("no runs under results/ yet; `bash scripts/run_dice/iter.sh tiny` makes one")
     for path in runs:
-        run = store.open_run(path)
+        try:
+            run = store.open_run(path)
+        except (BadInput, OSError) as error:  # of another version, spoiled, or not ours to read
+            console.print(f"{shown(path)}: can't be read: {printable(str(error))}")
+            continue
         rounds = range(1, run.recipe.rounds + 1)
         done = sum((run.round_dir(t) / f"{name}.manifest.json").is_file() for t in rounds for name in STAGES)
         worker = f"; {name} is at work on it" if (name := lock.holder(path)) else ""

@@ -2,15 +2,17 @@
 # Makes .venv with the pinned stack (about 3 minutes, 6 GB). Quick when there is nothing to do.
 #
 #   bash scripts/setup.sh                  GPU or CPU, found out by itself
-#   DICE_DEVICE=cpu bash scripts/setup.sh  ... or decided by you: cpu, gpu
+#   DICE_DEVICE=cpu bash scripts/setup.sh  ... or decided by you: cpu, gpu; one made for GPUs is kept all the same
 #   DICE_PYTHON=/path/to/python ...        an environment of your own: checked, never changed
 #   bash scripts/setup.sh --editable-llamafactory   LLaMA-Factory's source under llama-factory/upstream/, to change
 #
-# iter.sh and test.sh call it.
+# iter.sh and test.sh call it. Several at once, on this machine or on others that share the file system, wait
+# for the one that makes it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 VENV=.venv
+LOCK=.venv.lock
 LOG=$VENV/setup.log
 TORCH=2.13.0
 VLLM=0.28.0
@@ -31,10 +33,11 @@ main() {
     check_own_environment
     return
   fi
+  if is_made "$device"; then return; fi
+  take_lock
+  if is_made "$device"; then return; fi # by another one, meanwhile
+  device=$(device_to_make_for "$device")
   stamp=$(wanted_stamp "$device")
-  if [[ -x $VENV/bin/python && "$(cat $VENV/stamp 2>/dev/null)" == "$stamp" ]]; then
-    return
-  fi
   python=$(find_python)
   say "making $VENV for $device with $("$python" --version); the details go to $LOG"
   rm -f $VENV/stamp
@@ -62,6 +65,25 @@ find_device() {
 # What the environment depends on: these files, the device, and the stack's versions in this file.
 wanted_stamp() {
   echo "$1 $(cat requirements.txt setup.py scripts/setup.sh | checksum)"
+}
+
+is_made() {
+  [[ -x $VENV/bin/python && "$(cat $VENV/stamp 2>/dev/null)" == "$(wanted_stamp "$(device_to_make_for "$1")")" ]]
+}
+
+# An environment for GPUs stays one: a GPU's loop may be using it while this is a login node, or DICE_DEVICE=cpu.
+# It works on CPUs as well, but for its vLLM: generate.engine=hf samples there.
+device_to_make_for() {
+  if [[ "$(cat $VENV/stamp 2>/dev/null)" == gpu\ * ]]; then echo gpu; else echo "$1"; fi
+}
+
+# Held until this script ends. Without `flock`, or locks, two at once are not kept apart.
+take_lock() {
+  command -v flock >/dev/null || return 0
+  exec 8>$LOCK
+  flock -n 8 && return
+  say "waiting for another setup.sh to make $VENV"
+  flock 8 || true
 }
 
 # sha256 of a file, or of what comes in.
@@ -118,6 +140,7 @@ install_stack() {
 want_editable() {
   if [[ -n ${DICE_PYTHON:-} ]]; then die "--editable-llamafactory changes .venv; take DICE_PYTHON away"; fi
   bash scripts/setup.sh # the environment first, as always
+  take_lock
   if [[ ! -d $UPSTREAM ]]; then unpack_upstream; fi
   install_editable
   say "LLaMA-Factory is installed from $UPSTREAM; changes there take effect at once"

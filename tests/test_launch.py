@@ -115,11 +115,11 @@ def test_the_number_of_workers(monkeypatch):
     monkeypatch.setenv("NODE_RANK", "2")
     with (
         pytest.raises(BadInput, match="NODE_RANK is 2; with NNODES 2 it is 0 to 1"),
-        nodes.meeting("x", dict),
+        nodes.meeting("x"),
     ):
         pass
     monkeypatch.setenv("NODE_RANK", "1")
-    with pytest.raises(BadInput, match="NNODES is 2, so MASTER_ADDR must say"), nodes.meeting("x", dict):
+    with pytest.raises(BadInput, match="NNODES is 2, so MASTER_ADDR must say"), nodes.meeting("x"):
         pass
 
 

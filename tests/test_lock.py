@@ -7,7 +7,7 @@ import sys
 import pytest
 from conftest import run_script
 
-from dice import lock, store
+from dice import lock, start, store
 from dice.errors import BadInput
 from dice.recipe import ROOT
 
@@ -65,7 +65,7 @@ def test_a_second_loop_refuses_and_names_the_first(fake_settings, tmp_path):
     result = run_script("bash", "scripts/run_dice/iter.sh", "tiny", *fake_settings, "rounds=1")
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "results" / "tiny"
-    assert (folder / ".lock").read_text() == ""
+    assert lock.holder(folder) is None
     with (folder / ".lock").open("r+") as held, pytest.MonkeyPatch.context() as patch:
         patch.setenv(lock.INHERITED, str(held.fileno()))
         lock.hold(folder)
@@ -73,3 +73,21 @@ def test_a_second_loop_refuses_and_names_the_first(fake_settings, tmp_path):
         second = run_script("bash", "scripts/run_dice/iter.sh", "tiny", *fake_settings, "rounds=1")
     assert second.returncode == 2
     assert f"iter.sh, process {os.getppid()} on" in second.stderr and "is at work" in second.stderr
+
+
+def test_a_lock_that_is_a_folder(fake_run):
+    (fake_run.path / ".lock").unlink()
+    (fake_run.path / ".lock").mkdir()
+    with pytest.raises(BadInput, match=r"/\.lock is a folder, .*; remove it"), lock.locked(fake_run.path):
+        pass
+    assert lock.holder(fake_run.path) is None
+
+
+def test_a_run_that_is_held_is_not_prepared_for(fake_run, fake_settings, tmp_path):
+    """The models that a loop has begun with must stay as they are."""
+    settings = [*fake_settings, f"prepare=touch {tmp_path / 'prepared'}"]
+    with lock.locked(fake_run.path), pytest.raises(BadInput, match="is at work on this run"):
+        start.start("tiny", settings)
+    assert not (tmp_path / "prepared").exists()
+    start.start("tiny", settings)
+    assert (tmp_path / "prepared").exists()

@@ -47,6 +47,8 @@ def test_one_without_its_digest_is_refused(path):
 @pytest.mark.parametrize(
     "change, says",
     [
+        ({"seconds": 10**400}, "not a manifest: seconds is 1000"),
+        ({"seconds": float("nan")}, "not a manifest: seconds is nan"),
         ({"summary": None}, "not a manifest: summary is None"),
         ({"outputs": {".": "ab"}}, "'.' among its outputs"),
     ],

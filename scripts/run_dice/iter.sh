@@ -34,17 +34,13 @@ source "$here/pipeline.sh"
 export DICE_IN_LOOP=1
 trap 'exit 130' INT # bash would overhear Ctrl-C where the command that it waits for ends otherwise
 
-resolved=$(dice resolve "$recipe" "$@") # refuses unknown recipes, keys and values
+dice start "$recipe" "$@" $force # refuses unknown recipes, keys and values, on all nodes alike
+resolved=$(dice resolve "$recipe" "$@")
 read -r rounds run <<<"$resolved"
 
-echo "DICE $(basename "$recipe"): $rounds $( ((rounds == 1)) && echo round || echo rounds) in $run"
-dice start "$recipe" "$@" $force
-if [[ ${NODE_RANK:-0} == 0 ]]; then # the run is this loop's until it ends
-  exec 9<>"$run/.lock"
-  export DICE_LOCK_FD=9
-  dice hold "$run" "$recipe" "$@"
-  trap ': >"$run/.lock"' EXIT
-fi
+exec 9<>"$run/.lock" # the run is this loop's until it ends
+export DICE_LOCK_FD=9
+dice hold "$run" "$recipe" "$@"
 if [[ ${DICE_SHARE:-} ]]; then dice share "$run"; fi # what another run under results/ has done already
 dice train_rm "$run" $force # the reward model, where score.reward_model=train
 report() { dice report "$run" --in_loop "$@"; }
