@@ -28,7 +28,7 @@ import fire
 import numpy as np
 from figures import Figure, report
 
-from dice import choice, pair, recipe, shaping, store
+from dice import choice, generate, manifests, pair, recipe, score, shaping, store
 from dice.recipe_io import load_recipe
 from dice.schema import Prompt, Response, Score, prompt_id
 from dice.stage import execute
@@ -54,6 +54,12 @@ def make_run(folder: Path, prompts: int) -> Path:
     )
     run = store.create_run(load_recipe("tiny", keys.split()))
     write_round(run.round_dir(1), prompts, text)
+    for stage, dropped in ((generate.STAGE, {generate.UNANSWERED: 0}), (score.STAGE, {})):
+        facts = {"recipe": stage.settings(run, 1), "dropped": dropped, "summary": "", "seconds": 0.0}
+        counts = {"inputs": {}, "outputs": {}, "rows_in": 0, "rows_out": 0}
+        manifests.write(
+            run.round_dir(1) / f"{stage.name}.manifest.json", {"stage": stage.name, **facts, **counts}
+        )
     return run.path
 
 
@@ -78,7 +84,7 @@ def draw(prompts: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray
 
 
 def write_round(folder: Path, prompts: int, text: Callable[[int], str]) -> None:
-    """prompts.jsonl, responses and scores, a shard at a time, and the manifests that the stage asks for."""
+    """prompts.jsonl, responses and scores, a shard at a time."""
     rng, listed = np.random.default_rng(0), []
     for number in range(prompts):
         messages = [{"role": "user", "content": f"{number} {text(200)}"}]
@@ -97,8 +103,6 @@ def write_round(folder: Path, prompts: int, text: Callable[[int], str]) -> None:
                     scores.append(Score(*key, "0" * 32, size, size // 4 + 1, *logps, reward))
         store.write_rows(store.shard_path(folder / "responses", shard), responses)
         store.write_rows(store.shard_path(folder / "scores", shard), scores)
-    store.write_json(folder / "generate.manifest.json", {"dropped": {"prompts too long for the model": 0}})
-    store.write_json(folder / "score.manifest.json", {"stage": "score"})
 
 
 def stage(run: str) -> dict[str, Any]:

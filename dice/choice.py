@@ -38,9 +38,17 @@ class Choice:
     figures: dict[str, Any]
 
 
-def choose(table: Table, kept: np.ndarray, settings: Settings, seed: int) -> Choice:
-    """Alpha and the pairs of some rows of the table; zero and small margins are dropped.
+def told_apart(table: Table, kept: np.ndarray) -> np.ndarray:
+    """Those of some rows of the table whose rewards are not all the same: in others nothing is better."""
+    rewards, present = table.rewards[kept], table.present[kept]
+    highest, lowest = np.where(present, rewards, -np.inf).max(1), np.where(present, rewards, np.inf).min(1)
+    return kept[highest > lowest]
 
+
+def choose(table: Table, kept: np.ndarray, settings: Settings, seed: int) -> Choice:
+    """Alpha and the pairs of some rows of the table (see `told_apart`).
+
+    Zero and small margins are dropped, and pairs with equal rewards, which length alone would tell apart.
     Alpha balances best against worst, which is what `rejected: worst, per_prompt: 1` takes; the
     figures are those of the pairs that are taken.
     """
@@ -56,11 +64,13 @@ def choose(table: Table, kept: np.ndarray, settings: Settings, seed: int) -> Cho
     shaped = shaping.shaped_rewards(rewards, lengths, alpha)
     picks, unshaped = (pick(values, present, settings, seed) for values in (shaped, rewards))
     margins = picks.difference(shaped)
-    zero, small = margins <= 0, (margins > 0) & (margins < settings.min_margin)
-    dropped = {"pairs with a zero margin": int(zero.sum())}
+    zero = margins <= 0
+    equal = ~zero & (picks.difference(rewards) == 0)
+    small = ~(zero | equal) & (margins < settings.min_margin)
+    dropped = {"pairs with a zero margin": int(zero.sum()), "pairs with equal rewards": int(equal.sum())}
     if settings.min_margin:
         dropped[f"pairs with a margin under {settings.min_margin:g}"] = int(small.sum())
-    picks = picks.take(~(zero | small))
+    picks = picks.take(~(zero | equal | small))
     figures = {
         "alpha": float(alpha),
         "length_difference": _mean(picks.difference(lengths)),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dice import export, health, registry, replay, shaping, sources, store
-from dice.choice import Choice, Picks, choose
+from dice.choice import Choice, Picks, choose, told_apart
 from dice.digests import file_digest, folder_digest
 from dice.errors import BadInput
 from dice.generate import UNANSWERED
@@ -47,7 +47,8 @@ def _run(run: Run, t: int) -> Outcome:
     ids = [prompt.prompt_id for prompt in read_prompts(folder / "prompts.jsonl")]
     table = read_scores(folder / "scores", ids, recipe.generate.samples)
     dropped, kept = _enough(run, t, table)
-    choice = choose(table, kept, recipe.pair, seed_of(recipe.seed, t, "pair"))
+    told = _told_apart(run, t, table, kept, dropped)
+    choice = choose(table, told, recipe.pair, seed_of(recipe.seed, t, "pair"))
     dropped.update(choice.dropped)
     curve = (side.tolist() for side in choice.balance.curve())
     store.write_rows(folder / "alpha.jsonl", map(Step, *curve))
@@ -92,6 +93,18 @@ def _enough(run: Run, t: int, table: Table) -> tuple[Counter[str], np.ndarray]:
     unanswered = manifest_of(run, t, "generate")["dropped"][UNANSWERED]  # counted there already
     missing = len(table.prompt_ids) - len(kept) - unanswered
     return Counter({f"prompts with under {least} scored responses": missing}), kept
+
+
+def _told_apart(run: Run, t: int, table: Table, kept: np.ndarray, dropped: Counter[str]) -> np.ndarray:
+    """The rows of the prompts whose responses have different rewards, the others counted."""
+    told = told_apart(table, kept)
+    if not len(told):
+        raise BadInput(
+            f"{run.round_dir(t) / 'scores'}: all responses to a prompt have the same reward, for each of "
+            f"{len(kept):,} prompts, so none is better than another; score.reward must tell them apart"
+        )
+    dropped["prompts whose rewards are all equal"] = len(kept) - len(told)
+    return told
 
 
 def _pairs(

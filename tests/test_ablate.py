@@ -9,7 +9,7 @@ from conftest import run_script, write_manifest
 from dice import manifests, share, store
 from dice.ablation import grid, table
 from dice.ablation.claims import Verdict, verdicts
-from dice.ablation.forecast import _stages
+from dice.ablation.forecast import _stages, forecast
 from dice.ablation.results import Mean, Place, collect, difference
 from dice.errors import BadInput
 from dice.stage import Outcome, Stage, execute
@@ -50,6 +50,9 @@ def test_the_recipe_as_overridden_is_the_center(fake_settings):
     [
         (["axes=gamma,size"], "axes: unknown axis 'size'; there are reward, balance, gamma"),
         (["seeds=1,two"], "seeds: 'two' is no number"),
+        (["seeds=\N{SUPERSCRIPT TWO}"], "seeds: .* is no number"),
+        (["seeds=1,2,01"], "seeds: 1 is there more than once"),
+        (["axes=gamma,gamma"], "axes: gamma is there more than once"),
         (["seed=3"], "use seeds=1,2,3"),
         (["axis_rounds=4"], "axis_rounds is 4; it must be between 1 and rounds, 3"),
         (["evaluate.prompts=null", "evaluate.judge=null"], "this recipe has no evaluate.judge"),
@@ -106,12 +109,18 @@ def test_differences_are_taken_seed_by_seed():
 
 
 def pretend(cell, **rates):
-    """The evaluation of a cell's run, with these win rates by round."""
-    store.create_run(cell.recipe)
+    """A cell's run, finished as far as manifests say, evaluated with these win rates by round."""
+    run = store.create_run(cell.recipe)
+    for t in range(1, cell.recipe.rounds + 1):
+        store.write_text(run.round_dir(t) / "prompts.jsonl", "")
+        store.write_text(run.round_dir(t) / "dataset" / "mixed.json", "[]")
     plain = {"quality": 0.5, "win_rate_error": 0.01, "mean_chars": 40.0}
     results = [{"model": "SFT", "win_rate": 0.4, **plain}, {"model": "DPO", "win_rate": None, **plain}]
     results += [{"model": name.replace("_", "-"), "win_rate": rate, **plain} for name, rate in rates.items()]
-    write_manifest(cell.run.path / "evaluate", "evaluate", results=results)
+    for stage, t in cell.stages():
+        basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
+        more = {"results": results} if stage.name == "evaluate" else {}
+        write_manifest(stage.folder(run, t), stage.name, **basis, **more)
 
 
 def test_the_table_has_what_is_done_and_says_what_is_not(fake_settings):
@@ -133,12 +142,46 @@ def test_the_table_has_what_is_done_and_says_what_is_not(fake_settings):
     assert told["Round 3 helps less than round 2"] == "agrees"  # 2 and 1 points, at both seeds
 
 
-def test_a_run_by_another_recipe_is_not_done(fake_settings):
-    (cell, *_) = make(fake_settings, "seeds=1", "axes=balance").cells
-    pretend(cell, round_1=0.5, round_2=0.5, round_3=0.5)
-    (same, *_) = make(fake_settings, "seeds=1", "axes=balance").cells
-    (other, *_) = make(fake_settings, "seeds=1", "axes=balance", "generate.top_p=0.5").cells
-    assert same.is_done and not other.is_done
+ROUNDS = {"round_1": 0.5, "round_2": 0.5, "round_3": 0.5}
+
+
+@pytest.fixture
+def first(fake_settings):
+    """The first cell of a grid, looked at anew."""
+    return lambda *words: make(fake_settings, "seeds=1", "axes=balance", *words).cells[0]
+
+
+def test_a_run_by_another_recipe_is_not_done(first):
+    pretend(first(), **ROUNDS)
+    assert first().is_done and not first("generate.top_p=0.5").is_done
+    store.create_run(first("generate.top_p=0.5").recipe)  # as `start --force` does, and is killed then
+    assert not first("generate.top_p=0.5").is_done and not first().is_done
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda path: (path / "round-2" / "train.manifest.json").unlink(),
+        lambda path: store.write_text(path / "round-3" / "responses" / "part-00000.jsonl", "other\n"),
+        lambda path: store.write_text(path / "round-1" / "pair.manifest.json", "{}"),
+        lambda path: write_manifest(path / "evaluate", "evaluate"),
+    ],
+    ids=["a missing model", "other responses", "a spoiled manifest", "an evaluation of something else"],
+)
+def test_a_run_that_no_longer_holds_is_not_done(first, fake_settings, spoil):
+    pretend(first(), **ROUNDS)
+    spoil(first().run.path)
+    (row, *_) = forecast(make(fake_settings, "seeds=1", "axes=balance"))
+    assert not row.cell.is_done
+
+
+def test_a_run_that_was_ended_in_a_later_round_leaves_a_gap(first, fake_settings):
+    pretend(first("rounds=1"), round_1=0.6)
+    store.create_run(first("rounds=2").recipe)
+    made = make(fake_settings, "seeds=1", "axes=balance", "rounds=2")
+    assert first("rounds=2").is_done is False and not collect(made)
+    pretend(first("rounds=2"), round_1=0.6)  # evaluated before round 2 was trained
+    assert not first("rounds=2").is_done
 
 
 @pytest.fixture

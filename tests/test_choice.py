@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dice.choice import choose, pick
+from dice.choice import choose, pick, told_apart
 from dice.recipe import Pair
 from dice.table import Table
 
@@ -70,7 +70,18 @@ def test_a_least_margin():
     table = table_of([[5, 1], [3, 1], [2, 2], [2.5, 1]], np.ones((4, 2), int))
     made = choose(table, np.arange(4), Pair(alpha=0, min_margin=2), seed=0)
     assert listed(made.picks) == [(0, 0, 1), (1, 0, 1)]  # margins 4 and 2; not 0 and 1.5
-    assert made.dropped == {"pairs with a zero margin": 1, "pairs with a margin under 2": 1}
+    assert made.dropped == {
+        "pairs with a zero margin": 1, "pairs with equal rewards": 0, "pairs with a margin under 2": 1,
+    }  # fmt: skip
+
+
+def test_length_alone_makes_no_pair():
+    """Shaped by 1 per character: 2, 0, -2; of the first prompt, best and worst have the same reward."""
+    table = table_of([[3, 3, 3.0], [3, 3, 1]], [[1, 3, 5], [1, 2, 3]])
+    table.present[1, 0] = False
+    assert told_apart(table, np.arange(2)).tolist() == [1]
+    made = choose(table, np.arange(2), Pair(alpha=1.0), seed=0)
+    assert listed(made.picks) == [(1, 1, 2)] and made.dropped["pairs with equal rewards"] == 1
 
 
 @pytest.mark.parametrize(("alpha", "expected"), [("auto", 0.75), ("grid", 0.501), (0.3, 0.3), (-2, -2.0)])

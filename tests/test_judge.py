@@ -10,7 +10,8 @@ import pytest
 
 from dice.errors import BadInput
 from dice.rewards import Job, server
-from dice.rewards.judge import PROMPT, Asked, conversation, grade_of, question
+from dice.rewards.grades import grade_of
+from dice.rewards.judge import PROMPT, Asked, conversation, question
 from dice.rewards.server import Served
 from dice.schema import Message
 
@@ -30,6 +31,32 @@ from dice.schema import Message
         ("Grade: 8/10", None),
         ("Grade: 35", None),
         ("Grade: none", None),
+        ("Grade (0-5): 4", 4),
+        ("**Grade** (out of 5): **4**, all in all", 4),
+        ('{"grade": 4, "why": "good"}', 4),
+        ("Grade: 4 out of 5", 4),
+        ("Grade:\n4", 4),
+        ("Grade: 4 (grade 5 would need more)", 4),
+        ("Grade: 4 (grade: 5 would need more)", 4),
+        ("Grade: 2\nThe grade: as above.", 2),
+        ("<think>Grade: 5</think> 2", 2),
+        ("<think>Grade: 5</think>", None),
+        ("<think>Is it 3? Grade: 3", None),
+        ("Grade 4", None),
+        ("Grade: -3", None),
+        ("-2", None),
+        ("\N{MINUS SIGN}2", None),
+        ("Grade: 3\nGrade: -3", None),
+        ("Grade: 4 out of 10", None),
+        ("Grade (0-10): 4", None),
+        ("Grade: 4/50", None),
+        ("Grade: 3-4", None),
+        ("3 \N{EN DASH} 4", None),
+        ("Grade: 3 or 4", None),
+        ("Grade: 4%", None),
+        ("4 percent", None),
+        ("Grade: 4,5", None),
+        ("Grade: 4.5.1", None),
         ("There are 3 animals.", None),
         ("", None),
     ],
@@ -105,11 +132,10 @@ def served(fake_run, tmp_path):
 
 
 def ask(judged, *texts):
-    done = []
+    answers = {}
     questions = [Asked(text, [Message(role="user", content=text)], 100 * n) for n, text in enumerate(texts)]
-    answers = judged.answers(questions, done.append)
-    assert sum(done) == len(texts)
-    return answers
+    judged.ask(questions, answers.__setitem__)
+    return [answers[index] for index in range(len(texts))]
 
 
 def test_what_a_server_is_asked_and_what_it_says(scripted, served):

@@ -70,7 +70,7 @@ def test_what_can_not_become_a_pair_is_counted(round_of):
     run = round_of(
         {
             "fine": [("good", 1.0), ("bad", 0.0)],
-            "same reward": [("one", 1.0), ("two", 1.0)],
+            "same reward": [("a", 1.0), ("a long one", 1.0)],
             "same text": [("one", 1.0), ("one", 0.5)],
             "too few": [("one", 1.0), None],
             "unanswered, which stage 1.1 has counted": [None, None],
@@ -82,9 +82,28 @@ def test_what_can_not_become_a_pair_is_counted(round_of):
     assert len(pairs_of(run)) == 1
     assert manifest["dropped"] == {
         "prompts with under 2 scored responses": 1,
-        "pairs with a zero margin": 1,
+        "prompts whose rewards are all equal": 1,
+        "pairs with a zero margin": 0,
+        "pairs with equal rewards": 0,
         "pairs with identical texts": 1,
     }
+
+
+def test_prompts_whose_rewards_are_all_equal_do_not_move_alpha(round_of):
+    """Of the others: +4 characters below alpha 0.5, 0 up to 1, -4 above."""
+    table = {"q": [("a" * 10, 3.0), ("b" * 6, 1.0)], "r": [("a" * 9, 4.0), ("b" * 5, 0.0)]}
+    alike = {f"alike {n}": [("a" * 90, float(n)), ("b", float(n))] for n in range(5)}
+    run = round_of(table | alike, alpha="auto", min_samples=2)
+    manifest = execute(pair.STAGE, run, 1)
+    assert manifest["alpha"] == 0.75 and manifest["dropped"]["prompts whose rewards are all equal"] == 5
+    assert [pair["chosen_reward"] for pair in pairs_of(run)] == [1.0, 4.0]
+
+
+def test_where_all_prompts_rewards_are_equal_nothing_is_paired(round_of):
+    run = round_of({"q": [("a", 2.0), ("bbb", 2.0)]}, alpha="auto", min_samples=2)
+    with pytest.raises(BadInput, match="the same reward, for each of 1 prompts") as refused:
+        execute(pair.STAGE, run, 1)
+    assert "\n" not in str(refused.value) and not (run.round_dir(1) / "pairs.jsonl").exists()
 
 
 def test_ties_go_to_the_lower_sample(round_of):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from conftest import run_dice
+from markupsafe import Markup
 from reported import (
     TABLE,
     write_evaluation,
@@ -25,6 +27,7 @@ from dice.errors import BadInput
 from dice.evaluate import Result
 from dice.report import figures, tables, write_report
 from dice.report.collect import Collected, collect
+from dice.report.svg import Plot
 from dice.report.text import clipped, duration, embedded, minus, visible
 from dice.report.verdict import verdict
 
@@ -185,6 +188,10 @@ def test_a_run_without_rounds_is_one_line(fake_run):
     [
         ("curves.jsonl", "{", "curves.jsonl:1: not JSON"),
         ("curves.jsonl", "5", "curves.jsonl:1: not an entry of the trainer's log"),
+        ("curves.jsonl", "\xff", "curves.jsonl:1: not JSON .*utf-8"),
+        ("curves.jsonl", '{"step": 1, "loss": null}', "curves.jsonl:1: loss is None, not a number"),
+        ("curves.jsonl", '{"step": 1, "eval_loss": "0.7"}', "curves.jsonl:1: eval_loss is '0.7', not a"),
+        ("alpha.jsonl", "", "alpha.jsonl: empty"),
         ("train.manifest.json", '{"seconds": 1}', "train.manifest.json: 'inputs' is missing"),
         ("alpha.jsonl", '{"alpha": 1}', "alpha.jsonl:1: not a Step row"),
         ("scores/part-00000.jsonl", "{}", "part-00000.jsonl:1: not a Score row"),
@@ -192,7 +199,7 @@ def test_a_run_without_rounds_is_one_line(fake_run):
 )
 def test_a_damaged_file_is_one_line_and_the_last_report_stays(run, undrawn, name, line, says):
     (run.path / "report.html").write_text("the report before")
-    (run.round_dir(1) / name).write_text(line + "\n")
+    (run.round_dir(1) / name).write_text(line and line + "\n", encoding="latin-1")
     with pytest.raises(BadInput, match=says):
         write_report(run, quick=True)
     assert (run.path / "report.html").read_text() == "the report before"
@@ -243,6 +250,19 @@ def test_the_page_is_whole_by_itself(run):
     assert len(set(tags.ids)) == len(tags.ids)
     assert {link[1:] for link in tags.links} <= set(tags.ids)
     assert "#0" not in page.split("<main>")[1].split('id="recipe"')[0], "a colour that no theme changes"
+
+
+def test_a_page_of_many_rounds_stays_under_5_mb_and_shows_plots_and_pairs(run, monkeypatch):
+    svg = Markup(f"<svg>{'x' * 210_000}</svg>")  # what nine plots take at most
+    monkeypatch.setattr("dice.report.figures.of_round", lambda done: [Plot(f"plot {done.t}", "", svg)])
+    run.recipe.rounds = 30
+    for t in range(2, 31):
+        shutil.copytree(run.round_dir(1), run.round_dir(t))
+    page = page_of(run, quick=True)
+    assert len(page.encode()) < 5_000_000
+    drawn = [t for t in range(1, 31) if f">plot {t}<" in page]
+    assert drawn == [*range(1, 7), *range(26, 31)] and page.count("Its plots are left out") == 19
+    assert page.count('{"prompt":') == 60
 
 
 def test_the_same_run_gives_the_same_bytes(run):

@@ -118,6 +118,42 @@ def test_grades_are_averaged_and_written_down(job, tmp_path):
             assert not grades and score.reason == "without a grade that can be read"
 
 
+class Judging:
+    """A judge whose grade is the question's place; it ends, as if killed, after so many answers."""
+
+    def __init__(self, *answers):
+        self.answers, self.asked = answers, []
+
+    def ask(self, questions, on_answered):
+        self.asked = [question.key[-1] for question in questions]
+        for index, _ in enumerate(questions):
+            if index == len(self.answers):
+                raise KeyboardInterrupt
+            on_answered(index, [f"Grade: {index}"] * self.answers[index])
+
+
+def test_a_judge_that_is_ended_goes_on_where_it_was(job, tmp_path, monkeypatch):
+    made = job("judge", engine="fake")
+    worker = Worker(0, 1, 0, tmp_path / "progress")
+    made.judge["judge_samples"] = 2
+    first, second = Judging(2, 1, 2, 2), Judging(2, 2)
+    monkeypatch.setattr("dice.rewards.judge.load_judge", lambda job: first)
+    with pytest.raises(KeyboardInterrupt):
+        run_share(worker, made)
+    (unfinished,) = (tmp_path / "job" / "scores").iterdir()
+    with unfinished.open("ab") as file:
+        file.write(b'{"prompt_id": "half a li')
+
+    monkeypatch.setattr("dice.rewards.judge.load_judge", lambda job: second)
+    shard = made.shards()[0]
+    monkeypatch.setattr(Job, "shards", lambda self: [shard])
+    run_share(worker, made)
+    assert first.asked == list("01234") and second.asked == list("14")  # 1 lacked an answer
+    grades = [row.grades for row in store.read_rows(made.beside(shard, "grades"), Graded)]
+    assert grades == [[float(grade)] * 2 for grade in (0, 0, 2, 3, 1)]
+    assert not unfinished.exists()
+
+
 def load(fake_settings, *overrides):
     return recipe_io.load_recipe("tiny", [*fake_settings, *overrides])
 

@@ -10,7 +10,7 @@ import prepare
 import prepare_judge
 import world
 from dice.recipe_io import load_recipe
-from dice.rewards.judge import grade_of
+from dice.rewards.grades import grade_of
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 """What of a grid is still to be run, and how long that takes."""
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
-from dice import evaluate, store, train_rm
+from dice import evaluate, manifests, train_rm
 from dice.ablation.grid import Cell, Grid
 from dice.errors import BadInput
 from dice.plan import hardware
@@ -69,7 +70,8 @@ def _measured(grid: Grid) -> dict[str, list[float]]:
     found = defaultdict(list)
     for cell in grid.cells:
         for path in cell.run.path.glob("*/*.manifest.json"):
-            manifest = store.read_json(path) or {}
-            if "seconds" in manifest and not manifest.get("resumed") and not manifest.get("shared_from"):
-                found[manifest["stage"]].append(manifest["seconds"])
+            with contextlib.suppress(BadInput):  # spoiled: what makes it anew says so
+                manifest = manifests.read(path) or {}
+                if "seconds" in manifest and not manifest.get("resumed") and not manifest.get("shared_from"):
+                    found[manifest["stage"]].append(manifest["seconds"])
     return found

@@ -4,14 +4,18 @@ Every run differs from the recipe in one thing. The recipe itself runs for the m
 the question of rounds as well; the others run for `axis_rounds` and are compared with it after as many.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from dice import store
+from dice import evaluate, store, train_rm
 from dice.errors import BadInput
 from dice.recipe import ROOT, Recipe
 from dice.recipe_io import load_recipe, load_resolved
+from dice.share import STAGES
+from dice.stage import Stage, look
 from dice.start import load
 
 AXES: dict[str, dict[str, list[str]]] = {
@@ -43,14 +47,35 @@ class Cell:
     def run(self) -> store.Run:
         return store.Run(self.recipe.run_dir, self.recipe)
 
+    @cached_property
+    def results(self) -> list[dict[str, Any]] | None:
+        """What its evaluation found, a row per model; None where not all of its run is done by this recipe.
+
+        That is so if every stage would be skipped, were it run now. Looked up once.
+        """
+        try:
+            if load_resolved(self.run.path / "recipe.yaml") != self.recipe:
+                return None
+            found = [look(stage, self.run, t) for stage, t in self.stages()]
+        except (FileNotFoundError, BadInput):
+            return None
+        if not all(manifest and not changes for manifest, changes in found):
+            return None
+        results = found[-1][0].get("results", [])
+        rounds = {f"round-{t}" for t in range(1, self.recipe.rounds + 1)}
+        return results if rounds <= {row["model"] for row in results} else None
+
     @property
     def is_done(self) -> bool:
-        """Whether its run, by this recipe, has been evaluated."""
-        try:
-            same = load_resolved(self.run.path / "recipe.yaml") == self.recipe
-        except (FileNotFoundError, BadInput):
-            return False
-        return same and (self.run.path / "evaluate" / "evaluate.manifest.json").is_file()
+        return self.results is not None
+
+    def stages(self) -> Iterator[tuple[Stage, int]]:
+        """All stages of its run with their rounds, the evaluation last."""
+        if train_rm.is_wanted(self.recipe):
+            yield train_rm.STAGE, 0
+        for t in range(1, self.recipe.rounds + 1):
+            yield from ((stage, t) for stage in STAGES)
+        yield evaluate.STAGE, 0
 
 
 @dataclass(frozen=True)
@@ -80,7 +105,7 @@ def make_grid(name: str, words: Sequence[str]) -> Grid:
     if not recipe.evaluate.judge:
         raise BadInput(f"{name}: the table is made of evaluations, and this recipe has no evaluate.judge")
     prefix = recipe.run if "run" in asked else f"ablate-{recipe.run}"
-    axes, seeds = _axes(own["axes"]), [_number("seeds", seed) for seed in own["seeds"].split(",")]
+    axes, seeds = _axes(own["axes"]), _seeds(own["seeds"])
     axis_rounds = _number("axis_rounds", own["axis_rounds"])
     if not 1 <= axis_rounds <= recipe.rounds:
         raise BadInput(f"axis_rounds is {axis_rounds}; it must be between 1 and rounds, {recipe.rounds}")
@@ -106,11 +131,23 @@ def _axes(text: str) -> tuple[str, ...]:
     for axis in axes:
         if axis not in AXES:
             raise BadInput(f"axes: unknown axis {axis!r}; there are {', '.join(AXES)}")
+    _each_once("axes", axes)
     return axes
 
 
+def _seeds(text: str) -> list[int]:
+    seeds = [_number("seeds", seed) for seed in text.split(",")]
+    _each_once("seeds", seeds)
+    return seeds
+
+
+def _each_once(key: str, values: Sequence[int | str]) -> None:
+    if twice := sorted({value for value in values if values.count(value) > 1}):
+        raise BadInput(f"{key}: {twice[0]} is there more than once")
+
+
 def _number(key: str, text: str) -> int:
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise BadInput(f"{key}: {text!r} is no number")
     return int(text)
 

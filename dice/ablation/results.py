@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from dice import manifests
 from dice.ablation.grid import CENTER, Cell, Grid
 
 MEASURES = ("win_rate", "quality", "mean_chars")
@@ -63,8 +62,7 @@ def collect(grid: Grid) -> Figures:
 
 
 def _rows(cell: Cell, grid: Grid) -> Iterable[tuple[Place, dict[str, float]]]:
-    manifest = manifests.read(cell.run.path / "evaluate" / "evaluate.manifest.json") or {}
-    results = {row["model"]: row for row in manifest["results"]}
+    results = {row["model"]: row for row in cell.results or ()}
     for axis, value in cell.values:
         yield Place(axis, value, grid.axis_rounds), results[f"round-{grid.axis_rounds}"]
     if cell.name == CENTER:

@@ -5,14 +5,21 @@
 are imported only once there is something to draw.
 """
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from dice import store
 from dice.console import say
-from dice.report.collect import collect
+from dice.report.collect import Round, collect
 from dice.status import shown
 from dice.store import Run
 
+if TYPE_CHECKING:
+    from dice.report.svg import Plot
+
 MOST_BYTES = 4_800_000  # of the page
 PAGE_BYTES = 250_000  # of it for text, tables, style and script
+PLOT_BYTES = 2_400_000  # of it for the plots of rounds: nine of a round take 150,000 to 210,000
 
 
 def write_report(run: Run, quick: bool = False) -> None:
@@ -22,11 +29,11 @@ def write_report(run: Run, quick: bool = False) -> None:
     out what is not computed yet. Raises BadInput where no round has begun, or a file can't be read.
     """
     collected = collect(run)
-    from dice.report import comparison, figures, page, pairs
+    from dice.report import comparison, page, pairs
 
     models = comparison.of_models(collected)
-    plots = {done.t: figures.of_round(done) for done in collected.rounds}
-    drawn = sum(len(plot.svg) for part in (models, *plots.values()) for plot in part)
+    plots = _plots(collected.rounds)
+    drawn = _bytes(models) + sum(map(_bytes, plots.values()))
     paired = [done for done in collected.rounds if done.paired]
     room = max(MOST_BYTES - PAGE_BYTES - drawn, 0) // max(len(paired), 1)
     samples = [pairs.sample(run, done, not quick, room) for done in paired]
@@ -39,3 +46,21 @@ def write_report(run: Run, quick: bool = False) -> None:
     notes = [] if expected else [sample["note"] for sample in samples if sample["note"]]
     for note in dict.fromkeys(notes):
         say(f"{'':<10}{note}", mark="!")
+
+
+def _plots(rounds: Sequence[Round]) -> "dict[int, list[Plot]]":
+    """Plots by round, of as many rounds as there is room for: the first, the last, the second, and so on."""
+    from dice.report import figures
+
+    plots, room = {}, PLOT_BYTES
+    for done in sorted(rounds, key=lambda done: min(done.t - rounds[0].t, rounds[-1].t - done.t)):
+        drawn = figures.of_round(done)
+        room -= _bytes(drawn)
+        if room < 0:
+            break
+        plots[done.t] = drawn
+    return plots
+
+
+def _bytes(plots: "Sequence[Plot]") -> int:
+    return sum(len(plot.svg.encode()) for plot in plots)

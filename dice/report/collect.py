@@ -33,6 +33,8 @@ PAIR_FIGURES = (
     "length_difference",
     "length_difference_without_shaping",
 )
+# What is read of an entry of the trainer's log, where it is there; validation's begin with eval_.
+LOGGED = ("loss", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "rewards/margins")
 
 
 @dataclass(frozen=True)
@@ -173,8 +175,7 @@ def _round(run: Run, t: int) -> Round:
     scored = _scored(run, t, stages, readable("pair")) if readable("score") else None
     balance = None
     if readable("pair"):
-        steps = store.read_rows(folder / "alpha.jsonl", Step)
-        balance = np.array([(step.alpha, step.length_difference) for step in steps]).reshape(-1, 2).T
+        balance = _balance(folder / "alpha.jsonl")
     curves = _curves(folder / "curves.jsonl") if readable("train") else []
     return Round(t, run.recipe.score.unit, stages, scored, balance, curves, gone)
 
@@ -184,15 +185,25 @@ def _is_there(path: Path) -> bool:
     return path.is_file() or bool(store.shards(path))
 
 
+def _balance(path: Path) -> np.ndarray:
+    steps = [(step.alpha, step.length_difference) for step in store.read_rows(path, Step)]
+    if not steps:
+        raise BadInput(f"{path}: empty; `pair` writes the length difference at one alpha at least")
+    return np.array(steps).T
+
+
 def _curves(path: Path) -> list[dict[str, float]]:
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
             raise BadInput(f"{path}:{number}: not JSON ({error})") from None
         if not isinstance(entry, dict) or "step" not in entry:
             raise BadInput(f"{path}:{number}: not an entry of the trainer's log, which has a step")
+        for key in ("step", *LOGGED, *(f"eval_{key}" for key in LOGGED)):
+            if key in entry and type(entry[key]) not in (int, float):
+                raise BadInput(f"{path}:{number}: {key} is {entry[key]!r:.40}, not a number")
         entries.append(entry)
     return entries
 

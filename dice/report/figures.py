@@ -28,6 +28,7 @@ from dice.report.text import minus
 
 TAIL = 0.1  # percent of the values at either end that a plot may leave out
 MOST_BINS = 48
+HEXAGONS = (22, 10)  # of a density, across and up: each takes some 130 bytes of the page
 MOST_POINTS = 200_000  # responses that a density is drawn of; of more, so many at random
 UNITS = {"chars": "characters", "tokens": "tokens"}
 
@@ -178,7 +179,7 @@ def _relative(values: np.ndarray, prompts: np.ndarray) -> np.ndarray:
 def _hexagons(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     (left, right), (low, high) = _range(x), _range(y)
     right, high = max(right, left + 1e-6), max(high, low + 1e-6)
-    grid = axes.hexbin(x, y, gridsize=(30, 13), extent=(left, right, low, high), mincnt=1, linewidths=0)
+    grid = axes.hexbin(x, y, gridsize=HEXAGONS, extent=(left, right, low, high), mincnt=1, linewidths=0)
     depth = np.log1p(grid.get_array())
     depth = 0.08 + 0.82 * depth / depth.max()
     rgb = matplotlib.colors.to_rgb(ACCENT)

@@ -18,11 +18,11 @@ from dice.engines import Request, load_chat, load_sampler
 from dice.errors import BadInput
 from dice.recipe import Generate, Recipe, resolve
 from dice.rewards import Job, Scoring, Usable
+from dice.rewards.grades import Kept, grade_of
 from dice.schema import Graded, Message
 from dice.seeds import seed_of
 
 UNIT = "responses"  # what the progress bar counts
-HIGHEST = 5
 PLACES = ("{prompt}", "{response}")
 PROMPT = """\
 You grade answers. Here is a conversation and the answer that an assistant gave to its last message.
@@ -47,10 +47,6 @@ Say in one or two sentences what decides the grade. Then end with a line of exac
 number from 0 to 5:
 Grade: N"""
 
-NUMBER = r"(\d+(?:\.\d+)?)(?:\s*/\s*5\b)?(?!\s*/|[\d.]*\d)"
-GRADE = re.compile(rf"\bgrade\W{{0,6}}{NUMBER}", re.IGNORECASE)
-BARE = re.compile(rf"\W*{NUMBER}\W*")
-
 
 class Asked(NamedTuple):
     """A question for the judge, the last turn of `messages`; answer i has the seed `seed + i`."""
@@ -63,8 +59,11 @@ class Asked(NamedTuple):
 class Judge(Protocol):
     """Whoever answers."""
 
-    def answers(self, questions: list[Asked], on_done: Callable[[int], None]) -> list[list[str]]:
-        """The answers to each question; fewer than asked for where some, or all, did not come."""
+    def ask(self, questions: list[Asked], on_answered: Callable[[int, list[str]], None]) -> None:
+        """Calls `on_answered` with the index of each question as soon as it is done, and its answers.
+
+        They are fewer than asked for where some, or all, did not come.
+        """
         ...
 
 
@@ -76,13 +75,26 @@ class Source(Scoring):
         self.judge: Judge = load_judge(job)
 
     def rewards(self, shard: Path, rows: list[Usable]) -> list[float | str]:
-        """The grades; they are also written down one by one, in `scores/grades-*.jsonl`."""
-        questions = [self._question(row) for row in rows]
-        graded = [
-            Graded(row.response.prompt_id, row.response.sample, [*map(grade_of, texts)])
-            for row, texts in zip(rows, self.judge.answers(questions, self.counter.add), strict=True)
-        ]
+        """The grades; they are also written down one by one, in `scores/grades-*.jsonl`.
+
+        Until all of the shard's are there they lie in `scores/judging-*.jsonl`, where an earlier worker may
+        have left some.
+        """
+        unfinished = self.job.beside(shard, "judging")
+        keys = [(row.response.prompt_id, row.response.sample) for row in rows]
+        with Kept(unfinished, self.job.judge["judge_samples"]) as kept:
+            asked = [at for at, key in enumerate(keys) if key not in kept.found]
+            self.counter.add(len(rows) - len(asked))
+
+            def take(index: int, texts: list[str]) -> None:
+                kept.add(Graded(*keys[asked[index]], [*map(grade_of, texts)]))
+                self.counter.add(1)
+
+            if asked:
+                self.judge.ask([self._question(rows[at]) for at in asked], take)
+        graded = [kept.found[key] for key in keys]
         store.write_shard(self.job.beside(shard, "grades"), graded)
+        store.remove(unfinished)
         return [_mean(row.grades) for row in graded]
 
     def _question(self, row: Usable) -> Asked:
@@ -103,20 +115,22 @@ class Local:
         self.sampler = load_sampler(job.engine)(name, list(self.chat.stop_ids), options, job.dtype)
         self.samples = options.samples
 
-    def answers(self, questions: list[Asked], on_done: Callable[[int], None]) -> list[list[str]]:
-        """As they come from the engine; a question that leaves no room for an answer has none."""
-        found: dict[str, list[tuple[int, str]]] = {question.key: [] for question in questions}
-        requests = [
-            Request(question.key, ids, question.seed)
-            for question in questions
-            if len(ids := self.chat.encode_prompt(question.messages)) < self.sampler.max_model_len
-        ]
-        on_done(len(questions) - len(requests))
+    def ask(self, questions: list[Asked], on_answered: Callable[[int, list[str]], None]) -> None:
+        """As the answers come from the engine; a question that leaves no room for one has none."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        places, requests = {}, []
+        for index, question in enumerate(questions):
+            ids = self.chat.encode_prompt(question.messages)
+            if len(ids) < self.sampler.max_model_len:
+                places[question.key], found[question.key] = index, []
+                requests.append(Request(question.key, ids, question.seed))
+            else:
+                on_answered(index, [])
         for sampled in self.sampler.sample(requests):
             texts = found[sampled.prompt_id]
             texts.append((sampled.sample, self.chat.decode(sampled.response_ids)))
-            on_done(len(texts) == self.samples)
-        return [[text for _, text in sorted(found[question.key])] for question in questions]
+            if len(texts) == self.samples:
+                on_answered(places[sampled.prompt_id], [text for _, text in sorted(texts)])
 
 
 def load_judge(job: Job) -> Judge:
@@ -186,13 +200,6 @@ def conversation(messages: list[Message]) -> str:
     if len(messages) == 1:
         return messages[0]["content"]
     return "\n\n".join(f"{turn['role'].capitalize()}: {turn['content']}" for turn in messages)
-
-
-def grade_of(answer: str) -> float | None:
-    """The grade that an answer ends with, or that it consists of; None where there is none from 0 to 5."""
-    found = GRADE.findall(answer) or ([match[1]] if (match := BARE.fullmatch(answer)) else [])
-    grade = float(found[-1]) if found else None
-    return grade if grade is not None and grade <= HIGHEST else None
 
 
 def _mean(grades: list[float | None]) -> float | str:

@@ -42,8 +42,8 @@ class Served:
             options={"temperature": told["judge_temperature"], "max_tokens": told["judge_max_tokens"]},
         )
 
-    def answers(self, questions: list[Asked], on_done: Callable[[int], None]) -> list[list[str]]:
-        """As `Judge.answers`. Raises BadInput where the server refuses, or has failed for too long."""
+    def ask(self, questions: list[Asked], on_answered: Callable[[int, list[str]], None]) -> None:
+        """As `Judge.ask`. Raises BadInput where the server refuses, or has failed for too long."""
         found: list[list[str]] = [[] for _ in questions]
         left = [self.samples for _ in questions]
 
@@ -51,11 +51,11 @@ class Served:
             question = index // self.samples
             left[question] -= 1
             found[question] += [] if answer.failure else [answer.text]
-            on_done(not left[question])
+            if not left[question]:
+                on_answered(question, found[question])
 
         asked = [question.messages for question in questions for _ in range(self.samples)]
         try:
             ask_all(self.server, asked, lambda text: text, take)
         except StageFailed as error:
             raise BadInput(f"score.judge: {error}") from None
-        return found

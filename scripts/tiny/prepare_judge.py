@@ -16,7 +16,7 @@ import world
 from dice import store
 from dice.console import run, say
 from dice.digests import file_digest
-from dice.rewards.judge import HIGHEST
+from dice.rewards.grades import HIGHEST
 
 ANSWERS = 12000
 SEED = 43
