@@ -109,11 +109,8 @@ def _show_changes(run: store.Run, force: bool) -> None:
     before = previous(run.recipe)
     for change in differences(asdict(before), asdict(run.recipe)) if before else ():
         say(f"recipe    {change}", mark="!")
-    lost = (
-        [f"{name} of round {t}" if t else name for t, name in _superseded(run)]
-        if before and not force
-        else []
-    )
+    superseded = _superseded(run) if before and not force else ()
+    lost = [f"{name} of round {t}" if t else name for t, name in superseded]
     if lost:
         others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise BadInput(

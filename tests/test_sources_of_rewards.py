@@ -14,6 +14,7 @@ from dice.schema import Dropped, Graded, Prompt, Response, Score, prompt_id
 from dice.score import work
 from dice.score_file import score_file
 from dice.stage import execute, stage_named
+from dice.start import start
 from dice.worker import Worker
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -242,6 +243,15 @@ def test_scoring_wants_the_runs_own_reward_model_first(fake_settings):
     run.recipe.score.reward_args = before
     assert (run.path / "reward-model" / "model" / "config.json").is_file()
     assert execute(train_rm.STAGE, run, 0) == manifest  # done before
+
+
+def test_a_reward_model_of_another_recipe_needs_force(fake_settings):
+    words = [*fake_settings, "score.reward=reward_model"]
+    run = start("tiny", words)
+    execute(train_rm.STAGE, run, 0)
+    with pytest.raises(BadInput, match="train_rm would have to run again with this recipe; --force"):
+        start("tiny", [*words, "score.reward_args.learning_rate=0.5"])
+    start("tiny", [*words, "score.reward_args.learning_rate=0.5"], force=True)
 
 
 def test_the_training_of_a_reward_model_leaves_out_what_is_of_dpo(fake_settings):
