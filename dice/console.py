@@ -5,6 +5,7 @@ from small files that the workers keep up to date, so any number of workers shar
 """
 
 import contextlib
+import errno
 import json
 import signal
 import sys
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -23,6 +24,8 @@ from dice.errors import BadInput, StageFailed, printable
 # Nothing that is shown is taken for rich's markup, [red] say: it may come from a model or a data file.
 console = Console(highlight=False, soft_wrap=True, markup=False)
 HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last one: another node has failed
+# What a path of a user's may meet with: it is too long, or has a file where a folder should be, say.
+MISPLACED = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
 MARKS = {"+": "[green]✓[/]", "=": "[dim]·[/]", "!": "[yellow]![/]", " ": " "}
 
 
@@ -39,7 +42,7 @@ class Terminated(KeyboardInterrupt):
 
 
 def run(main: Callable[[], object]) -> None:
-    """Run a program: bad input, failed stages and a full disk end it with one message and their status.
+    """Run a program: bad input, failed stages, a full disk and a path that can't be end it with one message.
 
     SIGTERM and Ctrl-C unwind it, so that workers are ended and temporary files removed.
     """
@@ -53,14 +56,25 @@ def run(main: Callable[[], object]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.status)
     except OSError as error:
+        if error.errno in MISPLACED:
+            _refuse(error.filename, error.strerror.lower())
         if not (line := disk.refusal(error)):
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error: {printable(line)}", file=sys.stderr)
         sys.exit(StageFailed.status)
+    except UnicodeEncodeError as error:
+        _refuse(error.object, f"can't be written as {error.encoding}, which a name must be ({error.reason})")
     except KeyboardInterrupt as stop:
         number = getattr(stop, "signal", signal.SIGINT)
         print(f"stopped by {number.name}: the same command goes on from here", file=sys.stderr)
         sys.exit(128 + number)
+
+
+def _refuse(what: object, why: str) -> NoReturn:
+    """End a program over what it was given."""
+    error = BadInput(f"{what}: {why}")
+    print(f"error: {error}", file=sys.stderr)
+    sys.exit(error.status)
 
 
 def _terminate(*_: object) -> None:

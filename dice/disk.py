@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ ADVICE |= {
     errno.EIO: "see to the disk",
     errno.ESTALE: "see to the file server",
 }
+# How a line begins that tells an error, in Python and in C programs; torchrun puts a process before it.
+ERROR = r"^(\[\w+\]: )?[\w./-]+: "
 
 
 def refusal(error: OSError, where: Path | None = None) -> str | None:
@@ -43,22 +46,32 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def cause(log: Sequence[str], folder: Path) -> str | None:
-    """The `refusal` that a command ended with: from the last lines of its log, which lies in `folder`.
+def told(log: Sequence[str]) -> str | None:
+    """The `refusal` of DICE's own that a command ended with: from the last lines of its log."""
+    ends = tuple(_line("", number) for number in ADVICE)
+    ours = (line for line in reversed(log) if line.startswith("error: ") and line.endswith(ends))
+    return next((line.removeprefix("error: ") for line in ours), None)
 
-    Libraries raise errors of their own, with what the system said in them. Where not even the log found
-    room, a try tells.
-    """
-    for line in reversed(log):
-        for number in ADVICE:
-            if os.strerror(number).lower() in line.lower():
-                if line.startswith("error: "):  # ours
-                    return line.removeprefix("error: ")
-                if number not in DENIED:
-                    return f"{line.strip()[:300]}: {_advice(number)} (its log is in {folder})"
+
+def tried(folder: Path) -> str | None:
+    """The `refusal` that writing into a folder meets with now, when there may be no room for a log either."""
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(1 << 16))
     except OSError as error:
         return refusal(error, folder)
+    return None
+
+
+def cause(log: Sequence[str]) -> str | None:
+    """What a disk seems to have refused the program that wrote these lines.
+
+    Libraries raise errors of their own, with what the system said in them. A text that a program shows
+    may say the same, so only lines of an error's form count, and the rest of the log should be shown too.
+    """
+    for line in reversed(log):
+        for number in ADVICE.keys() - DENIED:
+            said, code = re.escape(os.strerror(number)), rf"\[Errno {number}\] "
+            if re.search(rf"{ERROR}(.*{code}{said}|(.*: )?{said}( \(os error {number}\))?$)", line.strip()):
+                return f"{line.strip()[:300]}: {_advice(number)}"
     return None

@@ -242,19 +242,27 @@ def environment() -> dict[str, str]:
 
 def _failure(label: str, status: int, log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    begun = max(index for index, line in enumerate(lines) if line.startswith("$ "))
+    begun = max((index for index, line in enumerate(lines) if line.startswith("$ ")), default=-1)
     said, verdict = lines[begun + 1 :], ""
     for index, line in enumerate(said):
         if found := TORCHRUN_VERDICT.search(line):
             said, verdict = said[:index], found["status"] or ""
             break
-    if refused := disk.cause(said[-TAIL_LINES:], log.parent):
-        return f"{label}: {refused}"
+    if refused := disk.told(said[-TAIL_LINES:]) or disk.tried(log.parent):
+        return f"{label}: {printable(refused)}"
+    refused = disk.cause(said[-TAIL_LINES:])
     if verdict.startswith("-"):  # a signal, so the worker has said nothing of it
-        said.append(f"a worker was killed by {signal.Signals(-int(verdict)).name}")
+        said.append(f"a worker was killed by {_signal_name(-int(verdict))}")
     tail = "\n".join(f"    {printable(line[:300])}" for line in said[-TAIL_LINES:])
-    how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-    return f"{label} failed ({how}). The end of its log:\n{tail}\n  whole log: {log}"
+    how = f"killed by {_signal_name(-status)}" if status < 0 else f"status {status}"
+    why = f": {printable(refused)}" if refused else f" failed ({how})"
+    return f"{label}{why}. The end of its log:\n{tail}\n  whole log: {log}"
+
+
+def _signal_name(number: int) -> str:
+    with contextlib.suppress(ValueError):  # real-time signals have no names
+        return signal.Signals(number).name
+    return f"signal {number}"
 
 
 def _begin_child(parent: int) -> None:

@@ -7,6 +7,8 @@ that is not DICE's own is an argument of LLaMA-Factory: `train.learning_rate=1e-
 Unknown keys and values out of range are refused with the place they come from.
 """
 
+import errno
+import os
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +133,17 @@ class Recipe:
 def resolve(path: str) -> Path:
     """A path of a recipe; relative ones are relative to the repository."""
     return ROOT / path
+
+
+def may_exist(path: Path) -> bool:
+    """Whether a file system takes such a path: nothing too long, no half characters, no zero bytes."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        return error.errno != errno.ENAMETOOLONG
+    except ValueError:
+        return False
+    return True
 
 
 def recipe_names() -> list[str]:

@@ -5,6 +5,7 @@ Values come from three places, later ones winning: the LLaMA-Factory file that `
 """
 
 import difflib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -22,9 +23,10 @@ from dice.recipe import (
     Recipe,
     Train,
     known_keys,
+    may_exist,
     recipe_names,
 )
-from dice.rules import MANAGED_TRAIN_ARGS, broken_rules
+from dice.rules import MANAGED_TRAIN_ARGS, broken_rules, inside
 
 COMMAND_LINE = "on the command line"
 
@@ -40,7 +42,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         _move_train_args(block, where)
         _refuse_unknown_keys(block, where)
     config = path.parent / _train_config(given, source)
-    if not config.is_file():
+    if not may_exist(config) or not config.is_file():
         where = COMMAND_LINE if _has(given, "train.config") else _place(path, "train")
         raise BadInput(f"{where}: train.config names {config}, which does not exist")
     # The file may be complete, to be of use without DICE; what the loop sets is left out here.
@@ -49,6 +51,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     defaults = {"run": path.parent.name, "train": {"args": file_args}}
     merged = _merge(path, given, defaults, source, given)
     _check(merged, path, given)
+    _refuse_secrets(merged, path, given)
     return merged
 
 
@@ -68,19 +71,30 @@ def origin(name: str, overrides: Sequence[str], key: str) -> str:
 
 
 def load_resolved(path: Path) -> Recipe:
-    """A recipe from what `resolved_yaml` made of it."""
-    return _merge(path, {}, _read_yaml(path))
+    """A recipe from what `resolved_yaml` made of it. Raises BadInput for anything unknown or out of range."""
+    recipe = _merge(path, {}, _read_yaml(path))
+    _check(recipe, path, {})
+    return recipe
 
 
 def resolved_yaml(recipe: Recipe) -> str:
-    """The whole recipe as YAML, defaults included."""
+    """The whole recipe as YAML, defaults included; `load_resolved` reads back an equal one."""
     header = "# The resolved recipe of this run, defaults and overrides included.\n"
-    return header + yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True)
+    return header + OmegaConf.to_yaml(OmegaConf.create(_literal(asdict(recipe))))
+
+
+def _literal(value: Any) -> Any:
+    """A value with every `${` in it escaped, which OmegaConf would take for an interpolation."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+    if isinstance(value, dict):
+        return {key: _literal(inner) for key, inner in value.items()}
+    return [*map(_literal, value)] if isinstance(value, list) else value
 
 
 def _find(name: str) -> Path:
     for path in (RECIPES / name / "dice.yaml", Path(name) / "dice.yaml", Path(name)):
-        if path.is_file():
+        if may_exist(path) and path.is_file():
             return path.resolve()
     raise BadInput(
         f"unknown recipe {name!r}; there are: {', '.join(recipe_names())} (or give a folder with a dice.yaml)"
@@ -195,11 +209,16 @@ def _merge(path: Path, given: dict[str, Any], *blocks: dict[str, Any]) -> Recipe
 def _check(recipe: Recipe, path: Path, given: dict[str, Any]) -> None:
     for key, message in broken_rules(recipe):
         raise BadInput(f"{COMMAND_LINE if _has(given, key) else _place(path, key)}: {message}")
-    if name := redact.first_in(resolved_yaml(recipe)):
-        place = f"{_shown(path)}, or {COMMAND_LINE}"
-        raise BadInput(
-            f"{place}: the value of {name} is in it, but a recipe is written down with the results"
-        )
+
+
+def _refuse_secrets(recipe: Recipe, path: Path, given: dict[str, Any]) -> None:
+    for key, value in inside(asdict(recipe)):
+        is_group = isinstance(value, dict | list)
+        if name := redact.first_in(key) or (None if is_group else redact.first_in(str(value))):
+            where = COMMAND_LINE if _has(given, key) else _place(path, key)
+            raise BadInput(
+                f"{where}: {key}: the value of {name} is in it, but a recipe is written down with the results"
+            )
 
 
 def _has(block: Any, key: str) -> bool:

@@ -9,13 +9,14 @@ from pathlib import Path
 SECRET = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS)(_|$)", re.IGNORECASE)
 SHORTEST = 8  # characters: a shorter value, "true" say, is no secret, and stands in many texts
 # Keys of LLaMA-Factory and vLLM that are given secrets (hf_hub_token, hf_token); a recipe is written down.
-SECRET_KEY = re.compile(r"(^|_)(token|api_key|secret|password)$")
+SECRET_KEY = re.compile(r"(^|[_.])(token|api_key|secret|password)$")
 
 
 def secrets() -> dict[str, str]:
-    """Values that must not be shown, by the variables that hold them."""
+    """Values that must not be shown, by variable; the longest first, which may hold others."""
     named = {name: value.strip() for name, value in os.environ.items() if SECRET.search(name)}
-    return {name: value for name, value in named.items() if len(value) >= SHORTEST}
+    longest_first = sorted(named.items(), key=lambda pair: -len(pair[1]))
+    return {name: value for name, value in longest_first if len(value) >= SHORTEST}
 
 
 def redacted(text: str) -> str:

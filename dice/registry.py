@@ -10,7 +10,7 @@ from typing import Any
 from dice import store
 from dice.digests import file_digest
 from dice.errors import BadInput
-from dice.recipe import resolve
+from dice.recipe import may_exist, resolve
 
 ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
 UNSUPPORTED_COLUMNS = ("tools", "images", "videos", "audios", "kto_tag")  # a prompt here is text alone
@@ -66,7 +66,12 @@ class Source:
         return self.registry.parent / self.entry["file_name"]
 
     def files(self) -> list[Path]:
-        """The local files by name, all of one type. Raises BadInput where there are none."""
+        """The local files by name: all of one type, or those of a local copy of a Hub set.
+
+        Of a set on the Hub there are none. Raises BadInput for a file that is missing, no data, or elsewhere.
+        """
+        if self.hub:
+            return self._copied_files() if self.is_local else []
         if not self.file.exists():
             named = f"file_name {self.entry['file_name']!r}"
             raise BadInput(f"{self.place}: {named}: there is no file {self.file}")
@@ -80,6 +85,33 @@ class Source:
         if len({FILE_TYPES[path.suffix] for path in listed}) != 1:
             raise BadInput(f"{self.place}: {self.file} must hold files of one type, at least one")
         return listed
+
+    def _copied_files(self) -> list[Path]:
+        """Every file of a local copy, and those that its card or a folder's link has `datasets` read."""
+        files = {path for path in Path(self.hub).rglob("*") if path.is_file()}
+        for names in (self.load("load_dataset_builder").config.data_files or {}).values():
+            for name in names:
+                if "://" in name:
+                    raise BadInput(f"{self.place}: {self.hub} names {name}; it must be a file of the copy")
+                files.add(Path(name))
+        for path in files:
+            self.check_place(path)
+        return sorted(files)
+
+    def load(self, function: str, **options: Any) -> Any:
+        """What a function of `datasets` makes of a set on the Hub, or of a local copy of one.
+
+        Raises BadInput where it can't be loaded.
+        """
+        import datasets
+
+        datasets.disable_progress_bars()
+        subset, folder = self.entry.get("subset"), self.entry.get("folder")
+        try:
+            return getattr(datasets, function)(self.hub, name=subset, data_dir=folder, **options)
+        except Exception as error:  # whatever the set's host, its builder or its files come up with
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise BadInput(f"{self.place}: {self.hub!r} can't be loaded: {reason}") from error
 
     def check_place(self, path: Path) -> None:
         """Raises BadInput for a file or folder that lies, by name or by links, outside of the data folders.
@@ -152,9 +184,9 @@ def _problem(source: Source) -> str | None:
         return f"{other[0]} is not supported; name the data by file_name or hf_hub_url"
     if not on_hub and not entry.get("file_name"):
         return "file_name is missing (or hf_hub_url, for a set on the Hub)"
-    for key in ("file_name", "folder"):
-        if "\0" in entry.get(key, ""):
-            return f"{key} is {entry[key]!r}; no file has such a name"
+    for key in ("file_name", "folder", "hf_hub_url"):
+        if not may_exist(source.registry.parent / entry.get(key, "")):
+            return f"{key} is {entry[key]!r:.80}; no file can have such a name"
     if Path(entry.get("folder", "")).is_absolute() or ".." in Path(entry.get("folder", "")).parts:
         return f"folder is {entry['folder']!r}; it must lie inside the set"
     for key in ("file_sha1",) if on_hub else ("subset", "folder"):
@@ -181,8 +213,7 @@ def _problem(source: Source) -> str | None:
 def find_source(dataset_dir: str, name: str) -> Source:
     """Like `find_entry`, and its files exist."""
     source = find_entry(dataset_dir, name)
-    if not source.hub:
-        source.files()
+    source.files()
     return source
 
 
@@ -206,12 +237,8 @@ def _registry(path: Path) -> dict[str, Any]:
 
 def digest(dataset_dir: str, name: str) -> str:
     """What identifies a data set: its entry and its files' content. A set on the Hub is its id."""
-    source = find_source(dataset_dir, name)
-    if not source.hub:
-        files = source.files()
-    else:  # a local copy, or nothing that could be read without loading it
-        files = sorted(path for path in Path(source.hub).rglob("*") if path.is_file())
-    digests = " ".join(map(file_digest, files))
+    source = find_entry(dataset_dir, name)
+    digests = " ".join(map(file_digest, source.files()))
     return f"{digests} {json.dumps(source.entry, sort_keys=True)}"
 
 

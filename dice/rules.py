@@ -1,12 +1,13 @@
 """What a recipe's values must satisfy, and which keys of others follow from it."""
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from dice.recipe import Recipe
+from dice.recipe import Recipe, may_exist, resolve
 from dice.redact import SECRET_KEY
 
 REWARDS = ("implicit", "reward_model", "judge", "random")
@@ -42,6 +43,12 @@ SAFE_FORMATS = (
     "dummy",
 )  # vLLM's load_format
 
+PASSED_ON = ("train.args", "score.reward_args", "generate.engine_args")  # to other programs, as they are
+PATHS = (  # what names, or may name, a file or folder
+    "policy", "reference", "run", "dataset_dir", "results_dir", "score.reward_model", "score.judge",
+    "score.judge_prompt", "evaluate.judge",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -69,6 +76,46 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
+def inside(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of everything in a mapping or list, at any depth."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, inner in pairs:
+        dotted = f"{key}.{name}" if key else f"{name}"
+        yield dotted, inner
+        yield from inside(inner, dotted)
+
+
+def _not_json(value: Any, key: str) -> str:
+    """What to say of the first thing that JSON has no word for; empty where there is none."""
+    for place, inner in [(key, value), *inside(value, key)]:
+        if isinstance(inner, dict) and (odd := [name for name in inner if not isinstance(name, str)]):
+            return f"{place} has the key {odd[0]!r}; a key must be text, in quotes"
+        is_number = isinstance(inner, int) or (isinstance(inner, float) and math.isfinite(inner))
+        if not is_number and not isinstance(inner, str | dict | list | None):
+            return f"{place} is {inner!r:.80}; it must be text, a finite number, true, false or null"
+    return ""
+
+
+def _as_json(key: str) -> Rule:
+    return Rule(
+        key, lambda value, _: not _not_json(value, key), lambda recipe: _not_json(_get(recipe, key), key)
+    )
+
+
+def _without_secrets(key: str) -> Rule:
+    return Rule(
+        key,
+        lambda value, _: not any(SECRET_KEY.search(place) for place, _ in inside(value)),
+        f"{key}: a token or password would be written down with the results; set it in the environment",
+    )
+
+
+def _a_path(key: str) -> Rule:
+    return Rule(
+        key, lambda value, _: value is None or may_exist(resolve(value)), "no file can have such a name"
+    )
+
+
 def _managed(engine_args: dict[str, Any]) -> str:
     """What to say of the first of vLLM's options that is not for users to set; empty where there is none."""
     if engine_args.get("load_format", SAFE_FORMATS[0]) not in SAFE_FORMATS:
@@ -79,8 +126,12 @@ def _managed(engine_args: dict[str, Any]) -> str:
 
 
 RULES = (
+    *map(_a_path, PATHS),
+    *map(_as_json, PASSED_ON),
+    *map(_without_secrets, PASSED_ON),
     Rule("run", lambda v, _: re.fullmatch(r"\w[\w.-]*", v), "a run's name has letters, digits, . _ -"),
     _at_least("rounds", 1),
+    Rule("rounds", lambda v, _: v <= 1000, "it must be at most 1000"),
     _at_least("seed", 0),
     _one_of("dtype", "auto", "float32", "bfloat16", "float16"),
     Rule("replay.gamma", lambda v, _: 0 <= v <= 1, "it must be between 0 and 1"),
@@ -163,14 +214,6 @@ RULES = (
         lambda v, _: _is_count(v.get("per_device_train_batch_size", 1)),
         "train: per_device_train_batch_size must be a whole number of at least 1",
     ),
-    *(
-        Rule(
-            key,
-            lambda v, _: not any(map(SECRET_KEY.search, map(str, v))),
-            f"{key}: a token or password would be written down with the results; set it in the environment",
-        )
-        for key in ("train.args", "generate.engine_args")
-    ),
     _at_least("evaluate.samples", 1),
     Rule(
         "evaluate.judge",
@@ -180,12 +223,14 @@ RULES = (
 )
 
 
+def _get(recipe: Recipe, key: str) -> Any:
+    return functools.reduce(getattr, key.split("."), recipe)
+
+
 def broken_rules(recipe: Recipe) -> Iterator[tuple[str, str]]:
     """(key, message) for every value out of range."""
     for rule in RULES:
-        value: Any = recipe
-        for part in rule.key.split("."):
-            value = getattr(value, part)
+        value = _get(recipe, rule.key)
         if not rule.holds(value, recipe):
             wanted = rule.wanted(recipe) if callable(rule.wanted) else rule.wanted
             shown = "" if isinstance(value, dict) else f"{rule.key} is {value!r}; "

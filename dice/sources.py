@@ -127,9 +127,10 @@ def messages_of(source: Source, row: dict[str, Any], line: str) -> list[Message]
 def _alpaca(source: Source, row: dict[str, Any], line: str) -> list[Message]:
     columns, turns = source.columns, []
     if columns.get("history"):
-        for exchange in _column(source, row, line, "history") or []:
-            if not isinstance(exchange, list) or len(exchange) != 2:
-                raise BadInput(f"{line}: the history must be a list of [prompt, response] lists")
+        history = _column(source, row, line, "history") or []
+        if not isinstance(history, list) or any(not isinstance(e, list) or len(e) != 2 for e in history):
+            raise BadInput(f"{line}: the history must be a list of [prompt, response] lists")
+        for exchange in history:
             for role, text in zip(("user", "assistant"), exchange, strict=True):
                 turns.append(Message(role=role, content=text_of(text, line, "a turn of the history")))
     parts = [_column(source, row, line, "prompt")]

@@ -63,21 +63,41 @@ def test_what_a_disk_refuses_in_one_line(tmp_path):
 
 def test_the_cause_is_found_in_a_log(tmp_path):
     line = f"/x/part-00000.jsonl: no space left on device: {GOES_ON}"
-    assert disk.cause(["loading", f"error: {line}", "a last word"], tmp_path) == line
-    others = "safetensors_rust.SafetensorError: I/O error: No space left on device (os error 28)"
-    assert disk.cause([others, "  "], tmp_path) == f"{others}: {GOES_ON} (its log is in {tmp_path})"
-    for unlike in ("KeyError: 'x'", "warning: /x/cache: Permission denied"):
-        assert disk.cause([unlike], tmp_path) is None
-    assert disk.cause([], tmp_path / "gone") is None
+    assert disk.told(["loading", f"error: {line}", "a last word"]) == line
+    assert disk.told(["error: no space left on device", f"I say {line}"]) is None
+    for others in (
+        "safetensors_rust.SafetensorError: I/O error: No space left on device (os error 28)",
+        "[rank1]: OSError: [Errno 28] No space left on device: '/x/model'",
+        "cp: error writing '/x': No space left on device",
+    ):
+        assert disk.cause([others, "  "]) == f"{others}: {GOES_ON}"
+    assert disk.tried(tmp_path) is None and disk.tried(tmp_path / "gone") is None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "KeyError: 'x'",
+        "warning: /x/cache: Permission denied",
+        "the prompt 'how do I fix: input/output error'",
+        "the prompt 'how do I fix: Input/output error'",
+        "response was: \x1b[2J\x1b]0;pwned\x07 No space left on device",
+        "the answer [Errno 28] No space left on device",
+    ],
+)
+def test_a_text_that_speaks_of_disks_is_no_cause(said):
+    assert disk.cause([said, "KeyError: 'x'"]) is None
 
 
 def test_a_library_that_finds_no_room(tmp_path):
-    """What it said is in the log; the terminal gets one line."""
-    code = "raise RuntimeError('writing failed: No space left on device')"
+    """What it said comes first, escaped, and the rest of the log's end beneath."""
+    code = "print('before'); raise RuntimeError('writing \\x1b[2J: No space left on device')"
     with pytest.raises(StageFailed) as caught:
         launch.run_logged([sys.executable, "-c", code], tmp_path / "it.log", "train", "steps", lambda: (0, 0))
-    said = "RuntimeError: writing failed: No space left on device"
-    assert str(caught.value) == f"train: {said}: {GOES_ON} (its log is in {tmp_path})"
+    first, *rest = str(caught.value).splitlines()
+    said = r"RuntimeError: writing \x1b[2J: No space left on device"
+    assert first == f"train: {said}: {GOES_ON}. The end of its log:"
+    assert rest[0] == "    before" and rest[-1] == f"  whole log: {tmp_path / 'it.log'}"
 
 
 def test_a_disk_too_full_for_the_log(small_disk):
@@ -186,7 +206,8 @@ def test_a_training_that_finds_no_room(settings, small_disk):
     resize(small_disk, str(used + (700 << 10)))
     result = run_dice("train", run, "1")
     assert result.returncode == 1, result.stdout + result.stderr
-    assert "no space left on device" in line_of(result).lower() and GOES_ON in line_of(result)
+    line = result.stderr.splitlines()[0]
+    assert "no space left on device" in line.lower() and GOES_ON in line
     assert not (small_disk / "tiny" / "round-1" / "model").exists()
     resize(small_disk, "64m")
     result = run_dice("train", run, "1")

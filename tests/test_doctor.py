@@ -59,7 +59,7 @@ def test_versions(settings, tmp_path, monkeypatch):
         ("steps", WARNING, "train.warmup_steps=50", "train.warmup_steps 50 of 15 steps"),
         ("memory", WARNING, "policy=some/model-700b", "train needs about"),
         ("memory", OPEN, "policy=some/model", "nothing tells the policy's size"),
-        ("disk", FAULT, "rounds=1000000000000", "are free in"),
+        ("disk", FAULT, "policy=some/model-900000b", "are free in"),
         ("downloads", FAULT, "policy=some/model-900000b", "some/model-900000b: about 1,800 TB"),
         ("policy", OPEN, "policy=some/model-8b", "not on this machine; a run downloads it (about 16 GB"),
         ("two models", OPEN, "policy=some/model-8b", "not known before both models are on this machine"),

@@ -29,6 +29,12 @@ def test_a_failure_shows_the_end_of_the_log(tmp_path):
     assert f"whole log: {tmp_path / 'it.log'}" in message
 
 
+def test_a_failure_whose_log_was_emptied(tmp_path):
+    code = f"open({str(tmp_path / 'it.log')!r}, 'w').close(); raise SystemExit('why')"
+    with pytest.raises(StageFailed, match="it failed .status 1.. The end of its log:\n    why"):
+        launch.run_logged([sys.executable, "-c", code], tmp_path / "it.log", "it", "rows", idle)
+
+
 @pytest.mark.slow
 def test_under_torchrun_the_cause_is_shown_not_torchruns_table(tmp_path):
     (tmp_path / "it.py").write_text("raise MemoryError('the cause')")
@@ -50,9 +56,11 @@ def test_a_workers_complaint_about_its_input_becomes_one_line(fake_run):
     assert not (folder / "generate.progress").exists()
 
 
-def test_a_killed_command_says_so(tmp_path):
-    code = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
-    with pytest.raises(StageFailed, match="it failed .killed by SIGKILL."):
+@pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (35, "signal 35")])
+def test_a_killed_command_says_so(tmp_path, number, name):
+    """Real-time signals have no names."""
+    code = f"import os; os.kill(os.getpid(), {number})"
+    with pytest.raises(StageFailed, match=f"it failed .killed by {name}."):
         launch.run_logged([sys.executable, "-c", code], tmp_path / "it.log", "it", "rows", idle)
 
 

@@ -1,5 +1,8 @@
 """Recipes: every one loads, overrides land where they belong, and mistakes are named."""
 
+import functools
+from dataclasses import asdict
+
 import pytest
 import yaml
 
@@ -188,6 +191,99 @@ def test_known_keys_are_spelled_out():
 def test_an_unquoted_no_is_a_strategy():
     assert load_recipe("tiny", ["train.save_strategy=no"]).train.args["save_strategy"] == "no"
     assert load_recipe("tiny", ["train.pure_bf16=no"]).train.args["pure_bf16"] is False
+
+
+ODD_TEXTS = [
+    "1e3",
+    "${foo}",
+    "\\${foo}",
+    "a\\\\${b",
+    "${",
+    "a\r\nb",
+    "no",
+    "null",
+    "0x1f",
+    "2020-01-01",
+    "<<",
+    "\x85",
+    "",
+]
+
+
+def test_the_resolved_recipe_reads_back_equal(tmp_path):
+    """Numbers, words and interpolations in YAML's and OmegaConf's eyes, and texts that look like them."""
+    values = [
+        *ODD_TEXTS,
+        1e300,
+        1e16,
+        5e-324,
+        -0.0,
+        2**70,
+        True,
+        None,
+        [[]],
+        {},
+        {name: 1 for name in ODD_TEXTS},
+    ]
+    recipe = load_recipe("tiny")
+    recipe.generate.engine_args = {"values": values}
+    recipe.prepare = "echo ${HOME} 1e3"
+    (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe))
+    assert load_resolved(tmp_path / "recipe.yaml") == recipe
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{1: 2}", "generate.engine_args.x has the key 1; a key must be text, in quotes"),
+        ("!!binary aGk=", "generate.engine_args.x is b'hi'; it must be text, a finite number, true, false"),
+        ("[.nan]", "generate.engine_args.x.0 is nan; it must be text, a finite number"),
+        ("-.inf", "generate.engine_args.x is -inf; it must be"),
+    ],
+)
+def test_what_json_has_no_word_for_is_refused(tmp_path, value, message):
+    folder = _copy_of_tiny(tmp_path, f"generate: {{engine_args: {{x: {value}}}}}")
+    with pytest.raises(BadInput) as caught:
+        load_recipe(str(folder))
+    assert str(caught.value).startswith(f"{folder}/dice.yaml:1: {message}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("score.reward", "foo"),
+        ("score.reward", "check"),
+        ("replay.gamma", 2),
+        ("replay.gamma", float("nan")),
+        ("pair.alpha", "foo"),
+        ("pair.per_prompt", 0),
+        ("pair.length", "foo"),
+        ("pair.rejected", "foo"),
+        ("pair.min_samples", 0),
+        ("generate.tensor_parallel", 0),
+        ("generate.shard_size", 0),
+        ("generate.temperature", 0),
+        ("train.args", {}),
+        ("rounds", 100_000_000),
+    ],
+)
+def test_a_runs_recipe_is_checked_too(tmp_path, key, value):
+    block = asdict(load_recipe("tiny"))
+    *groups, name = key.split(".")
+    functools.reduce(dict.get, groups, block)[name] = value
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(block))
+    with pytest.raises(BadInput, match=rf"{path}:\d+: {key.partition('.args')[0]}"):
+        load_resolved(path)
+
+
+PATHS = ("run", "results_dir", "dataset_dir", "policy", "evaluate.judge", "score.judge", "train.config")
+
+
+@pytest.mark.parametrize("key", PATHS)
+def test_a_name_that_no_file_can_have(fake_settings, key):
+    with pytest.raises(BadInput, match=f"on the command line: {key} "):
+        load_recipe("tiny", [*fake_settings, f"{key}={'x' * 300}"])
 
 
 def test_values_beyond_all_measure(fake_settings):

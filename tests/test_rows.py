@@ -234,6 +234,30 @@ def test_bad_files(tmp_path, case):
     assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "arguments", "value"),
+    [("date32", (), 2**30), ("timestamp", ("ms",), 2**58), ("timestamp", ("ms", "Nowhere/None"), 1)],
+)
+def test_a_parquet_file_with_a_time_that_python_does_not_have(tmp_path, kind, arguments, value):
+    import pyarrow
+    import pyarrow.parquet
+
+    when = pyarrow.array([value], getattr(pyarrow, kind)(*arguments))
+    pyarrow.parquet.write_table(pyarrow.table({"q": ["Hi"], "at": when}), tmp_path / "rows.parquet")
+    entry = {"file_name": "rows.parquet", "columns": {"prompt": "q"}}
+    with pytest.raises(BadInput, match="rows.parquet: not a Parquet file that can be read"):
+        read_prompts(register(tmp_path, entry), "it")
+
+
+def test_line_ends_within_a_cell_are_kept(tmp_path):
+    """As LLaMA-Factory keeps them."""
+    (tmp_path / "rows.csv").write_bytes(b'q\r\n"a\r\nb\rc\nd"\r\n')
+    (prompt,), _ = read_prompts(
+        register(tmp_path, {"file_name": "rows.csv", "columns": {"prompt": "q"}}), "it"
+    )
+    assert prompt.messages[0]["content"] == "a\r\nb\rc\nd"
+
+
 def test_a_number_in_a_parquet_file_is_no_text(tmp_path):
     write_rows(tmp_path / "rows.parquet", [ROWS[0] | {"q": 5}])
     with pytest.raises(BadInput, match="rows.parquet: row 1: the prompt is 5; it must be text"):

@@ -203,6 +203,33 @@ def test_a_link_that_stays_inside_and_a_rounds_data_are_fine(tmp_path):
     assert read_prompts(folder, "it")
 
 
+@pytest.mark.parametrize(
+    "name", ["link", "folder/*", "{tmp}/outside/train.jsonl", "../../outside/train.jsonl", "../../outside/**"]
+)
+def test_a_local_copy_of_a_hub_set_names_its_own_files(tmp_path, name, monkeypatch):
+    """By links or in its card; where the place is allowed, a set's digest knows what is read."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    copy, outside = tmp_path / "data" / "copy", tmp_path / "outside" / "train.jsonl"
+    copy.mkdir(parents=True)
+    outside.parent.mkdir()
+    outside.write_text('{"instruction": "one"}\n')
+    if name == "link":
+        (copy / "train.jsonl").symlink_to(outside)
+    else:
+        (copy / "folder").symlink_to(outside.parent)
+        configs = [{"config_name": "default", "data_files": name.format(tmp=tmp_path)}]
+        (copy / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
+    folder = write(tmp_path / "data", "[]", {"hf_hub_url": str(copy)})
+    for use in (read_prompts, registry.digest):
+        with pytest.raises(BadInput, match="lies outside of .*DICE_DATA_DIRS="):
+            use(folder, "it")
+    monkeypatch.setenv("DICE_DATA_DIRS", str(outside.parent))
+    before = registry.digest(folder, "it")
+    assert len(read_prompts(folder, "it")[0]) == 1
+    outside.write_text('{"instruction": "another"}\n')
+    assert registry.digest(folder, "it") != before
+
+
 def test_a_sets_folder_on_the_hub_stays_inside(tmp_path):
     for folder in ("../other", "/etc"):
         entries = {"it": {"hf_hub_url": "some/set", "folder": folder}}
@@ -270,7 +297,15 @@ def test_a_secret_does_not_get_into_a_recipe(fake_settings, monkeypatch):
         with pytest.raises(BadInput, match="the value of HF_TOKEN is in it") as caught:
             load_recipe("tiny", [*fake_settings, override])
         assert TOKEN not in str(caught.value)
-    for key in ("train.hf_hub_token", "generate.engine_args.hf_token", "train.swanlab_api_key"):
+    monkeypatch.setenv("MY_PASSWORD", '%it\'s-a-"secret"\\1')  # not as YAML writes it
+    with pytest.raises(BadInput, match="train.args.run_note: the value of MY_PASSWORD is in it"):
+        load_recipe("tiny", [*fake_settings, "train.run_note=x ${oc.env:MY_PASSWORD}"])
+    nested = (
+        "generate.engine_args.x.hf_token",
+        "score.reward_args.hf_hub_token",
+        "score.reward_args.x.password",
+    )
+    for key in ("train.hf_hub_token", "generate.engine_args.hf_token", "train.swanlab_api_key", *nested):
         with pytest.raises(BadInput, match="a token or password would be written down"):
             load_recipe("tiny", [*fake_settings, f"{key}=abc"])
 
@@ -287,6 +322,12 @@ def test_what_counts_as_a_secret(monkeypatch):
     ):
         monkeypatch.setenv(name, "abc" if name == "SHORT_KEY" else f"value of {name}")
     assert redact.secrets().keys() == {"AWS_SECRET_ACCESS_KEY", "github_token"}
+
+
+def test_a_secret_within_another_leaves_no_rest(monkeypatch):
+    monkeypatch.setenv("A_KEY", "abcdefgh")
+    monkeypatch.setenv("B_TOKEN", "abcdefghSECRETPART")
+    assert redact.redacted("abcdefghSECRETPART, abcdefgh") == "[B_TOKEN], [A_KEY]"
 
 
 # ---- texts

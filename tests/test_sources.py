@@ -131,6 +131,14 @@ def test_identical_and_empty_answers_are_dropped(tmp_path):
     assert len(pairs) == 1 and dropped == Counter({"identical answers": 1, "empty answers": 1})
 
 
+@pytest.mark.parametrize("history", [5, True, 0.5, "Hi", {"a": "b"}, [["Hi"]], [5]])
+def test_a_history_that_is_none(tmp_path, history):
+    columns = {"prompt": "instruction", "history": "before"}
+    folder = write(tmp_path, [{"instruction": "a", "before": history}], {"columns": columns})
+    with pytest.raises(BadInput, match=r"rows.json:1: the history must be a list of \[prompt, response\]"):
+        read_prompts(folder, "it")
+
+
 @pytest.mark.skipif(not DEMO.exists(), reason=f"{DEMO} is not here")
 def test_three_hundred_real_rows_are_read_whole(tmp_path):
     columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
@@ -214,6 +222,13 @@ BAD_ENTRIES = {
     "ranking as text": ({"ranking": "true"}, "it: ranking is 'true'; it must be true or false"),
     "pictures": ({"columns": {"prompt": "a", "images": "b"}}, "it: columns.images is not supported"),
     "no file": ({"file_name": ""}, "it: file_name is missing (or hf_hub_url, for a set on the Hub)"),
+}
+
+
+BAD_ENTRIES |= {
+    f"{key} {what}": ({key: name}, f"it: {key} is ")
+    for key in ("file_name", "hf_hub_url")
+    for what, name in (("too long", "x" * 300), ("of half a character", "é\ud800"), ("with a zero", "\0"))
 }
 
 
