@@ -289,6 +289,21 @@ def test_what_counts_as_a_secret(monkeypatch):
     assert redact.secrets().keys() == {"AWS_SECRET_ACCESS_KEY", "github_token"}
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:pw@judge.example.com:8000/v1", "no route to [OPENAI_BASE_URL], nor to localhost:8000"),
+        ("http://localhost:8000/v1", "no route to judge.example.com, nor to [OPENAI_BASE_URL]"),
+        ("http://localhost/v1", "no route to judge.example.com, nor to localhost:8000"),
+        ("http://[::1", "no route to judge.example.com, nor to localhost:8000"),
+    ],
+)
+def test_the_host_of_the_judge_is_not_shown(monkeypatch, url, shown):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    assert redact.redacted("no route to judge.example.com, nor to localhost:8000") == shown
+    assert redact.first_in("judge.example.com") is None  # which may be part of a path in a recipe
+
+
 # ---- texts
 
 
