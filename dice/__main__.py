@@ -201,6 +201,7 @@ class Commands:
         opened = store.open_run(str(source))
         publish.export_round(opened, _round_of(opened, round), output, push)
 
+    @fire.decorators.SetParseFns(judge_options=str)  # JSON: fire would make a text of true, false and null
     @promised
     def evaluate(
         self, run: str, benchmark: str | None = None, *, force: bool = False, **options: Any

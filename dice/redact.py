@@ -8,7 +8,7 @@ from pathlib import Path
 
 # Names with such a word hold a secret: HF_TOKEN, OPENAI_API_KEY; TOKENIZERS_PARALLELISM does not.
 SECRET = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS)(_|$)", re.IGNORECASE)
-OWN = ("localhost", "127.0.0.1", "::1")  # this machine: only with its port does it tell anything
+OWN = ("localhost", "127.0.0.1")  # this machine: only with its port does it tell anything
 SHORTEST = 8  # characters: a shorter value, "true" say, is no secret, and stands in many texts
 # Keys of LLaMA-Factory and vLLM that are given secrets (hf_hub_token, hf_token); a recipe is written down.
 SECRET_KEY = re.compile(r"(^|_)(token|api_key|secret|password)$")
@@ -30,11 +30,11 @@ def _host(url: str) -> str:
     """The host of an address, with its port where it is this machine; "" where there is nothing to tell."""
     try:
         parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname or "", parts.port
     except ValueError:
         return ""
-    host = parts.hostname or ""
     if host in OWN:
-        return parts.netloc.rpartition("@")[2] if parts.netloc.rstrip("0123456789").endswith(":") else ""
+        return f"{host}:{port}" if port else ""
     return host
 
 

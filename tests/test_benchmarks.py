@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import benchmark_files
 import pytest
 
+from dice import __main__ as main
 from dice import benchmarks, recipe_io, store
-from dice.benchmarks import alpaca_eval2, arena_hard, evaluation, mt_bench, style
+from dice.benchmarks import alpaca_eval2, arena_hard, evaluation, judging, mt_bench, style
 from dice.benchmarks.questions import Question, Questions
 from dice.benchmarks.task import Options
 from dice.digests import file_digest
@@ -194,6 +195,7 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch):
         ({"temperature": 3}, "--temperature is 3; it must be between 0 and 2"),
         ({"first": 0}, "--first is 0; it must be a whole number of at least 1"),
         ({"judge_options": "hot"}, "--judge_options is 'hot'; it must be a JSON object"),
+        ({"judge_options": '{"model": "other"}'}, "--judge_options has 'model', .* --judge names the model"),
         ({"questions": "gone.jsonl"}, "--questions: there is no file gone.jsonl"),
     ],
 )
@@ -214,6 +216,20 @@ def test_the_command_line_knows_benchmarks_and_options(run):
     ):
         told = run_dice("evaluate", str(run.path), *words)
         assert told.returncode == 2 and message in told.stderr and told.stderr.count("\n") == 1
+
+
+def test_options_of_the_request_are_json(run, monkeypatch):
+    """As the command line gives them, and not as a Python literal."""
+    given = '{"chat_template_kwargs": {"enable_thinking": false}, "max_tokens": null, "seed": 1}'
+    got = []
+    monkeypatch.setattr(evaluation, "evaluate", lambda run, name, options, force: got.append(options))
+    command = ["dice", "evaluate", str(run.path), "--benchmark=mt_bench", f"--judge_options={given}"]
+    monkeypatch.setattr("sys.argv", command)
+    main._main()
+    assert got[0].judge_options == json.loads(given)
+    task = SimpleNamespace(benchmark=mt_bench, questions=None, options=got[0])
+    asked = {"temperature": 0.0, "chat_template_kwargs": {"enable_thinking": False}, "seed": 1}
+    assert judging.request_options(task) == asked
 
 
 def test_markdown_is_counted_outside_of_code():

@@ -1,6 +1,7 @@
 """A benchmark from beginning to end: questions, every model's answers, judgments, a table."""
 
 import importlib
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -68,12 +69,22 @@ def parse(given: dict[str, Any]) -> Options:
         if key in values:
             value = values[key]
             values[key] = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    if isinstance(values.get("judge_options"), str):
+        values["judge_options"] = _json(values["judge_options"])
     if "models" in values:
         value = values["models"]
         values["models"] = tuple(value if isinstance(value, tuple | list) else str(value).split(","))
     options = Options(**values)
     _check(options)
     return options
+
+
+def _json(text: str) -> Any:
+    """What JSON says; the text itself where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _check(options: Options) -> None:
@@ -87,6 +98,9 @@ def _check(options: Options) -> None:
             raise BadInput(f"--{key} is {value!r}; it must be a whole number of at least 1")
     if not isinstance(options.judge_options, dict):
         raise BadInput(f"--judge_options is {options.judge_options!r}; it must be a JSON object")
+    for key in ("model", "messages"):
+        if key in options.judge_options:
+            raise BadInput(f"--judge_options has {key!r}, which is not for it to say; --judge names the model")
 
 
 def _chosen(run: Run, options: Options) -> list[str]:

@@ -62,8 +62,9 @@ def stage(task: Task) -> Stage:
 
 
 def request_options(task: Task) -> dict[str, Any]:
-    """What every request to the judge says beside model and messages."""
-    return {**task.benchmark.judge_options(task.questions), **task.options.judge_options}
+    """What every request to the judge says beside model and messages; what a user gives as null, it doesn't."""
+    said = {**task.benchmark.judge_options(task.questions), **task.options.judge_options}
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def _ask(task: Task, folder: Path, asked: list[Asked]) -> dict[str, Judgment]:

@@ -20,7 +20,7 @@ class Options:
     references: str | None = None  # answers to compare with, separated by commas
     judge: str | None = None  # the judging model's name; default: the benchmark's own
     judge_prompts: str | None = None  # the benchmark's own prompts, in its own format
-    judge_options: dict[str, Any] = field(default_factory=dict)  # more of each request to the judge
+    judge_options: dict[str, Any] = field(default_factory=dict)  # more of each request; None leaves a key out
     concurrency: int = 8  # requests to the judge at once
     models: tuple[str, ...] = ()  # default: all but SFT
     first: int | None = None  # so many questions only, for a try-out
