@@ -72,7 +72,7 @@ def environment() -> tuple[str, str | None] | None:
     if url and not _is_address(url):
         raise BadInput(NO_ADDRESS)
     if key and not (key.isascii() and key.isprintable()):
-        raise BadInput("OPENAI_API_KEY is no key: a header can't hold it (other letters than ASCII's, a new line)")
+        raise BadInput("OPENAI_API_KEY is no key: it has other letters than ASCII's, or control characters")
     return ((url or OPENAI).rstrip("/"), key or None) if url or key else None
 
 

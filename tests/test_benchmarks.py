@@ -167,6 +167,12 @@ def test_questions_of_another_version_are_refused(run, tmp_path, name, make, mes
     assert not (run.path / "benchmarks").exists()
 
 
+def test_the_digest_is_of_the_texts_in_their_order():
+    one, two = (Question(id, "c", (text,), {}) for id, text in (("1", "a"), ("2", "b")))
+    digests = {Questions("", items, None).digest for items in ([one, two], [two, one], [one], [two])}
+    assert len(digests) == 4 and Questions("v", [one, two], None).digest in digests
+
+
 def test_a_question_twice_and_unknown_categories_are_refused(tmp_path):
     rows = json.loads(benchmark_files.alpaca_eval(tmp_path / "a.json").read_text())
     (tmp_path / "a.json").write_text(json.dumps([*rows[:804], rows[0]]))
@@ -256,13 +262,20 @@ def test_arena_hard_by_hand():
     labels = {"q1": ("B>>A", "A>>B"), "q2": ("A=B", "B=A"), "q3": ("A>>B", "B>A"), "q4": ("A>B",)}
     verdicts = {f"{q}/{game}": label for q, both in labels.items() for game, label in enumerate(both)}
     found = arena_hard.score(questions, verdicts)
-    assert found.score == pytest.approx(7 / 12) and found.parts == {}
+    assert found.score == pytest.approx(7 / 12) and found.parts == {} and found.judgments == 6
     assert found.error == pytest.approx(math.sqrt(422 / 36 * 3 / 2) / 12)
 
 
 @pytest.mark.parametrize(
     ("text", "label"),
-    [("x [[A>B]] y [[B>>A]]", "B>>A"), ("[[a=b]]", "A=B"), ("[[A>C]] none", None), ("A>B", None)],
+    [
+        ("x [[A>B]] y [[B>>A]]", "B>>A"),
+        ("[[a=b]]", "A=B"),
+        ("[[A>C]] none", None),
+        ("A>B", None),
+        ("[A>B] [B>A]", "B>A"),
+        ("[[A=B]] [A>B]", "A=B"),
+    ],
 )
 def test_verdicts_are_the_last_label(text, label):
     assert arena_hard.read_verdict(text) == label

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from dice.benchmarks import answers, judging, results
-from dice.benchmarks.questions import Decoding, Questions
+from dice.benchmarks.questions import UNCOMPARED, Decoding, Questions
 from dice.benchmarks.results import Result
 from dice.benchmarks.task import Options, Task
 from dice.console import say
@@ -23,20 +23,25 @@ def evaluate(run: Run, name: str, options: Options, force: bool = False) -> list
     """Answer a benchmark's questions with the models of a run and have them judged; print a table.
 
     Without OPENAI_BASE_URL and OPENAI_API_KEY nothing is judged. `force`: what was done for other models,
-    questions or options is done again. Raises BadInput for an unknown benchmark, model or option, and for a
-    question file of another version; StageFailed for a judge that does not answer.
+    questions or options is done again, and a judge that came to no score is asked everything again. Raises
+    BadInput for an unknown benchmark, model or option, and for a question file of another version;
+    StageFailed for a judge that does not answer.
     """
     if name not in NAMES:
         raise BadInput(f"--benchmark is {name!r}; there are {', '.join(NAMES)}")
     benchmark = importlib.import_module(f"dice.benchmarks.{name}")
     names = _chosen(run, options)
     questions = benchmark.read_questions(options)
+    if options.questions:
+        questions = replace(questions, notes=(*questions.notes, UNCOMPARED))
     if options.first:
         questions = replace(questions, items=questions.items[: options.first])
     decoding = _decoding(benchmark.decoding(run.recipe), options)
     server = _server(benchmark, questions, options)
     notes = _notes(benchmark, questions, options)
     tasks = [Task(benchmark, questions, decoding, options, model, server, notes) for model in names]
+    if server and force:
+        tasks = [replace(task, anew=not _judged(task, run)) for task in tasks]
     own_stage = getattr(benchmark, "stage", judging.stage)
     judges = [own_stage(task) for task in tasks] if server else []  # before anything is sampled
     for task in tasks:
@@ -57,6 +62,11 @@ def evaluate(run: Run, name: str, options: Options, force: bool = False) -> list
     ]
     results.show(found)
     return found
+
+
+def _judged(task: Task, run: Run) -> bool:
+    """Whether a model's answers have a score."""
+    return (task.judged_folder(run) / "judge.manifest.json").exists()
 
 
 def parse(given: dict[str, Any]) -> Options:
@@ -100,7 +110,7 @@ def _check(options: Options) -> None:
         raise BadInput(f"--judge_options is {options.judge_options!r}; it must be a JSON object")
     for key in ("model", "messages"):
         if key in options.judge_options:
-            raise BadInput(f"--judge_options has {key!r}, which is not for it to say; --judge names the model")
+            raise BadInput(f"--judge_options has {key!r}, which it can't say; --judge names the model")
 
 
 def _chosen(run: Run, options: Options) -> list[str]:

@@ -29,6 +29,7 @@ class Result:
     unanswered: int  # questions to the judge that got no answer
     mean_chars: float  # mean answer length in characters
     cut_off: int  # answers that ended at the length limit
+    questions_digest: str = ""  # sha256 of the questions asked, in their order
     parts: dict[str, float] = field(default_factory=dict)  # the score by category, turn, ...
     notes: list[str] = field(default_factory=list)  # what differs from the benchmark's own way
 
