@@ -10,7 +10,7 @@ import pytest
 
 from dice import __main__ as main
 from dice import benchmarks, recipe_io, store
-from dice.benchmarks import alpaca_eval2, arena_hard, evaluation, judging, mt_bench, style
+from dice.benchmarks import alpaca_eval2, annotate, arena_hard, evaluation, judging, mt_bench, style
 from dice.benchmarks.questions import Question, Questions
 from dice.benchmarks.task import Options
 from dice.digests import file_digest
@@ -171,6 +171,18 @@ def test_the_digest_is_of_the_texts_in_their_order():
     one, two = (Question(id, "c", (text,), {}) for id, text in (("1", "a"), ("2", "b")))
     digests = {Questions("", items, None).digest for items in ([one, two], [two, one], [one], [two])}
     assert len(digests) == 4 and Questions("v", [one, two], None).digest in digests
+
+
+def test_alpaca_evals_gaps_are_counted_and_leave_its_cache(tmp_path):
+    """-1 is what the package keeps where it has no verdict; a choice without a message, where it gave up."""
+    cache, unanswered = tmp_path / "cache.json", []
+    annotate.forget_missing(cache)
+    cache.write_text('[{"preference": 1.5}, {"preference": -1.0}, {"preference": 0}]')
+    annotate.forget_missing(cache)
+    assert json.loads(cache.read_text()) == [{"preference": 1.5}, {"preference": 0}]
+    choices = [{"text": "", "total_tokens": 0}, {"text": " ", "message": {}}]
+    ask = annotate.watched(lambda prompts, **_: {"completions_all": choices[: len(prompts)]}, unanswered)
+    assert ask(prompts=["a", "b"], model_name="x") == {"completions_all": choices} and unanswered == ["a"]
 
 
 def test_a_question_twice_and_unknown_categories_are_refused(tmp_path):
