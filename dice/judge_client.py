@@ -80,7 +80,8 @@ def _is_address(url: str) -> bool:
     """Whether it has a scheme, a host and, if at all, a port that there can be."""
     try:
         parts = urllib.parse.urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        can_be = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        return bool(can_be) and not any(character.isspace() for character in url)
     except ValueError:  # a port above 65535, a bracket too many
         return False
 

@@ -16,7 +16,7 @@ import scripted_judge
 from scripted_judge import last
 
 from dice import benchmarks, recipe_io, store
-from dice.benchmarks import arena_hard, evaluation, mt_bench
+from dice.benchmarks import alpaca_eval2, arena_hard, evaluation, mt_bench
 from dice.chat import load_tokenizer
 from dice.errors import BadInput, StageFailed
 
@@ -151,6 +151,18 @@ def test_alpaca_eval_counts_what_has_no_verdict_and_asks_for_it_again(run, tmp_p
         (result,) = evaluate(run, "alpaca_eval2", given, judge.url, monkeypatch)
     assert len(judge.requests) == 20
     assert (result.judgments, result.unreadable, result.unanswered) == (18, 1, 1)
+
+
+@needs_alpaca_eval
+def test_alpaca_eval_does_not_wait_for_a_judge_that_only_keeps_the_line_open(run, tmp_path, monkeypatch):
+    questions = benchmark_files.alpaca_eval(tmp_path / "q.json")
+    monkeypatch.setattr(alpaca_eval2, "RETRIES", 0)
+    monkeypatch.setattr(alpaca_eval2, "TIMEOUT", 1.0)
+    with (
+        scripted_judge.dripping(seconds=60) as url,
+        pytest.raises(StageFailed, match=r"the judge does not answer \(API\w+Error\)"),
+    ):
+        evaluate(run, "alpaca_eval2", {"questions": str(questions), "first": 1}, url, monkeypatch)
 
 
 @needs_alpaca_eval

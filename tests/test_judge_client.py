@@ -1,9 +1,6 @@
 """Asking a judge that is down, slow, busy, or talks nonsense."""
 
 import asyncio
-import contextlib
-import socketserver
-import threading
 import time
 
 import pytest
@@ -71,21 +68,8 @@ def test_a_slow_judge_is_not_waited_for():
 
 
 def test_a_judge_that_only_keeps_the_line_open_is_not_waited_for():
-    """A blank every 20 ms for two seconds, and no answer."""
-
-    class Drip(socketserver.StreamRequestHandler):
-        def handle(self):
-            with contextlib.suppress(OSError):
-                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                for _ in range(100):
-                    self.wfile.write(b"1\r\n \r\n")
-                    time.sleep(0.02)
-
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    with scripted_judge.dripping(seconds=2) as url:
         assert ask(url, timeout=0.15, attempts=2) == [Answer("", None, "no answer in 0.15 s")]
-        server.shutdown()
 
 
 def test_a_judge_that_is_down_ends_it_and_keeps_the_address_to_itself():
@@ -144,6 +128,7 @@ def test_the_environment_names_the_judge(monkeypatch):
         ("OPENAI_BASE_URL", "http://localhost:99999/v1"),
         ("OPENAI_BASE_URL", "http://[::1"),
         ("OPENAI_BASE_URL", "http:///v1"),
+        ("OPENAI_BASE_URL", " http://judge.example/v1"),
         ("OPENAI_API_KEY", "kéy-secret"),
         ("OPENAI_API_KEY", "key\nsecret"),
     ],

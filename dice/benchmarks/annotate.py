@@ -9,7 +9,8 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,11 @@ def main(settings: dict[str, Any]) -> None:
         annotators_config=_configuration(settings), caching_path=settings["cache"]
     )
     unanswered: list[str] = []
+    hooks = {"response": [ending(settings["timeout"])]}
     for single in annotator.annotators.values():
+        single.completions_kwargs["client_kwargs"]["http_client"] = openai.DefaultHttpxClient(
+            event_hooks=hooks
+        )
         single.fn_completions = watched(single.fn_completions, unanswered)
     try:
         annotations = annotator.annotate_head2head(outputs_1=baseline, outputs_2=answers, chunksize=32)
@@ -62,6 +67,28 @@ def watched(complete: Callable[..., Any], unanswered: list[str]) -> Callable[...
         return found
 
     return asking
+
+
+def ending(seconds: float) -> Callable[[Any], None]:
+    """What ends a response that is not whole after so many seconds; the client's own limit is for a read."""
+
+    def limit(response: Any) -> None:
+        library = sys.modules[type(response).__module__.partition(".")[0]]  # httpx, or openai's newer httpx2
+        stream, end = response.stream, time.monotonic() + seconds
+
+        class Limited(library.SyncByteStream):
+            def __iter__(self) -> Iterator[bytes]:
+                for part in stream:
+                    if time.monotonic() > end:
+                        raise library.ReadTimeout(f"no whole answer in {seconds:g} s")
+                    yield part
+
+            def close(self) -> None:
+                stream.close()
+
+        response.stream = Limited()
+
+    return limit
 
 
 def _configuration(settings: dict[str, Any]) -> str:
