@@ -50,8 +50,10 @@ def main(settings: dict[str, Any]) -> None:
 def forget_missing(cache: Path) -> None:
     """Take out of the cache what has no verdict: the package keeps it as -1, and would not ask again."""
     if cache.is_file():
-        rows = json.loads(cache.read_text("utf-8"))
-        cache.write_text(json.dumps([row for row in rows if row["preference"] != -1]), "utf-8")
+        rows = [row for row in json.loads(cache.read_text("utf-8")) if row["preference"] != -1]
+        half = cache.with_suffix(".tmp")  # a kill in between must not cost what was paid for
+        half.write_text(json.dumps(rows), "utf-8")
+        half.replace(cache)
 
 
 def watched(complete: Callable[..., Any], unanswered: list[str]) -> Callable[..., Any]:
