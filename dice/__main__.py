@@ -201,6 +201,7 @@ class Commands:
         opened = store.open_run(str(source))
         publish.export_round(opened, _round_of(opened, round), output, push)
 
+    @fire.decorators.SetParseFns(judge_options=str)  # JSON: fire would make a text of true, false and null
     @promised
     def evaluate(
         self, run: str, benchmark: str | None = None, *, force: bool = False, **options: Any
@@ -211,10 +212,9 @@ class Commands:
         python -m dice evaluate RUN --benchmark=alpaca_eval2|arena_hard|mt_bench [options]
 
         With a benchmark: its questions instead, judged by the server of OPENAI_BASE_URL and OPENAI_API_KEY.
-        Options: --questions=FILE, --references=FILE[,FILE], --judge=MODEL, --judge_prompts=FILE,
-        --judge_options=JSON, --concurrency=N, --models=NAME[,NAME], --first=N, --temperature=T,
-        --max_new_tokens=N, --length_data=FILE, and --force to do again what was done for other models,
-        questions or options. docs/benchmarks.md has the details.
+        Options (docs/benchmarks.md): --questions=FILE, --references=FILE[,FILE], --judge=MODEL,
+        --judge_prompts=FILE, --judge_options=JSON, --concurrency=N, --models=NAME[,NAME], --first=N,
+        --temperature=T, --max_new_tokens=N, --length_data=FILE, --force (what was made for others, anew).
         """
         from dice import evaluate
 

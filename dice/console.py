@@ -7,6 +7,7 @@ from small files that the workers keep up to date, so any number of workers shar
 import contextlib
 import errno
 import json
+import math
 import signal
 import sys
 import time
@@ -33,6 +34,11 @@ def say(text: str, mark: str = "=") -> None:
     """One line of a run's story. Marks: + done, = nothing to do, ! worth a look, or none."""
     console.print(f"  {MARKS[mark]}", end=" ", markup=True)
     console.print(printable(text))
+
+
+def with_error(value: float, error: float | None, form: str = ".1%") -> str:
+    """A figure and its standard error, "25.8% ± 1.4%", which one of a single prompt does not have."""
+    return f"{value:{form}}" + (f" ± {error:{form}}" if error is not None and math.isfinite(error) else "")
 
 
 class Terminated(KeyboardInterrupt):

@@ -17,7 +17,7 @@ import numpy as np
 from rich.table import Table
 
 from dice import launch, registry, sources, store
-from dice.console import console
+from dice.console import console, with_error
 from dice.digests import file_digest, model_digest
 from dice.errors import BadInput
 from dice.generate import finished_shards, sample_shards, sampling_settings
@@ -175,7 +175,7 @@ def show(manifest: dict[str, Any]) -> None:
     for heading in ("quality", "win rate against DPO", "mean length"):
         table.add_column(heading, justify="right")
     for result in (Result(**row) for row in manifest["results"]):
-        rate = "-" if result.win_rate is None else f"{result.win_rate:.1%} ± {result.win_rate_error:.1%}"
+        rate = "-" if result.win_rate is None else with_error(result.win_rate, result.win_rate_error)
         table.add_row(result.model, f"{result.quality:.3f}", rate, f"{result.mean_chars:.1f} characters")
     console.print()
     console.print(table)

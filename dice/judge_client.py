@@ -8,6 +8,7 @@ after a longer wait; one that refuses the key ends everything at once.
 import asyncio
 import os
 import random
+import urllib.parse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from dice.schema import Message
 
 OPENAI = "https://api.openai.com/v1"
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # answers of a server that may do better later
+NO_ADDRESS = "OPENAI_BASE_URL is no address; it must be like http://localhost:8000/v1"
 REFUSALS = {401: "refuses the key", 403: "refuses the key", 404: "does not know this address or model"}
 LONGEST_WAIT = 60.0  # seconds
 
@@ -31,7 +33,7 @@ class Server:
     concurrency: int = 8  # requests under way at once
     attempts: int = 5  # of each question, until there is an answer
     readings: int = 3  # of each question's answers, until one can be read
-    timeout: float = 180.0  # seconds for an attempt
+    timeout: float = 180.0  # seconds for an attempt, from the request to the answer's last byte
     wait: float = 1.0  # seconds before the second attempt; twice as long before each further one
     options: dict[str, Any] = field(default_factory=dict)  # of each request: temperature, max_tokens, ...
 
@@ -62,9 +64,26 @@ class NoAnswer(Exception):
 
 
 def environment() -> tuple[str, str | None] | None:
-    """Address and key of the environment; None where neither is set, so that nobody is asked by accident."""
+    """Address and key of the environment; None where neither is set, so that nobody is asked by accident.
+
+    Raises BadInput for an address or a key that can't be one.
+    """
     url, key = os.environ.get("OPENAI_BASE_URL"), os.environ.get("OPENAI_API_KEY")
+    if url and not _is_address(url):
+        raise BadInput(NO_ADDRESS)
+    if key and not (key.isascii() and key.isprintable()):
+        raise BadInput("OPENAI_API_KEY is no key: it has other letters than ASCII's, or control characters")
     return ((url or OPENAI).rstrip("/"), key or None) if url or key else None
+
+
+def _is_address(url: str) -> bool:
+    """Whether it has a scheme, a host and, if at all, a port that there can be."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        can_be = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        return bool(can_be) and not any(character.isspace() for character in url)
+    except ValueError:  # a port above 65535, a bracket too many
+        return False
 
 
 def ask_all(
@@ -145,11 +164,12 @@ async def _attempt(client: Any, server: Server, messages: Sequence[Message]) -> 
 
     request = {"model": server.model, "messages": list(messages), **server.options}
     try:
-        response = await client.post(f"{server.url}/chat/completions", json=request)
-    except httpx.TimeoutException:
+        async with asyncio.timeout(server.timeout):  # httpx's is for each read: a byte now and then would do
+            response = await client.post(f"{server.url}/chat/completions", json=request)
+    except (TimeoutError, httpx.TimeoutException):
         raise NoAnswer(f"no answer in {server.timeout:g} s") from None
     except httpx.InvalidURL:
-        raise BadInput("OPENAI_BASE_URL is no address; it must be like http://localhost:8000/v1") from None
+        raise BadInput(NO_ADDRESS) from None
     except httpx.HTTPError as error:  # its text may hold the address
         raise NoAnswer(f"no connection ({type(error).__name__})") from None
     if response.status_code in REFUSALS:

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -57,6 +59,28 @@ def serve(say: Callable[[dict[str, Any], int], Reply]) -> Iterator[Judge]:
     judge.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     try:
         yield judge
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def dripping(seconds: float) -> Iterator[str]:
+    """The address of a judge that sends a blank every 20 ms, and no answer."""
+
+    class Drip(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            with contextlib.suppress(OSError):
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                for _ in range(round(seconds / 0.02)):
+                    self.wfile.write(b"1\r\n \r\n")
+                    time.sleep(0.02)
+
+    server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Drip)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
     finally:
         server.shutdown()
         server.server_close()

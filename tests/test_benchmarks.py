@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import benchmark_files
 import pytest
 
+from dice import __main__ as main
 from dice import benchmarks, recipe_io, store
-from dice.benchmarks import alpaca_eval2, arena_hard, evaluation, mt_bench, style
+from dice.benchmarks import alpaca_eval2, annotate, arena_hard, evaluation, judging, mt_bench, style
 from dice.benchmarks.questions import Question, Questions
 from dice.benchmarks.task import Options
 from dice.digests import file_digest
@@ -166,6 +167,24 @@ def test_questions_of_another_version_are_refused(run, tmp_path, name, make, mes
     assert not (run.path / "benchmarks").exists()
 
 
+def test_the_digest_is_of_the_texts_in_their_order():
+    one, two = (Question(id, "c", (text,), {}) for id, text in (("1", "a"), ("2", "b")))
+    digests = {Questions("", items, None).digest for items in ([one, two], [two, one], [one], [two])}
+    assert len(digests) == 4 and Questions("v", [one, two], None).digest in digests
+
+
+def test_alpaca_evals_gaps_are_counted_and_leave_its_cache(tmp_path):
+    """-1 is what the package keeps where it has no verdict; a choice without a message, where it gave up."""
+    cache, unanswered = tmp_path / "cache.json", []
+    annotate.forget_missing(cache)
+    cache.write_text('[{"preference": 1.5}, {"preference": -1.0}, {"preference": 0}]')
+    annotate.forget_missing(cache)
+    assert json.loads(cache.read_text()) == [{"preference": 1.5}, {"preference": 0}]
+    choices = [{"text": "", "total_tokens": 0}, {"text": " ", "message": {}}]
+    ask = annotate.watched(lambda prompts, **_: {"completions_all": choices[: len(prompts)]}, unanswered)
+    assert ask(prompts=["a", "b"], model_name="x") == {"completions_all": choices} and unanswered == ["a"]
+
+
 def test_a_question_twice_and_unknown_categories_are_refused(tmp_path):
     rows = json.loads(benchmark_files.alpaca_eval(tmp_path / "a.json").read_text())
     (tmp_path / "a.json").write_text(json.dumps([*rows[:804], rows[0]]))
@@ -194,6 +213,7 @@ def test_the_hub_out_of_reach_is_one_line(monkeypatch):
         ({"temperature": 3}, "--temperature is 3; it must be between 0 and 2"),
         ({"first": 0}, "--first is 0; it must be a whole number of at least 1"),
         ({"judge_options": "hot"}, "--judge_options is 'hot'; it must be a JSON object"),
+        ({"judge_options": '{"model": "other"}'}, "--judge_options has 'model', .* --judge names the model"),
         ({"questions": "gone.jsonl"}, "--questions: there is no file gone.jsonl"),
     ],
 )
@@ -214,6 +234,20 @@ def test_the_command_line_knows_benchmarks_and_options(run):
     ):
         told = run_dice("evaluate", str(run.path), *words)
         assert told.returncode == 2 and message in told.stderr and told.stderr.count("\n") == 1
+
+
+def test_options_of_the_request_are_json(run, monkeypatch):
+    """As the command line gives them, and not as a Python literal."""
+    given = '{"chat_template_kwargs": {"enable_thinking": false}, "max_tokens": null, "seed": 1}'
+    got = []
+    monkeypatch.setattr(evaluation, "evaluate", lambda run, name, options, force: got.append(options))
+    command = ["dice", "evaluate", str(run.path), "--benchmark=mt_bench", f"--judge_options={given}"]
+    monkeypatch.setattr("sys.argv", command)
+    main._main()
+    assert got[0].judge_options == json.loads(given)
+    task = SimpleNamespace(benchmark=mt_bench, questions=None, options=got[0])
+    asked = {"temperature": 0.0, "chat_template_kwargs": {"enable_thinking": False}, "seed": 1}
+    assert judging.request_options(task) == asked
 
 
 def test_markdown_is_counted_outside_of_code():
@@ -240,13 +274,20 @@ def test_arena_hard_by_hand():
     labels = {"q1": ("B>>A", "A>>B"), "q2": ("A=B", "B=A"), "q3": ("A>>B", "B>A"), "q4": ("A>B",)}
     verdicts = {f"{q}/{game}": label for q, both in labels.items() for game, label in enumerate(both)}
     found = arena_hard.score(questions, verdicts)
-    assert found.score == pytest.approx(7 / 12) and found.parts == {}
+    assert found.score == pytest.approx(7 / 12) and found.parts == {} and found.judgments == 6
     assert found.error == pytest.approx(math.sqrt(422 / 36 * 3 / 2) / 12)
 
 
 @pytest.mark.parametrize(
     ("text", "label"),
-    [("x [[A>B]] y [[B>>A]]", "B>>A"), ("[[a=b]]", "A=B"), ("[[A>C]] none", None), ("A>B", None)],
+    [
+        ("x [[A>B]] y [[B>>A]]", "B>>A"),
+        ("[[a=b]]", "A=B"),
+        ("[[A>C]] none", None),
+        ("A>B", None),
+        ("[A>B] [B>A]", "B>A"),
+        ("[[A=B]] [A>B]", "A=B"),
+    ],
 )
 def test_verdicts_are_the_last_label(text, label):
     assert arena_hard.read_verdict(text) == label

@@ -1,5 +1,6 @@
 """Answers judged by a scripted server: exact scores, and judges that fail in every way."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,7 +16,8 @@ from conftest import run_script
 from scripted_judge import last
 
 from dice import benchmarks, recipe_io, status, store
-from dice.benchmarks import arena_hard, evaluation
+from dice.benchmarks import arena_hard, evaluation, mt_bench
+from dice.benchmarks.questions import UNCOMPARED, Question
 from dice.benchmarks.task import Options
 from dice.console import console
 from dice.errors import BadInput, StageFailed
@@ -199,11 +201,12 @@ def test_nonsense_and_gaps_are_counted(run, arena, monkeypatch, hasty):
 
     with scripted_judge.serve(say) as judge:
         (result,) = evaluate(run, "arena_hard", arena, judge, monkeypatch)
-    assert (result.judgments, result.unreadable, result.unanswered, result.score) == (18, 1, 1, 1.0)
+    assert (result.judgments, result.unreadable, result.unanswered, result.score) == (16, 1, 1, 1.0)
     (manifest,) = run.path.rglob("judge.manifest.json")
     assert json.loads(manifest.read_text())["warnings"] == [
         "1 judgments could not be read; they are left out",
         "1 questions to the judge got no answer; they are left out",
+        "2 judgments are left out, since the other one of their question is",
     ]
 
 
@@ -221,12 +224,29 @@ def test_too_many_gaps_are_no_score(run, arena, monkeypatch, hasty):
     assert len(judge.requests) == 4
 
 
-def test_nothing_but_nonsense_is_no_score(run, arena, monkeypatch, hasty):
+def test_mostly_nonsense_is_no_score_and_asked_again(run, arena, monkeypatch, hasty):
+    """One game of every question can't be read: no question is left to score. Then the judge is better."""
     with (
-        scripted_judge.serve(lambda request, n: "Neither!") as judge,
-        pytest.raises(StageFailed, match="no verdict could be read .* one of them: 'Neither!'"),
+        scripted_judge.serve(lambda r, n: "Neither!" if model_is_first(r) else "[[A=B]]") as judge,
+        pytest.raises(StageFailed, match=r"10 of 20 without a verdict .*\(one of them: 'Neither!'\)"),
     ):
         evaluate(run, "arena_hard", arena, judge, monkeypatch)
+    with scripted_judge.serve(lambda request, n: "[[A=B]]") as judge:
+        (result,) = evaluate(run, "arena_hard", arena, judge, monkeypatch)
+    assert len(judge.requests) == 10 and (result.judgments, result.unreadable) == (20, 0)
+
+
+def test_force_asks_a_judge_without_a_score_everything_again(run, arena, monkeypatch, hasty):
+    with (
+        scripted_judge.serve(lambda r, n: "Neither!" if model_is_first(r) else "[[A=B]]") as judge,
+        pytest.raises(StageFailed),
+    ):
+        evaluate(run, "arena_hard", arena, judge, monkeypatch)
+    with scripted_judge.serve(lambda request, n: "[[A=B]]") as judge:
+        monkeypatch.setenv("OPENAI_BASE_URL", judge.url)
+        for _ in range(2):  # the second time there is a score
+            evaluation.evaluate(run, "arena_hard", evaluation.parse(arena), force=True)
+    assert len(judge.requests) == 20
 
 
 @pytest.mark.slow
@@ -254,7 +274,7 @@ def test_a_killed_evaluation_asks_only_for_the_rest(run, arena, tmp_path):
     assert len(judge.requests) == 10 and "50.0% ± 0.0%" in done.stdout
 
 
-def test_the_benchmarks_own_prompts(run, arena, mt, tmp_path, monkeypatch):
+def test_the_benchmarks_own_prompts(run, arena, tmp_path, monkeypatch):
     prompts = tmp_path / "judge.yaml"
     prompts.write_text(
         "system_prompt: Be fair.\nprompt_template: ['{question_1} | {answer_1} | {answer_2}']\n"
@@ -262,19 +282,51 @@ def test_the_benchmarks_own_prompts(run, arena, mt, tmp_path, monkeypatch):
     with scripted_judge.serve(lambda request, n: "[[A=B]]") as judge:
         given = {**arena, "judge_prompts": str(prompts)}
         (result,) = evaluate(run, "arena_hard", given, judge, monkeypatch)
-    first = next(r for r in judge.requests if "Solve 0" in last(r) and not model_is_first(r))
-    assert first["messages"][0]["content"] == "Be fair."
-    assert last(first).startswith("Solve 0.\n\n | baseline q000 | ")
-    assert not [note for note in result.notes if "prompts" in note]
+    assert {request["messages"][0]["content"] for request in judge.requests} == {"Be fair."}
+    assert any(last(r).startswith("Solve 0.\n\n | baseline q000 | ") for r in judge.requests)
+    assert result.notes[1:] == [UNCOMPARED] and len(result.questions_digest) == 64
 
-    prompts.write_text("system_prompt: Be fair.\nprompt_template: '{nothing}'\n")
-    with pytest.raises(BadInput, match=r"prompt_template can't be filled in \(KeyError\('nothing'\)\)"):
-        evaluate(run, "arena_hard", given, "http://127.0.0.1:9/v1", monkeypatch)
-    prompts.write_text('{"name": "single-v1", "system_prompt": "s", "prompt_template": "t"}\n')
-    with pytest.raises(
-        BadInput, match="lacks single-math-v1, single-math-v1-multi-turn, single-v1-multi-turn"
+
+def test_a_template_without_a_system_prompt_is_said_so(tmp_path):
+    """Arena-Hard's configuration has one; the system prompt is in its code."""
+    prompts = tmp_path / "arena-hard.yaml"
+    prompts.write_text("judge_model: x\nprompt_template: '{QUESTION} {ANSWER_A} {ANSWER_B}'\n")
+    read = arena_hard.Prompts(str(prompts))
+    assert read.notes == ["the judge's system prompt is DICE's own: arena-hard.yaml has none"]
+    system, user = read.messages(Question("q", "c", ("Why?",), {}), "one", "two")
+    assert system["content"] == arena_hard.SYSTEM_PROMPT and user["content"] == "Why? one two"
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "text", "message"),
+    [
+        (arena_hard, "prompt_template: '{nothing}'", r"can't be filled in \(KeyError\('nothing'\)\)"),
+        (arena_hard, "prompt_template: []", r"must be YAML with prompt_template \(a text\)"),
+        (arena_hard, "prompt_template: a\nsystem_prompt: 5", "must be YAML with prompt_template"),
+        (arena_hard, "- prompt_template", "must be YAML with prompt_template"),
+        (arena_hard, "prompt_template: '{question_1}{answer_2}'", "has no place for the first answer"),
+        (mt_bench, '{"name": "single-v1", "system_prompt": "", "prompt_template": ""}', "lacks single-math"),
+    ],
+)
+def test_prompts_of_no_use(tmp_path, benchmark, text, message):
+    (tmp_path / "prompts").write_text(text + "\n")
+    with pytest.raises(BadInput, match=message):
+        benchmark.Prompts(str(tmp_path / "prompts"))
+
+
+def test_mt_benchs_prompts_must_show_what_is_graded(tmp_path):
+    """FastChat's places are filled; a multi-turn prompt that leaves out the second answer is refused."""
+    one, two = "{question} {answer}", "{question_1} {answer_1} {question_2} {answer_2}"
+    named = dict(zip(mt_bench._own_prompts(), (one, one + " {ref_answer_1}", two, two), strict=True))
+    for second, wrong in (
+        (two, None),
+        (two.replace("{answer_2}", ""), "'single-v1-multi-turn' has no place"),
     ):
-        evaluate(run, "mt_bench", {**mt, "judge_prompts": str(prompts)}, "http://127.0.0.1:9/v1", monkeypatch)
+        named["single-v1-multi-turn"] = second
+        rows = [{"name": n, "system_prompt": "s", "prompt_template": text} for n, text in named.items()]
+        path = str(benchmark_files.write_lines(tmp_path / "judge.jsonl", rows))
+        with pytest.raises(BadInput, match=wrong) if wrong else contextlib.nullcontext():
+            assert mt_bench.Prompts(path).notes == []
 
 
 def test_references_that_do_not_fit(run, arena, mt, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ import scripted_judge
 from scripted_judge import last
 
 from dice import benchmarks, recipe_io, store
-from dice.benchmarks import arena_hard, evaluation, mt_bench
+from dice.benchmarks import alpaca_eval2, arena_hard, evaluation, mt_bench
 from dice.chat import load_tokenizer
 from dice.errors import BadInput, StageFailed
 
@@ -81,9 +81,12 @@ def test_alpaca_eval_equals_its_package_and_the_hand(run, tmp_path, monkeypatch)
     questions = benchmark_files.alpaca_eval(tmp_path / "q.json")
     data = length_data(tmp_path / "df_gamed.csv", 60)
     given = {"questions": str(questions), "first": 60, "length_data": str(data)}
+    monkeypatch.setenv("OPENAI_API_BASE", "http://127.0.0.1:9/v1")  # which the package would rather ask
+    monkeypatch.setenv("OPENAI_ORGANIZATION_IDS", "another")
     with scripted_judge.serve(by_length) as judge:
         (result,) = evaluate(run, "alpaca_eval2", given, judge.url, monkeypatch)
     assert len(judge.requests) == 60 == result.judgments
+    assert "OpenAI-Organization" not in judge.headers[0]
     folder = run.path / "benchmarks/alpaca_eval2-first-60/DPO"
     outputs = json.loads((folder / "model_outputs.json").read_text())
     baseline = json.loads(questions.read_text())[:60]
@@ -128,32 +131,51 @@ def test_alpaca_eval_goes_on_and_does_without_the_hub(run, tmp_path, monkeypatch
 
 
 @needs_alpaca_eval
-def test_alpaca_eval_counts_what_it_can_not_read(run, tmp_path, monkeypatch):
+def test_alpaca_eval_counts_what_has_no_verdict_and_asks_for_it_again(run, tmp_path, monkeypatch):
+    """Question 3 has no log-probabilities; of 7 the package gives up, as it does of rate limits."""
+
     def say(request, number):
-        return "neither" if number % 4 == 0 or not readable else by_length(request, number)
+        return {3: "neither", 7: given_up}.get(number) or by_length(request, number)
 
+    given_up = (400, '{"error": {"message": "Please try again with a different prompt."}}')
     questions = benchmark_files.alpaca_eval(tmp_path / "q.json")
-    given = {"questions": str(questions), "first": 8, "concurrency": 1}
-    readable = False
+    given = {"questions": str(questions), "first": 20, "concurrency": 1}
     with (
-        scripted_judge.serve(lambda r, n: bare(say(r, n))) as judge,
-        pytest.raises(StageFailed, match="no verdict could be read"),
+        scripted_judge.serve(lambda r, n: given_up if n % 2 else "neither") as judge,
+        pytest.raises(
+            StageFailed, match="left 10 of 20 questions unanswered .* and answered 10 of 20 without"
+        ),
     ):
-        evaluate(run, "alpaca_eval2", {**given, "judge": "mute"}, judge.url, monkeypatch)
-    readable = True
-    with scripted_judge.serve(lambda r, n: bare(say(r, n))) as judge:
+        evaluate(run, "alpaca_eval2", given, judge.url, monkeypatch)
+    with scripted_judge.serve(say) as judge:
         (result,) = evaluate(run, "alpaca_eval2", given, judge.url, monkeypatch)
-    assert (result.judgments, result.unreadable) == (6, 2)
+    assert len(judge.requests) == 20
+    assert (result.judgments, result.unreadable, result.unanswered) == (18, 1, 1)
 
 
-def bare(said):
-    """A text as a whole choice: with logprobs of a token that is no verdict."""
-    if not isinstance(said, str):
-        return said
-    top = [{"token": said, "logprob": 0.0, "bytes": []}]
-    logprobs = {"content": [{**top[0], "top_logprobs": top}]}
-    message = {"role": "assistant", "content": said}
-    return {"index": 0, "finish_reason": "length", "message": message, "logprobs": logprobs}
+@needs_alpaca_eval
+def test_alpaca_eval_does_not_wait_for_a_judge_that_only_keeps_the_line_open(run, tmp_path, monkeypatch):
+    questions = benchmark_files.alpaca_eval(tmp_path / "q.json")
+    monkeypatch.setattr(alpaca_eval2, "RETRIES", 0)
+    monkeypatch.setattr(alpaca_eval2, "TIMEOUT", 1.0)
+    with (
+        scripted_judge.dripping(seconds=60) as url,
+        pytest.raises(StageFailed, match=r"the judge does not answer \(API\w+Error\)"),
+    ):
+        evaluate(run, "alpaca_eval2", {"questions": str(questions), "first": 1}, url, monkeypatch)
+
+
+@needs_alpaca_eval
+def test_alpaca_eval_of_one_question_has_neither_error_nor_length_control(run, tmp_path, monkeypatch):
+    questions = benchmark_files.alpaca_eval(tmp_path / "q.json")
+    data = length_data(tmp_path / "df_gamed.csv", 60)
+    options = {"max_tokens": None, "seed": 1}
+    given = {"questions": str(questions), "first": 1, "length_data": str(data), "judge_options": options}
+    with scripted_judge.serve(by_length) as judge:
+        (result,) = evaluate(run, "alpaca_eval2", given, judge.url, monkeypatch)
+    assert (result.judgments, result.error, result.length_controlled) == (1, None, None)
+    assert "no length-controlled win rate: the package can't fit it" in result.notes[-1]
+    assert "max_tokens" not in judge.requests[0] and judge.requests[0]["seed"] == 1
 
 
 @pytest.fixture(scope="module")

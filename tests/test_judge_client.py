@@ -67,6 +67,11 @@ def test_a_slow_judge_is_not_waited_for():
         assert ask(judge.url, timeout=0.1) == [Answer("3", 3)]
 
 
+def test_a_judge_that_only_keeps_the_line_open_is_not_waited_for():
+    with scripted_judge.dripping(seconds=2) as url:
+        assert ask(url, timeout=0.15, attempts=2) == [Answer("", None, "no answer in 0.15 s")]
+
+
 def test_a_judge_that_is_down_ends_it_and_keeps_the_address_to_itself():
     with pytest.raises(StageFailed, match=r"none of the last 4 questions \(no connection") as told:
         ask("http://127.0.0.1:9/v1", count=50, concurrency=2)
@@ -114,3 +119,24 @@ def test_the_environment_names_the_judge(monkeypatch):
     assert environment() == (OPENAI, "sk")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://here/v1/")
     assert environment() == ("http://here/v1", "sk")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OPENAI_BASE_URL", "judge.example:8000/v1"),
+        ("OPENAI_BASE_URL", "http://localhost:99999/v1"),
+        ("OPENAI_BASE_URL", "http://[::1"),
+        ("OPENAI_BASE_URL", "http:///v1"),
+        ("OPENAI_BASE_URL", " http://judge.example/v1"),
+        ("OPENAI_API_KEY", "kéy-secret"),
+        ("OPENAI_API_KEY", "key\nsecret"),
+    ],
+)
+def test_an_address_or_a_key_that_can_not_be(monkeypatch, name, value):
+    for variable in ("OPENAI_BASE_URL", "OPENAI_API_KEY"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(BadInput, match=f"^{name} is no ") as told:
+        environment()
+    assert value not in str(told.value)

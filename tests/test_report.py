@@ -23,6 +23,8 @@ from reported import (
 
 from dice import store
 from dice.benchmarks.results import Result as Benchmarked
+from dice.benchmarks.results import in_words
+from dice.console import with_error
 from dice.errors import BadInput
 from dice.evaluate import Result
 from dice.report import figures, tables, write_report
@@ -126,13 +128,28 @@ def test_a_recipe_without_a_judge_is_told_apart(run):
 
 def test_benchmarks_stand_beneath_the_models(run, undrawn):
     result = Benchmarked(
-        "alpaca_eval2", "round-1", "some <judge>", 0.258, False, 0.014, 0.251, 805, 805, 0, 0, 1234.0, 0
-    )
+        "alpaca_eval2", "round-1", "some <judge>", 0.258, False, 0.014, 0.251, 805, 800, 3, 2, 1234.0, 0,
+        notes=["judge some <judge> instead of x"],
+    )  # fmt: skip
     place = run.path / "benchmarks" / "alpaca_eval2" / "round-1" / "judged-by-x" / "judge.manifest.json"
     store.write_json(place, {"result": asdict(result)})
     page = page_of(run, quick=True)
-    for cell in ("alpaca_eval2", "some &lt;judge&gt;", "25.8% ± 1.4%", "25.1%", "1,234", "805"):
+    for cell in ("alpaca_eval2", "some &lt;judge&gt;", "25.8% ± 1.4%", "25.1%", "1,234", "800"):
         assert f"<td>{cell}</td>" in page
+    assert (
+        "<b>alpaca_eval2, judge some &lt;judge&gt;</b>: judge some &lt;judge&gt; instead of x; "
+        "round-1: judgments left out: 3 unreadable, 2 unanswered</p>"
+    ) in page
+
+
+def test_a_figure_of_one_prompt_has_no_error(run, undrawn):
+    write_evaluation(run, (0.6, 0.75, math.nan, 100.0))
+    page = page_of(run, quick=True)
+    assert "<td>75.0%</td>" in page and "nan%" not in page
+    alone = Benchmarked("mt_bench", "DPO", "x", 6.0, True, math.nan, None, 1, 1, 0, 0, 1.0, 0)
+    assert (in_words(alone), with_error(0.5, None)) == ("grade 6.00 (judge x)", "50.0%")
+    lost = Benchmarked("alpaca_eval2", "DPO", "x", 0.25, False, 0.125, 0.0, 4, 4, 0, 0, 1.0, 0)
+    assert in_words(lost) == "win rate 25.0% ± 12.5%, length-controlled 0.0% (judge x)"
 
 
 def test_a_broken_training_is_named(run):

@@ -330,6 +330,21 @@ def test_a_secret_within_another_leaves_no_rest(monkeypatch):
     assert redact.redacted("abcdefghSECRETPART, abcdefgh") == "[B_TOKEN], [A_KEY]"
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://me:pw@judge.example.com:8000/v1", "no route to [OPENAI_BASE_URL], nor to localhost:8000"),
+        ("http://localhost:8000/v1", "no route to judge.example.com, nor to [OPENAI_BASE_URL]"),
+        ("http://localhost/v1", "no route to judge.example.com, nor to localhost:8000"),
+        ("http://[::1", "no route to judge.example.com, nor to localhost:8000"),
+    ],
+)
+def test_the_host_of_the_judge_is_not_shown(monkeypatch, url, shown):
+    monkeypatch.setenv("OPENAI_BASE_URL", url)
+    assert redact.redacted("no route to judge.example.com, nor to localhost:8000") == shown
+    assert redact.first_in("judge.example.com") is None  # which may be part of a path in a recipe
+
+
 # ---- texts
 
 

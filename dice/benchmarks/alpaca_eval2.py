@@ -130,7 +130,8 @@ def _judge(task: Task, run: Run, python: str) -> Outcome:
     folder = task.judged_folder(run)
     baseline = folder / "annotations" / "baseline.json"
     store.write_array(baseline, (question.row for question in task.items))
-    for name in ("annotations.json", "metrics.json"):
+    cache = "annotations/cache.json"
+    for name in ("annotations.json", "metrics.json", *([cache] if task.anew else [])):
         store.remove(folder / name)
     settings = folder / "annotations" / "settings.json"
     store.write_json(
@@ -144,13 +145,14 @@ def _judge(task: Task, run: Run, python: str) -> Outcome:
             "retries": RETRIES,
             "timeout": TIMEOUT,
             "length_data": task.options.length_data and str(Path(task.options.length_data).absolute()),
-            "cache": str(folder / "annotations" / "cache.json"),
+            "cache": str(folder / cache),
             "annotations": str(folder / "annotations.json"),
             "metrics": str(folder / "metrics.json"),
         },
     )
     key = task.server.key or "none"  # the package wants one, also for a server that does not
-    env = {"OPENAI_BASE_URL": task.server.url, "OPENAI_API_KEY": key, "OPENAI_API_KEYS": key}
+    env = {"OPENAI_API_KEY": key, "OPENAI_API_KEYS": key}
+    env |= {name: task.server.url for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE")}  # the latter goes first
     env["OPENAI_CLIENT_CONFIG_PATH"] = os.devnull  # what else the package would ask
     log = folder / "logs" / "judge.log"
     command = [python, "-P", str(ANNOTATE), str(settings)]  # -P: it must not take DICE's modules for its own
@@ -169,22 +171,23 @@ def _judge(task: Task, run: Run, python: str) -> Outcome:
 
 
 def _outcome(task: Task, run: Run, metrics: dict[str, Any]) -> Outcome:
-    judgments = int(metrics["n_total"])
-    if not judgments:
-        raise StageFailed(
-            f"no verdict could be read from any of the judge's answers; see {task.judged_folder(run)}"
-        )
-    notes = [*task.questions.notes]
+    judgments, unanswered = int(metrics["n_total"]), metrics["unanswered"]
+    unreadable = len(task.items) - judgments - unanswered
+    judging.check_enough(
+        len(task.items),
+        unanswered,
+        "rate limits, say",
+        unreadable,
+        "it must return the log-probabilities of m and M",
+    )
     controlled = metrics.get("length_controlled_winrate")
-    if controlled is None:
-        notes.append(
-            "no length-controlled win rate: df_gamed.csv of tatsu-lab/alpaca_eval can't be had from the Hub; "
-            "give a copy by --length_data=FILE"
-        )
+    notes = [] if controlled is not None else [f"no length-controlled win rate: {metrics['uncontrolled']}"]
+    error = metrics["standard_error"]
     scored = Verdicts(
         score=metrics["win_rate"] / 100,
-        error=metrics["standard_error"] / 100,
+        error=None if error is None else error / 100,
+        judgments=judgments,
         parts={},
         length_controlled=None if controlled is None else controlled / 100,
     )
-    return judging.outcome(task, run, scored, judgments, len(task.items) - judgments, 0, notes)
+    return judging.outcome(task, run, scored, judgments, unreadable, unanswered, notes)

@@ -7,13 +7,17 @@ key come from the environment, as the package wants it.
 
 import json
 import logging
+import os
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 
 def main(settings: dict[str, Any]) -> None:
     """Annotate and measure; a judge that can't be asked is reported in `metrics`, by its kind of failure."""
+    os.environ.pop("OPENAI_ORGANIZATION_IDS", None)  # of the package's: whose key would that be?
     import openai
     from alpaca_eval import annotators
 
@@ -22,17 +26,71 @@ def main(settings: dict[str, Any]) -> None:
     answers, baseline = (
         json.loads(Path(settings[key]).read_text("utf-8")) for key in ("answers", "baseline")
     )
+    forget_missing(Path(settings["cache"]))
     annotator = annotators.PairwiseAnnotator(
         annotators_config=_configuration(settings), caching_path=settings["cache"]
     )
+    unanswered: list[str] = []
+    hooks = {"response": [ending(settings["timeout"])]}
+    for single in annotator.annotators.values():
+        single.completions_kwargs["client_kwargs"]["http_client"] = openai.DefaultHttpxClient(
+            event_hooks=hooks
+        )
+        single.fn_completions = watched(single.fn_completions, unanswered)
     try:
         annotations = annotator.annotate_head2head(outputs_1=baseline, outputs_2=answers, chunksize=32)
-        found = metrics(annotations, settings["length_data"])
+        found = {**metrics(annotations, settings["length_data"]), "unanswered": len(unanswered)}
         rows = [{key: _plain(value) for key, value in row.items()} for row in annotations]
         Path(settings["annotations"]).write_text(json.dumps(rows, indent=1, default=str), "utf-8")
     except openai.OpenAIError as error:
         found = {"failure": type(error).__name__, "status": getattr(error, "status_code", None)}
     Path(settings["metrics"]).write_text(json.dumps(found), "utf-8")
+
+
+def forget_missing(cache: Path) -> None:
+    """Take out of the cache what has no verdict: the package keeps it as -1, and would not ask again."""
+    if cache.is_file():
+        rows = [row for row in json.loads(cache.read_text("utf-8")) if row["preference"] != -1]
+        half = cache.with_suffix(".tmp")  # a kill in between must not cost what was paid for
+        half.write_text(json.dumps(rows), "utf-8")
+        half.replace(cache)
+
+
+def watched(complete: Callable[..., Any], unanswered: list[str]) -> Callable[..., Any]:
+    """The package's function that asks; prompts that it has given up on are noted.
+
+    Its answer to these is an empty text without a message, which it later can't tell from an unreadable one.
+    """
+
+    def asking(prompts: list[str], **options: Any) -> dict[str, list[Any]]:
+        found = complete(prompts=prompts, **options)
+        choices = zip(prompts, found["completions_all"], strict=True)
+        unanswered.extend(prompt for prompt, choice in choices if "message" not in choice)
+        return found
+
+    return asking
+
+
+def ending(seconds: float) -> Callable[[Any], None]:
+    """What ends a response that is not whole after so many seconds; the client's own limit is for a read."""
+
+    def limit(response: Any) -> None:
+        library = sys.modules[type(response).__module__.partition(".")[0]]  # httpx, or openai's newer httpx2
+        stream, end = response.stream, time.monotonic() + seconds
+
+        class Limited(library.SyncByteStream):
+            def __iter__(self) -> Iterator[bytes]:
+                for part in stream:
+                    if time.monotonic() > end:
+                        raise library.ReadTimeout(f"no whole answer in {seconds:g} s")
+                    yield part
+
+            def close(self) -> None:
+                stream.close()
+
+        response.stream = Limited()
+
+    return limit
 
 
 def _configuration(settings: dict[str, Any]) -> str:
@@ -45,12 +103,15 @@ def _configuration(settings: dict[str, Any]) -> str:
     (configuration,) = yaml.safe_load(path.read_text("utf-8")).values()
     template = constants.EVALUATORS_CONFIG_DIR / configuration["prompt_template"]
     configuration["prompt_template"] = str(template)
+    options = settings["options"]
+    own = ("max_tokens", "temperature", "top_p")  # where they are None the package leaves them out
     configuration["completions_kwargs"] |= {
+        **{key: None for key in own if options.get(key, 0) is None},
         "model_name": settings["judge"],
         "num_procs": settings["concurrency"],
         "requires_chatml": True,  # chat completions, whatever the model is called
         "client_kwargs": {"max_retries": settings["retries"], "timeout": settings["timeout"]},
-        "extra_body": settings["options"],
+        "extra_body": {key: value for key, value in options.items() if value is not None},
     }
     folder = Path(settings["cache"]).parent / "annotator"
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +125,7 @@ def _plain(value: Any) -> Any:
 
 
 def metrics(annotations: list[dict[str, Any]], length_data: str | None) -> dict[str, Any]:
-    """The package's win rate and, where its data can be had, its length-controlled one; both 0 to 100.
+    """The package's win rate and its length-controlled one, 0 to 100, or `uncontrolled`, why there is none.
 
     `length_data` is a copy of df_gamed.csv, which the package would load from the Hub.
     """
@@ -77,9 +138,15 @@ def metrics(annotations: list[dict[str, Any]], length_data: str | None) -> dict[
         glm_winrate.hf_hub_download = lambda **_: length_data
     try:
         found |= glm_winrate.get_length_controlled_winrate(annotations, save_weights_dir=None)
-    except OSError as error:  # the Hub can't be reached, and its cache does not have the file
-        found["length_controlled_failure"] = str(error).strip().splitlines()[0]
-    return {key: value if isinstance(value, str) else float(value) for key, value in found.items()}
+    except OSError:  # the Hub can't be reached, and its cache does not have the file
+        found["uncontrolled"] = (
+            "df_gamed.csv of tatsu-lab/alpaca_eval can't be had from the Hub; "
+            "give a copy by --length_data=FILE"
+        )
+    except Exception as error:  # whatever a fit to one question, or to a file of another kind, ends in
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        found["uncontrolled"] = f"the package can't fit it to these answers ({reason:.200})"
+    return {key: value if isinstance(value, str) else _plain(float(value)) for key, value in found.items()}
 
 
 if __name__ == "__main__":

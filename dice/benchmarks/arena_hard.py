@@ -33,6 +33,7 @@ STRONG = 3  # battles that a verdict "significantly better" counts as
 # What a label says of A, in battles: the share that A wins, and how many they are.
 LABELS = {"A>>B": (1.0, STRONG), "A>B": (1.0, 1), "A=B": (0.5, 1), "A<B": (0.0, 1), "A<<B": (0.0, STRONG)}
 LABELS |= {"B<<A": (1.0, STRONG), "B<A": (1.0, 1), "B=A": (0.5, 1), "B>A": (0.0, 1), "B>>A": (0.0, STRONG)}
+VERDICT = (re.compile(r"\[\[([AB<>=]+)\]\]"), re.compile(r"\[([AB<>=]+)\]"))  # as asked for; sloppily
 
 # DICE's own wording; the benchmark's own prompts come by --judge_prompts.
 SYSTEM_PROMPT = """You compare two assistants' answers to the same user prompt, without favour to either.
@@ -157,24 +158,21 @@ class Prompts:
 
     def __init__(self, path: str | None) -> None:
         self.system, self.template = {"": SYSTEM_PROMPT}, PROMPT_TEMPLATE
+        self.notes = [files.OWN_PROMPTS]
         if path is None:
             return
+        self.template, system = _read_prompts(path)
+        self.system = system or self.system
+        own = f"the judge's system prompt is DICE's own: {Path(path).name} has none"
+        self.notes = [] if system else [own]
+        marks = ("<the question>", "<the first answer>", "<the second answer>")
         try:
-            given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-            system, template = given["system_prompt"], given["prompt_template"]
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError):
-            raise BadInput(
-                f"--judge_prompts: {path} must be YAML with system_prompt (a text, or texts by category) and "
-                "prompt_template, as in Arena-Hard's configuration"
-            ) from None
-        self.system = system if isinstance(system, dict) else {"": system}
-        self.template = template[0] if isinstance(template, list) else template
-        try:
-            self._render("", "", "")
-        except (KeyError, IndexError, ValueError, AttributeError) as error:
+            filled = self._render(*marks)
+        except (LookupError, ValueError, AttributeError) as error:
             raise BadInput(
                 f"--judge_prompts: {path}: prompt_template can't be filled in ({error!r})"
             ) from None
+        files.check_places(path, "prompt_template", filled, marks)
 
     def _render(self, question: str, first: str, second: str) -> str:
         values = {"QUESTION": question, "ANSWER_A": first, "ANSWER_B": second}
@@ -188,6 +186,28 @@ class Prompts:
             raise BadInput(f"--judge_prompts: system_prompt has none for category {question.category!r}")
         user = self._render(question.turns[0], first, second)
         return [Message(role="system", content=system), Message(role="user", content=user)]
+
+
+def _read_prompts(path: str) -> tuple[str, dict[str, str]]:
+    """(template, system prompts by category) of a file; it may have none of the latter.
+
+    Raises BadInput where they are no texts.
+    """
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        template, system = given["prompt_template"], given.get("system_prompt", {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError):
+        template = system = None
+    if isinstance(template, list) and len(template) == 1:  # one for each of the user's turns
+        (template,) = template
+    by_category = {"": system} if isinstance(system, str) else system
+    texts = [template, *by_category.values()] if isinstance(by_category, dict) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadInput(
+            f"--judge_prompts: {path} must be YAML with prompt_template (a text) and, unless DICE's is to be "
+            "used, system_prompt (a text, or texts by category), as Arena-Hard has them"
+        )
+    return template, by_category
 
 
 def judge_options(questions: Questions) -> dict[str, Any]:
@@ -206,13 +226,15 @@ def asked(questions: Questions, answers: list[Row], found: dict[str, Row], promp
 
 
 def read_verdict(text: str) -> str | None:
-    """The last verdict label of a judge's text."""
-    labels = [label for label in re.findall(r"\[\[([AB<>=]+)\]\]", text.upper()) if label in LABELS]
-    return labels[-1] if labels else None
+    """The last verdict label of a judge's text: in double brackets, or, where none is, in single ones."""
+    for pattern in VERDICT:
+        if labels := [label for label in pattern.findall(text.upper()) if label in LABELS]:
+            return labels[-1]
+    return None
 
 
 def score(questions: Questions, verdicts: dict[str, str]) -> Verdicts:
-    """The model's share of battles won. Questions without both verdicts are left out.
+    """The model's share of battles won. Questions without both verdicts (not all lack one) are left out.
 
     The standard error is that of a ratio of two sums over questions: sqrt(Q / (Q - 1) * sum (w - R n)^2) / N
     with w of n battles won in a question, R the share and N all battles of the Q questions.
@@ -230,7 +252,7 @@ def score(questions: Questions, verdicts: dict[str, str]) -> Verdicts:
     error = math.sqrt(spread * count / (count - 1)) / total if count > 1 else None
     categories = sorted({category for _, _, category in battles.values()})
     parts = {name: _share(b for b in battles.values() if b[2] == name) for name in categories}
-    return Verdicts(share, error, parts if len(parts) > 1 else {})
+    return Verdicts(share, error, 2 * count, parts if len(parts) > 1 else {})
 
 
 def _share(battles: Iterable[tuple[float, int, str]]) -> float:

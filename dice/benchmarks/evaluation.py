@@ -1,11 +1,12 @@
 """A benchmark from beginning to end: questions, every model's answers, judgments, a table."""
 
 import importlib
+import json
 from dataclasses import replace
 from typing import Any
 
 from dice.benchmarks import answers, judging, results
-from dice.benchmarks.questions import Decoding, Questions
+from dice.benchmarks.questions import UNCOMPARED, Decoding, Questions
 from dice.benchmarks.results import Result
 from dice.benchmarks.task import Options, Task
 from dice.console import say
@@ -22,20 +23,25 @@ def evaluate(run: Run, name: str, options: Options, force: bool = False) -> list
     """Answer a benchmark's questions with the models of a run and have them judged; print a table.
 
     Without OPENAI_BASE_URL and OPENAI_API_KEY nothing is judged. `force`: what was done for other models,
-    questions or options is done again. Raises BadInput for an unknown benchmark, model or option, and for a
-    question file of another version; StageFailed for a judge that does not answer.
+    questions or options is done again, and a judge that came to no score is asked everything again. Raises
+    BadInput for an unknown benchmark, model or option, and for a question file of another version;
+    StageFailed for a judge that does not answer.
     """
     if name not in NAMES:
         raise BadInput(f"--benchmark is {name!r}; there are {', '.join(NAMES)}")
     benchmark = importlib.import_module(f"dice.benchmarks.{name}")
     names = _chosen(run, options)
     questions = benchmark.read_questions(options)
+    if options.questions:
+        questions = replace(questions, notes=(*questions.notes, UNCOMPARED))
     if options.first:
         questions = replace(questions, items=questions.items[: options.first])
     decoding = _decoding(benchmark.decoding(run.recipe), options)
     server = _server(benchmark, questions, options)
     notes = _notes(benchmark, questions, options)
     tasks = [Task(benchmark, questions, decoding, options, model, server, notes) for model in names]
+    if server and force:
+        tasks = [replace(task, anew=not _judged(task, run)) for task in tasks]
     own_stage = getattr(benchmark, "stage", judging.stage)
     judges = [own_stage(task) for task in tasks] if server else []  # before anything is sampled
     for task in tasks:
@@ -58,6 +64,11 @@ def evaluate(run: Run, name: str, options: Options, force: bool = False) -> list
     return found
 
 
+def _judged(task: Task, run: Run) -> bool:
+    """Whether a model's answers have a score."""
+    return (task.judged_folder(run) / "judge.manifest.json").exists()
+
+
 def parse(given: dict[str, Any]) -> Options:
     """Options as the command line gives them: fire makes numbers, tuples and dicts of what looks like them.
 
@@ -68,12 +79,22 @@ def parse(given: dict[str, Any]) -> Options:
         if key in values:
             value = values[key]
             values[key] = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    if isinstance(values.get("judge_options"), str):
+        values["judge_options"] = _json(values["judge_options"])
     if "models" in values:
         value = values["models"]
         values["models"] = tuple(value if isinstance(value, tuple | list) else str(value).split(","))
     options = Options(**values)
     _check(options)
     return options
+
+
+def _json(text: str) -> Any:
+    """What JSON says; the text itself where it is none."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _check(options: Options) -> None:
@@ -87,6 +108,9 @@ def _check(options: Options) -> None:
             raise BadInput(f"--{key} is {value!r}; it must be a whole number of at least 1")
     if not isinstance(options.judge_options, dict):
         raise BadInput(f"--judge_options is {options.judge_options!r}; it must be a JSON object")
+    for key in ("model", "messages"):
+        if key in options.judge_options:
+            raise BadInput(f"--judge_options has {key!r}, which it can't say; --judge names the model")
 
 
 def _chosen(run: Run, options: Options) -> list[str]:

@@ -1,7 +1,8 @@
 """The judge stage of the benchmarks whose verdicts DICE reads itself: ask, keep, count, average.
 
 Judgments lie in shards of ten, each rewritten as its judgments come, so a killed evaluation asks only for
-what it lacks. What got no answer counts as unanswered, what can't be read as unreadable.
+what it lacks. What got no answer counts as unanswered, what can't be read as unreadable; both are asked
+again as long as there is no score.
 """
 
 from dataclasses import asdict, replace
@@ -21,7 +22,7 @@ from dice.stage import Outcome, Stage
 from dice.store import Run
 
 SHARD = 10  # judgments
-MOST_UNANSWERED = 0.1  # share of the judgments beyond which there is no score
+MOST_MISSING = 0.1  # share of the judgments, unanswered or unreadable, beyond which there is no score
 
 
 def stage(task: Task) -> Stage:
@@ -29,8 +30,7 @@ def stage(task: Task) -> Stage:
     benchmark, options = task.benchmark, task.options
     prompts = benchmark.Prompts(options.judge_prompts)
     references, paths = benchmark.references(task.questions, options)
-    notes = [] if options.judge_prompts else ["the judge's prompts are DICE's own, not the benchmark's"]
-    notes += benchmark.reference_notes(task.questions, references)
+    notes = [*prompts.notes, *benchmark.reference_notes(task.questions, references)]
 
     def inputs(run: Run, t: int) -> dict[str, str]:
         files = {"answers": task.answers_path(run)}
@@ -47,29 +47,33 @@ def stage(task: Task) -> Stage:
         folder, generator = task.judged_folder(run), task.generator(run)
         answers = [row for _, row in read_rows(task.answers_path(run), {})]
         asked = benchmark.asked(task.questions, answers, references, prompts)
+        if task.anew:
+            store.remove(folder / "judgments")
         judged = _ask(task, folder / "judgments", asked)
         verdicts = {name: row.verdict for name, row in judged.items() if row.verdict is not None}
         rows = benchmark.judgment_rows(task, generator, references, judged, dict(asked))
         store.write_rows(folder / "model_judgment" / f"{generator}.jsonl", rows)
-        unanswered = sum(row.failure is not None for row in judged.values())
-        check_enough(len(verdicts), unanswered, judged)
+        failures = [row.failure for row in judged.values() if row.failure is not None]
+        unread = [row.text for row in judged.values() if row.failure is None and row.verdict is None]
+        reason, example = next(iter(failures), ""), next(iter(unread), "")
+        check_enough(len(judged), len(failures), reason, len(unread), f"one of them: {example!r:.200}")
         scored = benchmark.score(task.questions, verdicts)
-        unreadable = len(judged) - len(verdicts) - unanswered
-        return outcome(task, run, scored, len(verdicts), unreadable, unanswered, notes)
+        return outcome(task, run, scored, len(verdicts), len(unread), len(failures), notes)
 
     outputs, parts = ("judgments", "model_judgment"), ("judgments/part-*.jsonl",)
     return Stage("judge", inputs, settings, outputs, judge, task.judged_folder, parts=parts)
 
 
 def request_options(task: Task) -> dict[str, Any]:
-    """What every request to the judge says beside model and messages."""
-    return {**task.benchmark.judge_options(task.questions), **task.options.judge_options}
+    """What every request to the judge says beside model and messages: not what a user gives as null."""
+    said = {**task.benchmark.judge_options(task.questions), **task.options.judge_options}
+    return {key: value for key, value in said.items() if value is not None}
 
 
 def _ask(task: Task, folder: Path, asked: list[Asked]) -> dict[str, Judgment]:
-    """Every judgment by its name; asked for is what is not there, or got no answer before."""
+    """Every judgment by its name; asked for is what is not there, or had no verdict before."""
     known = {row.name: row for path in store.shards(folder) for row in store.read_rows(path, Judgment)}
-    judged = {name: known[name] for name, _ in asked if name in known and known[name].failure is None}
+    judged = {name: known[name] for name, _ in asked if name in known and known[name].verdict is not None}
     missing = [place for place, (name, _) in enumerate(asked) if name not in judged]
 
     def keep(number: int, answer: Answer) -> None:
@@ -86,25 +90,27 @@ def _ask(task: Task, folder: Path, asked: list[Asked]) -> dict[str, Judgment]:
     return judged
 
 
-def check_enough(readable: int, unanswered: int, judged: dict[str, Judgment]) -> None:
-    """Raises StageFailed where the judgments are too few to be a score."""
-    if unanswered > MOST_UNANSWERED * len(judged):
-        reason = next(row.failure for row in judged.values() if row.failure)
-        raise StageFailed(
-            f"the judge left {unanswered:,} of {len(judged):,} questions unanswered ({reason}); the others "
-            "are kept: run the same command again to ask for these"
-        )
-    if not readable:
-        example = next((row.text for row in judged.values() if row.text), "")
-        raise StageFailed(
-            f"no verdict could be read from any of the judge's answers; one of them: {example!r:.200}"
-        )
+def check_enough(asked: int, unanswered: int, reason: str, unreadable: int, example: str) -> None:
+    """Raises StageFailed where too few questions to the judge have a verdict for there to be a score."""
+    if unanswered + unreadable <= MOST_MISSING * asked:
+        return
+    gaps = []
+    if unanswered:
+        gaps.append(f"left {unanswered:,} of {asked:,} questions unanswered ({reason})")
+    if unreadable:
+        gaps.append(f"answered {unreadable:,} of {asked:,} without a verdict that could be read ({example})")
+    raise StageFailed(
+        f"the judge {' and '.join(gaps)}; the others are kept: run the same command again to ask for these"
+    )
 
 
 def outcome(
-    task: Task, run: Run, scored: Verdicts, judgments: int, unreadable: int, unanswered: int, notes: list[str]
+    task: Task, run: Run, scored: Verdicts, verdicts: int, unreadable: int, unanswered: int, notes: list[str]
 ) -> Outcome:
-    """How a judge stage ends: the result for its manifest, and what is worth a look."""
+    """How a judge stage ends: the result for its manifest, and what is worth a look.
+
+    The score may rest on fewer than all the `verdicts`.
+    """
     answers = manifests.read(task.folder(run) / "answers.manifest.json") or {}
     result = Result(
         benchmark=task.name,
@@ -115,23 +121,26 @@ def outcome(
         error=scored.error,
         length_controlled=scored.length_controlled,
         questions=len(task.items),
-        judgments=judgments,
+        judgments=scored.judgments,
         unreadable=unreadable,
         unanswered=unanswered,
         mean_chars=answers.get("mean_chars", 0.0),
         cut_off=answers.get("cut_off", 0),
+        questions_digest=task.questions.digest,
         parts=scored.parts,
-        notes=[*task.notes, *notes],
+        notes=[*task.notes, *task.questions.notes, *notes],
     )
     warnings = []
     if unreadable:
         warnings.append(f"{unreadable:,} judgments could not be read; they are left out")
     if unanswered:
         warnings.append(f"{unanswered:,} questions to the judge got no answer; they are left out")
+    if alone := verdicts - scored.judgments:
+        warnings.append(f"{alone:,} judgments are left out, since the other one of their question is")
     return Outcome(
         rows_in=len(task.items),
-        rows_out=judgments,
-        summary=f"{task.model}: {in_words(result)}, {judgments:,} judgments",
+        rows_out=result.judgments,
+        summary=f"{task.model}: {in_words(result)}, {result.judgments:,} judgments",
         figures={"result": asdict(result)},
         warnings=warnings,
     )

@@ -6,7 +6,7 @@ reference answers. The score is the mean grade over questions and turns.
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ class Prompts:
     """What the judge is asked: DICE's wording, or a file like FastChat's judge_prompts.jsonl."""
 
     def __init__(self, path: str | None) -> None:
-        self.named = _own_prompts()
+        self.named, self.notes = _own_prompts(), [files.OWN_PROMPTS]
         if path is None:
             return
         given = {}
@@ -151,27 +151,31 @@ class Prompts:
             given[row["name"]] = (row["system_prompt"], row["prompt_template"])
         if missing := sorted(self.named.keys() - given.keys()):
             raise BadInput(f"--judge_prompts: {path} lacks {', '.join(missing)}")
-        self.named = given
+        self.named, self.notes = given, []
+        questions, answers = ([f"<{what} {number}>" for number in (1, 2)] for what in ("question", "answer"))
+        for name in _own_prompts():
+            seen = 2 if name.endswith("multi-turn") else 1
+            filled = self._fill(name, questions, answers, ["", ""])
+            files.check_places(path, f"prompt {name!r}", filled, [*questions[:seen], *answers[:seen]])
 
     def messages(
         self, question: Question, turn: int, answers: list[str], reference: list[str]
     ) -> list[Message]:
         """What the judge is asked about the answer to a turn, 0 or 1."""
         name = _prompt_name(question, turn)
-        system, template = self.named[name]
-        values = {"question": question.turns[0], "answer": answers[0]}
+        user = self._fill(name, question.turns, answers, reference)
+        return [Message(role="system", content=self.named[name][0]), Message(role="user", content=user)]
+
+    def _fill(self, name: str, turns: Sequence[str], answers: list[str], reference: list[str]) -> str:
+        values = {"question": turns[0], "answer": answers[0]}
         for number in (0, 1):
-            values |= {
-                f"question_{number + 1}": question.turns[number],
-                f"answer_{number + 1}": answers[number],
-            }
+            values |= {f"question_{number + 1}": turns[number], f"answer_{number + 1}": answers[number]}
             if reference:
                 values[f"ref_answer_{number + 1}"] = reference[number]
         try:
-            user = template.format(**values)
-        except (LookupError, ValueError) as error:
+            return self.named[name][1].format(**values)
+        except (LookupError, ValueError, AttributeError) as error:
             raise BadInput(f"--judge_prompts: prompt {name!r} can't be filled in ({error!r})") from None
-        return [Message(role="system", content=system), Message(role="user", content=user)]
 
 
 def _prompt_name(question: Question, turn: int) -> str:
@@ -222,7 +226,8 @@ def score(questions: Questions, verdicts: dict[str, float]) -> Verdicts:
     for category in sorted({question.category for question in questions.items}):
         ids = {question.id for question in questions.items if question.category == category}
         parts[category] = _mean(v for key, v in verdicts.items() if key.rpartition("/")[0] in ids)
-    return Verdicts(_mean(verdicts.values()), error, {k: v for k, v in parts.items() if not math.isnan(v)})
+    parts = {name: mean for name, mean in parts.items() if not math.isnan(mean)}
+    return Verdicts(_mean(verdicts.values()), error, len(verdicts), parts)
 
 
 def _mean(grades: Iterable[float]) -> float:

@@ -1,6 +1,8 @@
 """A benchmark's files: from the Hub or from this machine, and whether they are what they should be."""
 
-from collections.abc import Iterable
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,12 @@ from typing import Any
 from dice import hub, rows
 from dice.errors import BadInput
 from dice.recipe import Recipe
+
+OWN_PROMPTS = "the judge's prompts are DICE's own, not the benchmark's"
+UNCOMPARED = (
+    "the questions are those of --questions: their number and columns were checked, their texts were not "
+    "compared with the benchmark's"
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,12 @@ class Questions:
     items: list[Question]
     path: Path
     notes: tuple[str, ...] = ()  # what is not the benchmark's own
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the questions in their order, each a line of JSON: [id, turn, ...]."""
+        lines = [json.dumps([item.id, *item.turns]) for item in self.items]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -116,6 +130,13 @@ def check_distinct(path: Path, ids: Iterable[str]) -> None:
         if name in seen:
             raise BadInput(f"{path}: question {name!r} comes twice")
         seen.add(name)
+
+
+def check_places(path: str, what: str, filled: str, marks: Sequence[str]) -> None:
+    """Raises BadInput where a judge's prompt, filled in with marks, leaves one of them out."""
+    for mark in marks:
+        if mark not in filled:
+            raise BadInput(f"--judge_prompts: {path}: {what} has no place for {mark.strip('<>')}")
 
 
 def _called(kind: type) -> str:

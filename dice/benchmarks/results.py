@@ -7,8 +7,8 @@ import msgspec
 from rich.table import Table
 
 from dice import store
-from dice.console import console
-from dice.errors import BadInput
+from dice.console import console, with_error
+from dice.errors import BadInput, printable
 from dice.store import Run
 
 
@@ -29,6 +29,7 @@ class Result:
     unanswered: int  # questions to the judge that got no answer
     mean_chars: float  # mean answer length in characters
     cut_off: int  # answers that ended at the length limit
+    questions_digest: str = ""  # sha256 of the questions asked, in their order
     parts: dict[str, float] = field(default_factory=dict)  # the score by category, turn, ...
     notes: list[str] = field(default_factory=list)  # what differs from the benchmark's own way
 
@@ -53,14 +54,30 @@ def results(run: Run) -> list[Result]:
 def in_words(result: Result) -> str:
     """A result in one line: "win rate 25.8% ± 1.4%, length-controlled 25.1%"."""
     shown = f"grade {score(result)}" if result.is_grade else f"win rate {score(result)}"
-    controlled = f", length-controlled {result.length_controlled:.1%}" if result.length_controlled else ""
+    rate = result.length_controlled
+    controlled = "" if rate is None else f", length-controlled {rate:.1%}"
     return f"{shown}{controlled} (judge {result.judge})"
 
 
 def score(result: Result) -> str:
     """A result's score with its standard error."""
-    show = "{:.2f}".format if result.is_grade else "{:.1%}".format
-    return show(result.score) + (f" ± {show(result.error)}" if result.error is not None else "")
+    return with_error(result.score, result.error, ".2f" if result.is_grade else ".1%")
+
+
+def remarks(shown: list[Result]) -> dict[str, list[str]]:
+    """What to know of results beside their figures, once for all models that it is true of.
+
+    By benchmark and judge: what differs from the benchmark's own way, and which judgments are missing.
+    """
+    found: dict[str, list[str]] = {}
+    for result in shown:
+        gaps = {"unreadable": result.unreadable, "unanswered": result.unanswered}
+        missing = ", ".join(f"{count:,} {kind}" for kind, count in gaps.items() if count)
+        lines = [*result.notes, *([f"{result.model}: judgments left out: {missing}"] if missing else [])]
+        if lines:
+            of_judge = found.setdefault(f"{result.benchmark}, judge {result.judge}", [])
+            of_judge += [line for line in lines if line not in of_judge]
+    return found
 
 
 def show(shown: list[Result]) -> None:
@@ -78,5 +95,6 @@ def show(shown: list[Result]) -> None:
         table.add_row(*cells, f"{result.mean_chars:,.0f} characters", f"{result.judgments:,}")
     console.print()
     console.print(table)
-    for note in dict.fromkeys(note for result in shown for note in result.notes):
-        console.print(f"note: {note}")
+    for lines in remarks(shown).values():
+        for line in lines:
+            console.print(f"note: {printable(line)}")

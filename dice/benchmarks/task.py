@@ -20,7 +20,7 @@ class Options:
     references: str | None = None  # answers to compare with, separated by commas
     judge: str | None = None  # the judging model's name; default: the benchmark's own
     judge_prompts: str | None = None  # the benchmark's own prompts, in its own format
-    judge_options: dict[str, Any] = field(default_factory=dict)  # more of each request to the judge
+    judge_options: dict[str, Any] = field(default_factory=dict)  # more of each request; None leaves a key out
     concurrency: int = 8  # requests to the judge at once
     models: tuple[str, ...] = ()  # default: all but SFT
     first: int | None = None  # so many questions only, for a try-out
@@ -44,6 +44,7 @@ class Verdicts:
 
     score: float  # a win rate, 0 to 1, or a grade, 1 to 10
     error: float | None  # its standard error over questions
+    judgments: int  # that it rests on
     parts: dict[str, float]  # the same by category, turn, ...
     length_controlled: float | None = None  # a win rate
 
@@ -91,7 +92,10 @@ class JudgedHere(Benchmark, Protocol):
     """
 
     def Prompts(self, path: str | None) -> Any:
-        """What the judge is asked: DICE's wording, or a file's. Raises BadInput for one of no use."""
+        """What the judge is asked, DICE's wording or a file's; its `notes` say what is not the benchmark's.
+
+        Raises BadInput for a file of no use.
+        """
         ...
 
     def references(self, questions: Questions, options: Options) -> tuple[References, list[Path]]:
@@ -115,7 +119,7 @@ class JudgedHere(Benchmark, Protocol):
         ...
 
     def score(self, questions: Questions, verdicts: dict[str, Any]) -> Verdicts:
-        """The score from verdicts by the names of `asked`; some may be missing, not all."""
+        """The score from verdicts by the names of `asked`, of which a tenth may be missing."""
         ...
 
     def judgment_rows(
@@ -141,6 +145,7 @@ class Task:
     model: str  # SFT, DPO, round-1, ...
     server: Server | None  # the judge; None: answers only
     notes: tuple[str, ...] = ()  # what differs from the benchmark's own way
+    anew: bool = False  # whether what the judge has said so far is asked again
 
     @property
     def name(self) -> str:

@@ -9,7 +9,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dice import __version__
-from dice.benchmarks.results import score
+from dice.benchmarks.results import remarks, score
+from dice.console import with_error
 from dice.recipe_io import resolved_yaml
 from dice.report import tables
 from dice.report.collect import Collected
@@ -48,6 +49,8 @@ def render(
         left_out=tables.left_out,
         duration=duration,
         score=score,
+        remarks=remarks(collected.benchmarks),
+        with_error=with_error,
         sources=tables.sources(collected),
         versions=tables.versions(collected),
         pairs=pairs,
