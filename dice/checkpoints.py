@@ -69,7 +69,7 @@ def check_model(role: str, name: str, unfit: Unfit | None = None) -> Path | None
 def downloaded(name: str) -> Path | None:
     """The folder of a Hub model that was downloaded whole; None where something is missing."""
     folder = hub.cached(name)
-    if folder is None or not _weights(folder):
+    if folder is None or not weight_files(folder):
         return None
     return folder if all((folder / part).is_file() for part in _parts(folder)) else None
 
@@ -137,7 +137,7 @@ def check_different(policy: Path, reference: Path) -> None:
 
 def _same_weights(first: Path, second: Path) -> bool:
     """Whether two folders hold the same weights, byte for byte. Most differ in a glance at them."""
-    ours, theirs = ({path.name: path for path in _weights(folder)} for folder in (first, second))
+    ours, theirs = ({path.name: path for path in weight_files(folder)} for folder in (first, second))
     bases = [base_of(str(folder)) for folder in (first, second)]
     if ours.keys() != theirs.keys() or bases[0] != bases[1]:
         return False
@@ -147,7 +147,7 @@ def _same_weights(first: Path, second: Path) -> bool:
     return all(filecmp.cmp(a, b, shallow=False) for a, b in pairs)
 
 
-def _weights(folder: Path) -> list[Path]:
+def weight_files(folder: Path) -> list[Path]:
     """The files with a model's or an adapter's weights, under the names that transformers and PEFT read.
 
     Where there is none of these they turn to pickles, whatever other safetensors lie beside them.
@@ -159,7 +159,7 @@ def _weights(folder: Path) -> list[Path]:
 def only_pickles(name: str) -> str | None:
     """The name of a file with weights of a folder, or of a Hub model in the cache, that has no others."""
     folder = resolve(name) if resolve(name).is_dir() else hub.cached(name)
-    if folder is None or _weights(folder):
+    if folder is None or weight_files(folder):
         return None
     pickles = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
     return min(pickles, default=None)
@@ -249,7 +249,7 @@ def _lack(folder: Path, needs_tokenizer: bool) -> str | None:
         return "has a config.json that is not a model's"
     if needs_tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return f"has no tokenizer ({', '.join(TOKENIZER_FILES)})"
-    weights = _parts(folder) or {path.name for path in _weights(folder)}
+    weights = _parts(folder) or {path.name for path in weight_files(folder)}
     for name in sorted(weights):
         if not (folder / name).is_file():
             return f"lacks {name}, which its index names"
@@ -265,5 +265,5 @@ def _unreadable(weights: Path) -> str | None:
     try:
         with safe_open(weights, "np"):
             return None
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, UnicodeDecodeError) as error:
         return str(error).strip().splitlines()[0]

@@ -176,6 +176,12 @@ def is_shard(path: Path) -> bool:
         return hashlib.file_digest(file, "sha256").hexdigest() == _seal_of(path).read_text(errors="replace")
 
 
+def remove_shard(path: Path) -> None:
+    """Remove a shard that is of no further use, and its seal."""
+    remove(path)
+    remove(_seal_of(path))
+
+
 def remove_seals(folder: Path) -> None:
     """Remove the seals in a folder and below: from here on a manifest says what its files are."""
     for path in folder.rglob(f".*{SEAL}"):

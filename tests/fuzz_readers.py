@@ -135,7 +135,7 @@ def model_folder(folder: Path) -> Path:
     import safetensors.numpy
 
     weights = safetensors.numpy.save({"x": np.zeros(2, np.float32)})
-    for name in ("model-1.safetensors", "adapter_model.safetensors"):
+    for name in ("model.safetensors", "model-1.safetensors", "adapter_model.safetensors"):
         store.write_text(folder / name, [weights])
     store.write_json(folder / "config.json", CONFIG)
     store.write_json(folder / "tokenizer.json", {})
@@ -166,7 +166,8 @@ def weights_index(given: Input, folder: Path) -> tuple[str, Read]:
 
 @reader("model: safetensors")
 def weights(given: Input, folder: Path) -> tuple[str, Read]:
-    path = model_folder(folder) / "model-1.safetensors"
+    model_folder(folder)
+    path = folder / given.rng.choice(["model.safetensors", "model-1.safetensors"])  # one is not read
     what = given.file(path, spoiled(given.rng, path.read_bytes()))
     return what, lambda: look_at_model(folder)
 

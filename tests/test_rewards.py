@@ -122,25 +122,25 @@ def test_one_model_at_a_time_and_each_once(job, write, tmp_path):
     write([response(0)], [response(1)], [response(2)])
     used = run(job, tmp_path)
     assert used == ["ours"] * 3 + ["theirs"] * 3
-    names = sorted(path.name for path in (tmp_path / "job" / "scores").iterdir())
+    names = sorted(path.name for path in (tmp_path / "job" / "scores").glob("*.jsonl"))
     assert names == [f"{what}-0000{shard}.jsonl" for what in ("dropped", "part") for shard in range(3)]
 
 
 def test_what_a_killed_worker_left_half_done_is_used(job, write, tmp_path):
     write([response(0)], [response(1)])
     run(job, tmp_path)
-    expected = [path.read_bytes() for path in sorted((tmp_path / "job" / "scores").iterdir())]
+    expected = [path.read_bytes() for path in sorted((tmp_path / "job" / "scores").glob("*.jsonl"))]
     for path in (tmp_path / "job" / "scores").iterdir():
         path.unlink()
 
     counter = Counter(tmp_path / "0.json")
     scoring = Source(job, counter)
     scoring.scorer = Constant({"ours": -1.0, "theirs": -3.0})
-    store.write_rows(job.beside(job.shards()[0], "policy"), _policy_half(scoring, job.shards()[0]))
+    store.write_shard(job.beside(job.shards()[0], "policy"), _policy_half(scoring, job.shards()[0]))
     scoring.scorer.used.clear()
     scoring.run(job.shards())
     assert scoring.scorer.used == ["ours", "theirs", "theirs"]  # the second shard's half alone
-    assert [path.read_bytes() for path in sorted((tmp_path / "job" / "scores").iterdir())] == expected
+    assert [path.read_bytes() for path in sorted((tmp_path / "job" / "scores").glob("*.jsonl"))] == expected
 
 
 def _policy_half(scoring, shard):
@@ -164,13 +164,13 @@ def test_the_number_of_workers_does_not_matter(job, write, tmp_path):
     write(*[[response(number)] for number in range(5)])
     run_share(Worker(0, 1, 0, tmp_path / "alone"), job)
     scores = tmp_path / "job" / "scores"
-    expected = {path.name: path.read_bytes() for path in scores.iterdir()}
+    expected = {path.name: path.read_bytes() for path in scores.glob("*.jsonl")}
     assert len(expected) == 10  # a shard's scores, and what was dropped
     for path in scores.iterdir():
         path.unlink()
     for rank in (1, 0):
         work(Worker(rank, 2, rank, tmp_path / "two"), json.dumps(asdict(job)))
-    assert {path.name: path.read_bytes() for path in scores.iterdir()} == expected
+    assert {path.name: path.read_bytes() for path in scores.glob("*.jsonl")} == expected
 
 
 def test_fake_log_probs_are_per_token():

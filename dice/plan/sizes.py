@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dice import hub, store
-from dice.checkpoints import base_of, downloaded
+from dice.checkpoints import base_of, downloaded, weight_files
 from dice.recipe import resolve
 
 IN_NAME = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([bm])(?![a-z])", re.IGNORECASE)
@@ -75,7 +75,7 @@ def _of_folder(folder: Path) -> Size | None:
     size = _of_config(config) if config else None
     if size is None:
         return None
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     size = replace(size, weights=sum(path.stat().st_size for path in files) or None)
     if not files or "quantization_config" in config:  # packed weights do not tell their number
         return size

@@ -43,7 +43,7 @@ class Source(Scoring):
             self.scorer.use(self.job.reference)
             policy = {(row.prompt_id, row.sample): row for row in store.read_rows(half, Logps)}
             self._write(shard, policy)
-            store.remove(half)
+            store.remove_shard(half)
 
     def _logps(self, shard: Path, rows: list[Usable]) -> list[Logps]:
         """Log-probs of responses under the model in use."""
