@@ -19,6 +19,7 @@ def make(fake_settings, *words):
     return grid.make_grid("tiny", [*fake_settings, *words])
 
 
+@pytest.mark.slow
 def test_every_run_differs_from_the_recipe_in_one_thing(fake_settings):
     made = make(fake_settings)
     assert len(made.cells) == 27
@@ -151,6 +152,7 @@ def first(fake_settings):
     return lambda *words: make(fake_settings, "seeds=1", "axes=balance", *words).cells[0]
 
 
+@pytest.mark.slow
 def test_a_run_by_another_recipe_is_not_done(first):
     pretend(first(), **ROUNDS)
     assert first().is_done and not first("generate.top_p=0.5").is_done
@@ -175,6 +177,7 @@ def test_a_run_that_no_longer_holds_is_not_done(first, fake_settings, spoil):
     assert not row.cell.is_done
 
 
+@pytest.mark.slow
 def test_a_run_that_was_ended_in_a_later_round_leaves_a_gap(first, fake_settings):
     pretend(first("rounds=1"), round_1=0.6)
     store.create_run(first("rounds=2").recipe)

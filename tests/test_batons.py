@@ -15,6 +15,7 @@ def path(tmp_path):
     return str(tmp_path / "lock")
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_left_is_nobodys(path):
     code = "import sys, time; sys.path.insert(0, sys.argv[2]); from batons import Baton\n"
     code += "print(Baton(sys.argv[1]).try_acquire(), flush=True); time.sleep(60)"

@@ -97,6 +97,7 @@ def test_token_lengths_without_tiktokens_file_are_marked(run, tmp_path, monkeypa
     assert "set TIKTOKEN_CACHE_DIR" in manifest["warnings"][0]
 
 
+@pytest.mark.slow
 def test_mt_bench_answers_hold_the_models_own_first_turn(run, tmp_path):
     path, folder = evaluate(run, "mt_bench", tmp_path)
     asked, answers = rows_of(path), rows_of(folder / "model_answer/tiny-DPO.jsonl")

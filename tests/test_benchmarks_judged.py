@@ -104,6 +104,7 @@ def test_arena_hard_win_rate_by_hand(run, arena, monkeypatch):
     assert "baseline q000" in rows[0]["games"][0]["prompt"][1]["content"].split("<answer B>")[0]
 
 
+@pytest.mark.slow
 def test_mt_bench_grade_by_hand(run, mt, monkeypatch):
     """Writing 4 and 8, roleplay 6, extraction 7, mathematics 2: each in all of ten questions and two turns.
 
@@ -179,6 +180,7 @@ def test_neither_address_nor_key_is_written(run, arena, monkeypatch, capfd, hast
     assert b"sk-secret" not in written and b"127.0.0.1:" + port not in written
 
 
+@pytest.mark.slow
 def test_a_judge_that_goes_down_is_asked_only_for_the_rest(run, arena, monkeypatch, hasty):
     with (
         scripted_judge.serve(lambda request, n: "[[A=B]]" if n < 6 else (503, "")) as judge,
@@ -210,6 +212,7 @@ def test_nonsense_and_gaps_are_counted(run, arena, monkeypatch, hasty):
     ]
 
 
+@pytest.mark.slow
 def test_too_many_gaps_are_no_score(run, arena, monkeypatch, hasty):
     def say(request, number):
         return (400, "") if question_of(request) % 3 == 0 and model_is_first(request) else "[[A=B]]"
@@ -224,6 +227,7 @@ def test_too_many_gaps_are_no_score(run, arena, monkeypatch, hasty):
     assert len(judge.requests) == 4
 
 
+@pytest.mark.slow
 def test_mostly_nonsense_is_no_score_and_asked_again(run, arena, monkeypatch, hasty):
     """One game of every question can't be read: no question is left to score. Then the judge is better."""
     with (
@@ -236,6 +240,7 @@ def test_mostly_nonsense_is_no_score_and_asked_again(run, arena, monkeypatch, ha
     assert len(judge.requests) == 10 and (result.judgments, result.unreadable) == (20, 0)
 
 
+@pytest.mark.slow
 def test_force_asks_a_judge_without_a_score_everything_again(run, arena, monkeypatch, hasty):
     with (
         scripted_judge.serve(lambda r, n: "Neither!" if model_is_first(r) else "[[A=B]]") as judge,

@@ -148,6 +148,7 @@ def test_a_loop_whose_disk_fills_up_again_and_again(fake_settings, small_disk, t
     assert [name for name in ours if ours[name] != theirs[name]] == ["recipe.yaml"]
 
 
+@pytest.mark.slow
 def test_a_limit_on_what_may_be_written(fake_run):
     """A quota that needs no root: no file over 2,000 bytes; a shard of three prompts has more."""
     command = [sys.executable, "-m", "dice", "generate", str(fake_run.path), "1"]
@@ -160,6 +161,7 @@ def test_a_limit_on_what_may_be_written(fake_run):
     assert run_dice("generate", str(fake_run.path), "1").returncode == 0
 
 
+@pytest.mark.slow
 def test_results_that_become_read_only(fake_settings, small_disk):
     """A stage that can't write says so; `status` still reads; with the folder writable again it goes on."""
     resize(small_disk, "1m")

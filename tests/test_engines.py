@@ -51,6 +51,7 @@ def greedy_by_hand(model_path, prompt_ids, stop_ids, steps):
     return ids[len(prompt_ids) :]
 
 
+@pytest.mark.slow
 def test_hf_gives_k_answers_that_depend_on_their_seed_alone(random_model, chat):
     engine = sampler("hf", random_model, chat)
     found = answers(engine.sample(requests(chat)))
@@ -92,6 +93,7 @@ def test_hf_never_goes_beyond_the_models_limit(random_model, chat):
         assert len(prompt.prompt_ids) + len(s.response_ids) <= longest + 2
 
 
+@pytest.mark.slow
 def test_hf_samples_from_an_adapter_what_its_merged_model_samples(random_model, chat, tmp_path):
     from peft import PeftModel
     from test_models import make_adapter

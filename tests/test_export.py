@@ -97,6 +97,7 @@ def test_a_registry_behind_a_link_stays_one(tmp_path):
     assert "it" in json.loads((tmp_path / "real.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_command(round_dir, data_dir):
     command = (sys.executable, "-m", "dice", "register", str(round_dir))
     done = run_script(*command, "--name", "my_round")

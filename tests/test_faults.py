@@ -119,6 +119,7 @@ def test_a_second_loop_is_refused_between_two_stages(fake_settings, tmp_path):
     assert first.returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_a_loop_with_one_line(fake_settings, tmp_path, number, tell):
     process = start(*fake_settings, "rounds=1")
@@ -147,6 +148,7 @@ def test_ctrl_c_at_the_very_start_shows_no_traceback(fake_run, delay):
     assert str(ROOT / "dice") not in stderr  # in its first 15 ms Python runs no line of ours
 
 
+@pytest.mark.slow
 def test_ctrl_c_to_the_loop_alone_ends_it_after_the_stage(fake_settings, tmp_path):
     """As `kill -INT` does it, which reaches no stage."""
     process = start(*fake_settings)
@@ -157,6 +159,7 @@ def test_ctrl_c_to_the_loop_alone_ends_it_after_the_stage(fake_settings, tmp_pat
     assert "generate" in stdout and "score" not in stdout
 
 
+@pytest.mark.slow
 @LINUX
 @pytest.mark.parametrize("whom", ["group", "loop"])
 def test_a_kill_during_the_preparation(fake_settings, tmp_path, whom):
@@ -184,6 +187,7 @@ def test_a_kill_during_the_preparation(fake_settings, tmp_path, whom):
     assert (tmp_path / "results" / "tiny" / "recipe.yaml").exists()
 
 
+@pytest.mark.slow
 def test_two_preparations_at_once_wait_for_each_other(fake_settings, tmp_path):
     """Of two runs that are started together: they would write the same files."""
     note = tmp_path / "noted"

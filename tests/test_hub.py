@@ -78,6 +78,7 @@ def test_a_hub_that_is_not_there():
     assert first == second and first.startswith("OutOfReach ")
 
 
+@pytest.mark.slow
 def test_a_hub_that_does_not_answer():
     import socket
 

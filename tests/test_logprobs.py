@@ -154,6 +154,7 @@ def test_log_probs_equal_float64_one_row_at_a_time(families, name):
         np.testing.assert_allclose(tokens, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", some_fast(["llama", "mistral", "phi3-long", "llama-dynamic", "bloom"]))
 @pytest.mark.parametrize("budget", [1, 30, 100_000])
 def test_the_budget_the_chunk_and_the_order_do_not_matter(families, monkeypatch, name, budget):
@@ -261,6 +262,7 @@ def test_what_does_not_fit_is_halved_for_good(families, capsys):
     assert sum(count > 60 for count in tried) < 8  # it learns
 
 
+@pytest.mark.slow
 def test_memory_too_small_for_one_response_is_said(families):
     scorer = scorer_of(families("llama"), batch_tokens=2)
 

@@ -148,6 +148,7 @@ def test_a_killed_loop_takes_its_stage_along(fake_settings, tmp_path):
     assert not (tmp_path / "results" / "tiny" / "round-1" / "train.manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_what_killed_writers_left_is_removed(fake_run):
     command = (sys.executable, "-m", "dice", "generate", str(fake_run.path), "1")
     folder = fake_run.round_dir(1)
@@ -161,6 +162,7 @@ def test_what_killed_writers_left_is_removed(fake_run):
     assert not (folder / "generate.started.json").exists()
 
 
+@pytest.mark.slow
 def test_a_missing_shard_is_noticed_and_made_again(fake_run):
     command = (sys.executable, "-m", "dice", "generate", str(fake_run.path), "1")
     assert run_script(*command).returncode == 0
@@ -174,6 +176,7 @@ def test_a_missing_shard_is_noticed_and_made_again(fake_run):
     assert second.read_bytes() == content and first.stat().st_mtime_ns == was
 
 
+@pytest.mark.slow
 def test_finished_shards_are_kept(fake_run):
     """A stage that stopped half-way samples only what is missing."""
     assert run_script(sys.executable, "-m", "dice", "generate", str(fake_run.path), "1").returncode == 0

@@ -107,6 +107,7 @@ def test_nodes_without_a_file_system_in_common(fake_run):
         start._require_shared(fake_run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [0, 1])
 def test_what_a_node_refuses_before_it_does_anything_ends_the_other(fake_settings, tmp_path, failing):
     """An override of one node, and the environment of one node."""

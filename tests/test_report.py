@@ -282,6 +282,7 @@ def test_a_page_of_many_rounds_stays_under_5_mb_and_shows_plots_and_pairs(run, m
     assert page.count('{"prompt":') == 60
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_bytes(run):
     assert page_of(run, quick=True) == page_of(run, quick=True)
 

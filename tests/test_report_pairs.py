@@ -43,6 +43,7 @@ def test_pairs_fit_into_the_room_that_is_left(run):
     assert sample(run, collect(run).rounds[0], False, room=size - 1)["pairs"] == []
 
 
+@pytest.mark.slow
 def test_every_token_gets_its_reward_once_and_it_is_kept(fake_run, monkeypatch):
     for stage in (generate.STAGE, score.STAGE, pair.STAGE):
         execute(stage, fake_run, 1)
@@ -79,7 +80,8 @@ def test_rewards_of_another_source_have_their_own_unit_and_no_tokens(run):
     assert shown["unit"] == "grades" and "only implicit rewards" in shown["note"]
 
 
-def test_no_model_is_loaded_beside_a_stage_at_work(run):
+def test_no_model_is_loaded_beside_a_stage_at_work(run, monkeypatch):
+    monkeypatch.setattr("dice.lock.GRACE", 0.0)
     with locked(run.path):
         shown = sample(run, collect(run).rounds[0], True, room=10_000)
     assert shown["note"].endswith("is at work on this run")

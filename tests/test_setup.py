@@ -63,6 +63,7 @@ def test_two_at_once_make_one_environment(checkout):
     assert made(checkout) == ""
 
 
+@pytest.mark.slow
 def test_an_environment_for_gpus_is_kept(checkout):
     assert "for cpu" in made(checkout)
     assert "for gpu" in made(checkout, NO_GPU="0")  # a machine with a GPU

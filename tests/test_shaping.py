@@ -187,6 +187,7 @@ def swept_by_hand(rewards, lengths, present):
     return found
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(scores())
 def test_the_published_sweep_bit_for_bit(table):

@@ -228,6 +228,7 @@ def test_what_a_config_says_of_a_reward_model(config, reason):
     assert found is None if reason is None else found.startswith(reason)
 
 
+@pytest.mark.slow
 def test_scoring_wants_the_runs_own_reward_model_first(fake_settings):
     run = store.create_run(load(fake_settings, "score.reward=reward_model"))
     execute(stage_named("generate"), run, 1)

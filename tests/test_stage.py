@@ -164,7 +164,8 @@ def test_a_recipe_that_comes_to_nothing_costs_nothing(stage, fake_run, capsys):
     assert [path.name for path in folder.rglob("shard-*")] == ["shard-4"], "superseded outputs go at last"
 
 
-def test_a_run_belongs_to_one_process(stage, fake_run):
+def test_a_run_belongs_to_one_process(stage, fake_run, monkeypatch):
+    monkeypatch.setattr("dice.lock.GRACE", 0.0)
     made, calls, _, _ = stage
     with locked(fake_run.path), pytest.raises(BadInput, match=f"process {os.getpid()} on .* is at work"):
         execute(made, fake_run, 1)

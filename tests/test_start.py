@@ -24,6 +24,7 @@ def refused(tmp_path, *arguments, **env):
     return lines[0]
 
 
+@pytest.mark.slow
 def test_unknown_recipe_key_and_value(fake_settings, tmp_path):
     assert "'tyni'; there are: llama3, llama3-lora, qwen, tiny, zephyr" in refused(tmp_path, "tyni")
     assert "unknown key 'replay.gama'" in refused(tmp_path, "tiny", *fake_settings, "replay.gama=1")
@@ -233,6 +234,7 @@ def test_starting_again_with_another_recipe_says_what_changed(fake_settings, tmp
     assert "recipe    seed 42 -> 1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_stage_whose_input_is_missing_says_which_comes_first(fake_run):
     for stage, first in (("score", "generate"), ("pair", "generate"), ("train", "pair")):
         result = run_script("bash", "-c", f"exec $DICE_PYTHON -m dice {stage} {fake_run.path} 1")

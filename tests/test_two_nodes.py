@@ -98,6 +98,7 @@ def test_a_loop_on_two_nodes_is_that_of_one(fake_settings, tmp_path):
     assert (two / "round-2" / "pairs.jsonl").read_bytes() == (one / "round-2" / "pairs.jsonl").read_bytes()
 
 
+@pytest.mark.slow
 def test_nodes_that_were_not_started_alike(fake_settings, tmp_path):
     port = free_port()
     first = Node(0, port, tmp_path / "logs", ["tiny", *fake_settings])

@@ -59,6 +59,7 @@ def test_a_seeded_sample_of_distinct_prompts(source, tmp_path):
     assert made[0] == made[1] != made[2]
 
 
+@pytest.mark.slow
 def test_too_few_pairs(source, tmp_path):
     result = prepare(source, tmp_path, "--pairs=21")
     assert result.returncode == 2
@@ -106,6 +107,7 @@ def test_parquet_and_the_default_size(tmp_path):
     assert len(read_preferences(str(tmp_path), "ultrafeedback_10k")[0]) == 10_176
 
 
+@pytest.mark.slow
 def test_rows_of_another_kind(tmp_path):
     (tmp_path / "train_prefs.jsonl").write_text('{"question": "a", "answer": "b"}\n')
     result = prepare(tmp_path, tmp_path, "--pairs=1")

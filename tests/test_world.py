@@ -70,6 +70,7 @@ def test_the_data_is_the_same_every_time_and_held_out_prompts_are_held_out():
     assert all(row["chosen"] != row["rejected"] for row in data["preferences"])
 
 
+@pytest.mark.slow
 def test_the_judges_grades_follow_quality_and_its_requests_are_not_held_out(monkeypatch):
     monkeypatch.setattr(prepare_judge, "ANSWERS", 600)
     rows = prepare_judge.graded_answers()
