@@ -31,6 +31,11 @@ WAYS = (
 )  # fmt: skip
 
 
+def hear_ctrl_c() -> None:
+    """In a new process: take SIGINT as usual, which whatever a shell runs in the background does not."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True)
 class Change:
     """A change of a file in the run that was recorded."""
@@ -89,7 +94,7 @@ class Loop:
             return subprocess.Popen(
                 ["bash", "-c", LAUNCH, "loop", "tiny", *self.arguments],
                 cwd=ROOT, env=os.environ | environment, stdout=output, stderr=output,
-                stdin=subprocess.DEVNULL, start_new_session=True,
+                stdin=subprocess.DEVNULL, start_new_session=True, preexec_fn=hear_ctrl_c,
             )  # fmt: skip
 
     def record(self) -> list[Change]:

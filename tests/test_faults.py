@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_dice
+from killing import hear_ctrl_c
 from outcome import files_of
 from test_loop import ITER, loop, start_loop, wait_for
 
@@ -34,7 +35,8 @@ def start(*arguments: str, **env: str) -> subprocess.Popen:
     return subprocess.Popen(
         ["bash", ITER, "tiny", *arguments],
         cwd=ROOT, env={**os.environ, "DICE_PYTHON": sys.executable, **env},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True, preexec_fn=hear_ctrl_c,
     )  # fmt: skip
 
 

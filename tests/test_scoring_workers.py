@@ -38,7 +38,7 @@ def job(fake_run, random_model, other_random_model, tmp_path):
 
 def take_scores(folder):
     """The scores' bytes by file name; they are removed."""
-    scores = {path.name: path.read_bytes() for path in (folder / "scores").iterdir()}
+    scores = {path.name: path.read_bytes() for path in (folder / "scores").glob("*.jsonl")}
     for name in scores:
         (folder / "scores" / name).unlink()
     return scores
