@@ -40,9 +40,9 @@ class Choice:
 
 def told_apart(table: Table, kept: np.ndarray) -> np.ndarray:
     """Those of some rows of the table whose rewards are not all the same: in others nothing is better."""
-    rewards, present = table.rewards[kept], table.present[kept]
-    highest, lowest = np.where(present, rewards, -np.inf).max(1), np.where(present, rewards, np.inf).min(1)
-    return kept[highest > lowest]
+    highest = table.rewards.max(axis=1, where=table.present, initial=-np.inf)
+    lowest = table.rewards.min(axis=1, where=table.present, initial=np.inf)
+    return kept[(highest > lowest)[kept]]
 
 
 def choose(table: Table, kept: np.ndarray, settings: Settings, seed: int) -> Choice:

@@ -16,7 +16,7 @@ from dice.console import say
 from dice.errors import BadInput
 from dice.lock import locked
 from dice.manifests import basis_of, damaged
-from dice.stage import Stage, facts, seal
+from dice.stage import Stage, facts, seal, unseal
 from dice.store import Run
 
 STAGES = (generate.STAGE, score.STAGE, pair.STAGE, train.STAGE)
@@ -77,7 +77,7 @@ def adopt(stage: Stage, run: Run, t: int, others: Iterable[Run]) -> Run | None:
             seal(folder, manifest["outputs"])
             manifest["shared_from"] = str(source)
             manifests.write(folder / f"{stage.name}.manifest.json", manifest)
-            store.remove_seals(folder)
+            unseal(stage, folder)
             store.remove(folder / f"{stage.name}.started.json")
             say(f"{stage.name:<10}as in {other.path.name}: {manifest['summary']}", mark="=")
             return other

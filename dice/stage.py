@@ -132,7 +132,7 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
     basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
     aside.bring_back(folder, stage.name, stage.outputs, basis)
     if manifest := _still_valid(stage, folder, basis, force):
-        store.remove_seals(folder)
+        unseal(stage, folder)
         for leftover in (started, *(folder / name for name in stage.working)):
             store.remove(leftover)
         say(f"{stage.name:<10}done before: {manifest['summary']}", mark="=")
@@ -166,7 +166,7 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
         "commit": commit(),
     }
     manifests.write(finished, manifest)
-    store.remove_seals(folder)
+    unseal(stage, folder)
     for over in (started, *(folder / name for name in stage.working), aside.place(folder, stage.name)):
         store.remove(over)
     say(f"{stage.name:<10}{outcome.summary}, {seconds:.0f} s{_dropped(outcome.dropped)}", mark="+")
@@ -231,8 +231,14 @@ def _still_valid(stage: Stage, folder: Path, basis: dict[str, Any], force: bool)
 def seal(folder: Path, outputs: dict[str, str]) -> None:
     """Note the digests of a stage's shards beside them, since it is going to be without a manifest."""
     for name, digest in outputs.items():
-        if name.endswith(".jsonl"):
+        if "/" in name and name.endswith(".jsonl"):
             store.seal(folder / name, digest)
+
+
+def unseal(stage: Stage, folder: Path) -> None:
+    """Remove a stage's own seals, now that it has a manifest; others of its folder may still be at work."""
+    for output in stage.outputs:
+        store.remove_seals(folder / output)
 
 
 def _read(path: Path, force: bool) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ import pytest
 
 from dice import manifests, recipe_io, store
 from dice.recipe import ROOT
+from dice.stage import seal
 from dice.worker import Worker
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
@@ -187,7 +188,6 @@ def interrupt(stage, run, t):
     path = folder / f"{stage.name}.manifest.json"
     manifest = json.loads(path.read_text())
     store.write_json(folder / f"{stage.name}.started.json", {k: manifest[k] for k in ("inputs", "recipe")})
-    for name, digest in manifest["outputs"].items():
-        store.seal(folder / name, digest)
+    seal(folder, manifest["outputs"])
     path.unlink()
     return folder

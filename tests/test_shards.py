@@ -93,6 +93,18 @@ def test_shards_that_are_whole_are_not_made_again(run, monkeypatch):
     assert kept.stat().st_mtime_ns == times[0] and again.stat().st_mtime_ns != times[1]
 
 
+def test_a_stage_that_is_done_leaves_the_next_ones_shards_alone(run):
+    """As when a loop that was killed while it scored begins again: sampling is done before."""
+    folder = interrupt(score.STAGE, run, 1)
+    kept, again = folder / "scores" / "part-00000.jsonl", folder / "scores" / "part-00001.jsonl"
+    times = kept.stat().st_mtime_ns, again.stat().st_mtime_ns
+    again.write_text("")
+    execute(generate.STAGE, run, 1)
+    execute(score.STAGE, run, 1)
+    assert kept.stat().st_mtime_ns == times[0] and again.stat().st_mtime_ns != times[1]
+    assert not list(run.path.rglob(f".*{store.SEAL}"))
+
+
 def test_a_shard_that_is_missing_after_all_is_no_dropped_prompt(run, monkeypatch):
     """As where a shared file system shows it too late."""
     folder = interrupt(generate.STAGE, run, 1)
