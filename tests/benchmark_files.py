@@ -80,3 +80,20 @@ def mt_references(path: Path) -> Path:
         if CATEGORIES[n // 10] in ("math", "reasoning", "coding")
     ]
     return write_lines(path, rows)
+
+
+UIDS = [f"q{n:03}" for n in range(500)]
+
+
+def arena_options(tmp_path):
+    """Options of a small Arena-Hard evaluation: ten questions, twenty games."""
+    questions = arena_hard(tmp_path / "questions.jsonl")
+    answers = arena_answers(tmp_path / "answers.jsonl", "gpt-4-0314", UIDS)
+    return {"questions": str(questions), "references": str(answers), "first": 10, "concurrency": 2}
+
+
+def mt_options(tmp_path):
+    """Options of MT-Bench's first 40 questions: writing, roleplay, extraction and mathematics."""
+    questions = mt_bench(tmp_path / "mt.jsonl")
+    answers = mt_references(tmp_path / "mt-references.jsonl")
+    return {"questions": str(questions), "references": str(answers), "first": 40}

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from dice.benchmarks import evaluation
+
 Reply = str | tuple[int, str] | dict[str, Any]
 
 
@@ -89,3 +91,10 @@ def dripping(seconds: float) -> Iterator[str]:
 def last(request: dict[str, Any]) -> str:
     """What the judge was asked, the user's message."""
     return request["messages"][-1]["content"]
+
+
+def evaluate(run, name, given, judge, monkeypatch, key="sk-secret"):
+    """The results of a benchmark with a server, or an address, as the judge."""
+    monkeypatch.setenv("OPENAI_BASE_URL", judge.url if hasattr(judge, "url") else judge)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    return evaluation.evaluate(run, name, evaluation.parse(given))

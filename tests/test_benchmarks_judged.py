@@ -1,6 +1,5 @@
 """Answers judged by a scripted server: exact scores, and judges that fail in every way."""
 
-import contextlib
 import json
 import os
 import re
@@ -13,18 +12,15 @@ import benchmark_files
 import pytest
 import scripted_judge
 from conftest import run_script
-from scripted_judge import last
+from scripted_judge import evaluate, last
 
 from dice import benchmarks, recipe_io, status, store
-from dice.benchmarks import arena_hard, evaluation, mt_bench
-from dice.benchmarks.questions import UNCOMPARED, Question
-from dice.benchmarks.task import Options
+from dice.benchmarks import evaluation
 from dice.console import console
 from dice.errors import BadInput, StageFailed
 from dice.recipe import ROOT
 
 pytestmark = pytest.mark.usefixtures("workers_here")
-UIDS = [f"q{n:03}" for n in range(500)]
 
 
 @pytest.fixture
@@ -34,18 +30,12 @@ def run(fake_settings):
 
 @pytest.fixture
 def arena(tmp_path):
-    """Options of a small Arena-Hard evaluation: ten questions, twenty games."""
-    questions = benchmark_files.arena_hard(tmp_path / "questions.jsonl")
-    answers = benchmark_files.arena_answers(tmp_path / "answers.jsonl", "gpt-4-0314", UIDS)
-    return {"questions": str(questions), "references": str(answers), "first": 10, "concurrency": 2}
+    return benchmark_files.arena_options(tmp_path)
 
 
 @pytest.fixture
 def mt(tmp_path):
-    """Options of MT-Bench's first 40 questions: writing, roleplay, extraction and mathematics."""
-    questions = benchmark_files.mt_bench(tmp_path / "mt.jsonl")
-    answers = benchmark_files.mt_references(tmp_path / "mt-references.jsonl")
-    return {"questions": str(questions), "references": str(answers), "first": 40}
+    return benchmark_files.mt_options(tmp_path)
 
 
 @pytest.fixture
@@ -53,12 +43,6 @@ def hasty(monkeypatch):
     """No waiting between attempts."""
     server = evaluation.Server
     monkeypatch.setattr(evaluation, "Server", lambda *args: server(*args, wait=0.001, attempts=2))
-
-
-def evaluate(run, name, given, judge, monkeypatch, key="sk-secret"):
-    monkeypatch.setenv("OPENAI_BASE_URL", judge.url if hasattr(judge, "url") else judge)
-    monkeypatch.setenv("OPENAI_API_KEY", key)
-    return evaluation.evaluate(run, name, evaluation.parse(given))
 
 
 def question_of(request):
@@ -99,7 +83,7 @@ def test_arena_hard_win_rate_by_hand(run, arena, monkeypatch):
 
     (path,) = run.path.rglob("model_judgment/*.jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [row["uid"] for row in rows] == UIDS[:10] and rows[0]["baseline"] == "gpt-4-0314"
+    assert [row["uid"] for row in rows] == benchmark_files.UIDS[:10] and rows[0]["baseline"] == "gpt-4-0314"
     assert [game["score"] for game in rows[0]["games"]] == ["B>>A", "A>>B"]
     assert "baseline q000" in rows[0]["games"][0]["prompt"][1]["content"].split("<answer B>")[0]
 
@@ -277,98 +261,3 @@ def test_a_killed_evaluation_asks_only_for_the_rest(run, arena, tmp_path):
         done = run_script(*command, **env)
     assert done.returncode == 0, done.stderr
     assert len(judge.requests) == 10 and "50.0% ± 0.0%" in done.stdout
-
-
-def test_the_benchmarks_own_prompts(run, arena, tmp_path, monkeypatch):
-    prompts = tmp_path / "judge.yaml"
-    prompts.write_text(
-        "system_prompt: Be fair.\nprompt_template: ['{question_1} | {answer_1} | {answer_2}']\n"
-    )
-    with scripted_judge.serve(lambda request, n: "[[A=B]]") as judge:
-        given = {**arena, "judge_prompts": str(prompts)}
-        (result,) = evaluate(run, "arena_hard", given, judge, monkeypatch)
-    assert {request["messages"][0]["content"] for request in judge.requests} == {"Be fair."}
-    assert any(last(r).startswith("Solve 0.\n\n | baseline q000 | ") for r in judge.requests)
-    assert result.notes[1:] == [UNCOMPARED] and len(result.questions_digest) == 64
-
-
-def test_a_template_without_a_system_prompt_is_said_so(tmp_path):
-    """Arena-Hard's configuration has one; the system prompt is in its code."""
-    prompts = tmp_path / "arena-hard.yaml"
-    prompts.write_text("judge_model: x\nprompt_template: '{QUESTION} {ANSWER_A} {ANSWER_B}'\n")
-    read = arena_hard.Prompts(str(prompts))
-    assert read.notes == ["the judge's system prompt is DICE's own: arena-hard.yaml has none"]
-    system, user = read.messages(Question("q", "c", ("Why?",), {}), "one", "two")
-    assert system["content"] == arena_hard.SYSTEM_PROMPT and user["content"] == "Why? one two"
-
-
-@pytest.mark.parametrize(
-    ("benchmark", "text", "message"),
-    [
-        (arena_hard, "prompt_template: '{nothing}'", r"can't be filled in \(KeyError\('nothing'\)\)"),
-        (arena_hard, "prompt_template: []", r"must be YAML with prompt_template \(a text\)"),
-        (arena_hard, "prompt_template: a\nsystem_prompt: 5", "must be YAML with prompt_template"),
-        (arena_hard, "- prompt_template", "must be YAML with prompt_template"),
-        (arena_hard, "prompt_template: '{question_1}{answer_2}'", "has no place for the first answer"),
-        (mt_bench, '{"name": "single-v1", "system_prompt": "", "prompt_template": ""}', "lacks single-math"),
-    ],
-)
-def test_prompts_of_no_use(tmp_path, benchmark, text, message):
-    (tmp_path / "prompts").write_text(text + "\n")
-    with pytest.raises(BadInput, match=message):
-        benchmark.Prompts(str(tmp_path / "prompts"))
-
-
-def test_mt_benchs_prompts_must_show_what_is_graded(tmp_path):
-    """FastChat's places are filled; a multi-turn prompt that leaves out the second answer is refused."""
-    one, two = "{question} {answer}", "{question_1} {answer_1} {question_2} {answer_2}"
-    named = dict(zip(mt_bench._own_prompts(), (one, one + " {ref_answer_1}", two, two), strict=True))
-    for second, wrong in (
-        (two, None),
-        (two.replace("{answer_2}", ""), "'single-v1-multi-turn' has no place"),
-    ):
-        named["single-v1-multi-turn"] = second
-        rows = [{"name": n, "system_prompt": "s", "prompt_template": text} for n, text in named.items()]
-        path = str(benchmark_files.write_lines(tmp_path / "judge.jsonl", rows))
-        with pytest.raises(BadInput, match=wrong) if wrong else contextlib.nullcontext():
-            assert mt_bench.Prompts(path).notes == []
-
-
-def test_references_that_do_not_fit(run, arena, mt, tmp_path, monkeypatch):
-    where = "http://127.0.0.1:9/v1"
-    short = benchmark_files.arena_answers(tmp_path / "short.jsonl", "gpt-4-0314", UIDS[1:])
-    with pytest.raises(BadInput, match=r"short.jsonl: no baseline answer to question 'q000'"):
-        evaluate(run, "arena_hard", {**arena, "references": str(short)}, where, monkeypatch)
-    with pytest.raises(BadInput, match=r"no reference answers to question 111, which math needs"):
-        empty = benchmark_files.write_lines(tmp_path / "empty.jsonl", [])
-        evaluate(run, "mt_bench", {**mt, "references": str(empty)}, where, monkeypatch)
-    other = benchmark_files.arena_answers(tmp_path / "other.jsonl", "mine", UIDS)
-    with scripted_judge.serve(lambda request, n: "[[A=B]]") as judge:
-        (result,) = evaluate(run, "arena_hard", {**arena, "references": str(other)}, judge, monkeypatch)
-    assert "baseline mine instead of gpt-4-0314" in result.notes
-
-
-def test_version_2_has_a_baseline_for_each_category(tmp_path):
-    questions = benchmark_files.arena_hard(tmp_path / "q2.jsonl", 750)
-    uids = [f"q{n:03}" for n in range(750)]
-    hard = benchmark_files.arena_answers(tmp_path / "hard.jsonl", "o3-mini-2025-01-31", uids)
-    creative = benchmark_files.arena_answers(tmp_path / "creative.jsonl", "gemini-2.0-flash-001", uids)
-    options = Options(questions=str(questions), references=f"{hard},{creative}")
-    asked = arena_hard.read_questions(options)
-    assert asked.version == "v2.0" and arena_hard.judge_model(asked) == "gpt-4.1"
-    found, _ = arena_hard.references(asked, options)
-    assert [found[uid]["model"] for uid in ("q499", "q500")] == ["o3-mini-2025-01-31", "gemini-2.0-flash-001"]
-    labels = {f"{uid}/{game}": "A=B" for uid in uids[:500] for game in (0, 1)}
-    labels |= {f"{uid}/{game}": ("B>A", "A>B")[game] for uid in uids[500:] for game in (0, 1)}
-    score = arena_hard.score(asked, labels)
-    assert score.score == pytest.approx(2 / 3)
-    assert score.parts == {"creative_writing": 1.0, "hard_prompt": 0.5}
-
-
-def test_alpaca_eval_without_its_package_is_one_line(run, tmp_path, monkeypatch):
-    questions = benchmark_files.alpaca_eval(tmp_path / "q.json")
-    monkeypatch.setenv("ALPACA_EVAL_PYTHON", "/usr/bin/false")
-    given = {"questions": str(questions), "first": 3}
-    with pytest.raises(BadInput, match=r"/usr/bin/false does not have; install it there: pip install"):
-        evaluate(run, "alpaca_eval2", given, "http://127.0.0.1:9/v1", monkeypatch)
-    assert not (run.path / "benchmarks").exists()
