@@ -157,10 +157,10 @@ def write_rows(path: Path, rows: Iterable[Any]) -> None:
 
 
 def write_shard(path: Path, rows: Iterable[Any]) -> None:
-    """Write rows as JSON Lines, atomically, and then the seal that `is_shard` looks for."""
-    write_rows(path, rows)
-    with path.open("rb") as file:
-        seal(path, hashlib.file_digest(file, "sha256").hexdigest())
+    """Write rows as JSON Lines, atomically, and before that the seal that `is_shard` looks for."""
+    content = b"".join(map(to_line, rows))
+    seal(path, hashlib.sha256(content).hexdigest())  # first: a shard that is there is never without it
+    write_text(path, [content])
 
 
 def seal(path: Path, digest: str) -> None:

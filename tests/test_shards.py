@@ -54,7 +54,7 @@ def exchanged(path: Path) -> None:
 
 
 def unsealed(path: Path) -> None:
-    """Killed between the shard and its seal."""
+    """As by whoever copies a run without its hidden files."""
     path.with_name(f".{path.name}{store.SEAL}").unlink()
 
 
