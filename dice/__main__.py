@@ -18,12 +18,15 @@ from typing import Any
 
 import fire
 
-from dice import __version__, nodes, status, store
-from dice.console import console, run, say
+from dice import __version__
 from dice.errors import BadInput
-from dice.launch import die_with_parent
-from dice.recipe_io import load_recipe
-from dice.stage import execute, facts, stage_named
+from dice.launch import machines
+from dice.launch.console import console, run, say, shown
+from dice.launch.processes import die_with_parent
+from dice.recipe.load import load_recipe
+from dice.run.run import Run, open_run
+from dice.run.stage import execute, facts, stage_named
+from dice.tools import status
 
 
 class Promise:
@@ -50,7 +53,7 @@ class Commands:
     def resolve(self, recipe: str, *overrides: str) -> str:
         """Print the number of rounds and the run's folder of a recipe with overrides; change nothing."""
         loaded = load_recipe(str(recipe), overrides)
-        return f"{loaded.rounds} {status.shown(loaded.run_dir)}"
+        return f"{loaded.rounds} {shown(loaded.run_dir)}"
 
     @promised
     def start(self, recipe: str, *overrides: str, force: bool = False) -> None:
@@ -58,16 +61,16 @@ class Commands:
 
         With --force also where finished stages will have to run again.
         """
-        from dice.start import start
+        from dice.stages.prepare import start
 
         start(str(recipe), overrides, bool(force))
 
     @promised
     def hold(self, run: str, recipe: str, *overrides: str) -> None:
         """Take a run for the loop that this process belongs to; iter.sh does."""
-        from dice.start import hold
+        from dice.stages.prepare import hold
 
-        hold(store.open_run(str(run)), str(recipe), overrides)
+        hold(open_run(str(run)), str(recipe), overrides)
 
     @promised
     def plan(self, recipe: str, *overrides: str) -> None:
@@ -75,7 +78,7 @@ class Commands:
 
         python -m dice plan RECIPE [key=value ...] [gpus=8xA100-80G]
         """
-        from dice.plan import show_plan
+        from dice.tools.plan import show_plan
 
         show_plan(str(recipe), [str(override) for override in overrides])
 
@@ -85,16 +88,16 @@ class Commands:
 
         Status 0: nothing at fault; 1: a run would go wrong; 2: `start` would refuse the recipe.
         """
-        from dice.doctor import examine
+        from dice.tools.doctor import examine
 
         sys.exit(examine(str(recipe), [str(override) for override in overrides]))
 
     @promised
     def share(self, run: str) -> None:
         """Take over the stages that other runs beside this one have done and that would be the same here."""
-        from dice import share
+        from dice.tools import reuse
 
-        share.share(store.open_run(str(run)))
+        reuse.share(open_run(str(run)))
 
     @promised
     def ablate(self, recipe: str, *words: str, plan: bool = False, cells: bool = False) -> None:
@@ -103,7 +106,7 @@ class Commands:
         python -m dice ablate RECIPE [key=value ...] [seeds=1,2,3] [axes=reward,balance,gamma] [axis_rounds=1]
         With --plan: what is still to be run; with --cells: the overrides of each such run.
         """
-        from dice import ablation
+        from dice.tools import ablation
 
         given = [str(word) for word in words]
         if plan or cells:
@@ -114,11 +117,11 @@ class Commands:
     @promised
     def train_rm(self, run: str, *, force: bool = False) -> None:
         """Train the scalar reward model of the offline pairs, where the recipe's rewards come from it."""
-        from dice import train_rm
+        from dice.stages import train_reward_model
 
-        opened = store.open_run(str(run))
-        if train_rm.is_wanted(opened.recipe):
-            execute(train_rm.STAGE, opened, 0, bool(force))
+        opened = open_run(str(run))
+        if train_reward_model.is_wanted(opened.recipe):
+            execute(train_reward_model.STAGE, opened, 0, bool(force))
 
     @promised
     def generate(self, run: str, round: int, *, force: bool = False) -> None:
@@ -152,7 +155,7 @@ class Commands:
             return
         if (Path(str(run)) / "recipe.yaml").is_file():
             raise BadInput(f"{run} is a run; which round? python -m dice score {run} 1")
-        from dice.score_file import score_file
+        from dice.tools.score_file import score_file
 
         score_file(str(run), recipe, _overrides(round), output, per_token)
 
@@ -163,7 +166,7 @@ class Commands:
         python -m dice reward FILE_OR_NAME --recipe=RECIPE [key=value ...]
         python -m dice reward FILE_OR_NAME policy=MODEL reference=MODEL template=NAME [key=value ...]
         """
-        from dice.agreement import show_agreement
+        from dice.tools.agreement import show_agreement
 
         show_agreement(str(preferences), recipe, _overrides(overrides))
 
@@ -175,9 +178,9 @@ class Commands:
     @promised
     def register(self, round_dir: str, name: str, mixed: bool = False) -> None:
         """Add a round's pairs to data/dataset_info.json (with --mixed: what the round trained on)."""
-        from dice import export
+        from dice.data.dataset_dir import register
 
-        export.register(str(round_dir), str(name), bool(mixed))
+        register(str(round_dir), str(name), bool(mixed))
 
     @promised
     def train(self, run: str, round: int, *, force: bool = False) -> None:
@@ -193,13 +196,13 @@ class Commands:
         python -m dice export RUN ROUND [--output=FOLDER] [--push=OWNER/NAME]
         python -m dice export CHECKPOINT_FOLDER --output=FOLDER [--push=OWNER/NAME]
         """
-        from dice import publish
+        from dice.tools import export_model
 
         if round is None and not (Path(str(source)) / "recipe.yaml").is_file():
-            publish.export_checkpoint(str(source), output, push)
+            export_model.export_checkpoint(str(source), output, push)
             return
-        opened = store.open_run(str(source))
-        publish.export_round(opened, _round_of(opened, round), output, push)
+        opened = open_run(str(source))
+        export_model.export_round(opened, _round_of(opened, round), output, push)
 
     @fire.decorators.SetParseFns(judge_options=str)  # JSON: fire would make a text of true, false and null
     @promised
@@ -216,9 +219,9 @@ class Commands:
         --judge_prompts=FILE, --judge_options=JSON, --concurrency=N, --models=NAME[,NAME], --first=N,
         --temperature=T, --max_new_tokens=N, --length_data=FILE, --force (what was made for others, anew).
         """
-        from dice import evaluate
+        from dice.stages import evaluate
 
-        opened = store.open_run(str(run))
+        opened = open_run(str(run))
         if benchmark is not None or options:
             _benchmark(opened, benchmark, options, bool(force))
             return
@@ -235,13 +238,13 @@ class Commands:
         nothing is loaded, and pairs whose tokens were not read yet stay plain. With --in_loop (iter.sh):
         only where the recipe wants it, and without a failure if it can't be done.
         """
-        opened = store.open_run(str(run))
+        opened = open_run(str(run))
         if in_loop and not opened.recipe.report:
             return
-        from dice.report import write_report
+        from dice.tools.report import write_report
 
         try:
-            with nodes.meeting("report") as meeting:
+            with machines.meeting("report") as meeting:
                 meeting.agree(functools.partial(facts, opened))
                 write_report(opened, bool(quick)) if meeting.leads else meeting.wait()
         except Exception as error:
@@ -258,13 +261,13 @@ class Commands:
         if run is None:
             status.show_all()
             return
-        if status.show_run(store.open_run(str(run)), bool(check)):
+        if status.show_run(open_run(str(run)), bool(check)):
             sys.exit(1)
 
     @promised
     def places(self, run: str) -> None:
         """Print where a run's models, data sets and logs lie."""
-        status.show_places(store.open_run(str(run)))
+        status.show_places(open_run(str(run)))
 
     @promised
     def version(self) -> str:
@@ -280,12 +283,12 @@ def _overrides(given: tuple[Any, ...]) -> list[str]:
 
 
 def _stage(name: str, run: str, t: int, force: bool) -> None:
-    opened = store.open_run(str(run))
+    opened = open_run(str(run))
     execute(stage_named(name), opened, _round_of(opened, t), bool(force))
 
 
-def _benchmark(run: store.Run, name: str | None, given: dict[str, Any], force: bool) -> None:
-    from dice.benchmarks import evaluation, task
+def _benchmark(run: Run, name: str | None, given: dict[str, Any], force: bool) -> None:
+    from dice.tools.benchmarks import evaluation, task
 
     known = [spec.name for spec in fields(task.Options)]
     for key in given:
@@ -295,7 +298,7 @@ def _benchmark(run: store.Run, name: str | None, given: dict[str, Any], force: b
     evaluation.evaluate(run, str(name), evaluation.parse(given), force)
 
 
-def _round_of(run: store.Run, t: Any) -> int:
+def _round_of(run: Run, t: Any) -> int:
     if not isinstance(t, int) or not 1 <= t <= run.recipe.rounds:
         raise BadInput(f"round is {t!r}; this run has rounds 1 to {run.recipe.rounds}")
     return t

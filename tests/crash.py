@@ -23,7 +23,8 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import conftest
+import commands
+import fake_world
 from killing import Change, Failure, Kill, Loop, plan
 from outcome import files_of, first_difference, rows_of
 from rich.console import Console
@@ -34,7 +35,7 @@ EVERY = {"fake": 1, "hf": 2}  # kills of a stage in a chain: real engines are sl
 MODELS = """
 import sys
 from pathlib import Path
-from conftest import make_random_model
+from fake_world import make_random_model
 for seed, folder in enumerate(sys.argv[1:]):
     make_random_model(Path(folder), seed)
 """
@@ -76,7 +77,7 @@ class Torment:
 
     def _loop(self, name: str) -> Loop:
         folder = self.folder / name
-        data = conftest.make_data(folder / "data")
+        data = fake_world.make_data(folder / "data")
         return Loop(folder, self.settings(data, folder / "results"))
 
     def chain(self, number: int, most: int, on_kill: Callable[[], None]) -> None:
@@ -126,13 +127,13 @@ class Torment:
 
 
 def fake_settings(data: Path, results: Path) -> list[str]:
-    return conftest.make_settings(data, results)
+    return fake_world.make_settings(data, results)
 
 
 def real_settings(folder: Path) -> Callable[[Path, Path], list[str]]:
     """Settings of a small run on random models, with a checkpoint every two steps."""
     policy, reference = folder / "policy", folder / "reference"
-    made = conftest.run_python(MODELS, str(policy), str(reference))
+    made = commands.run_python(MODELS, str(policy), str(reference))
     if made.returncode:
         raise Failure(f"the random models can't be made:\n{made.stderr}")
     changes = [
@@ -141,7 +142,7 @@ def real_settings(folder: Path) -> Callable[[Path, Path], list[str]]:
         "train.global_batch_size=4", "train.num_train_epochs=3", "train.learning_rate=1e-3",
         "train.logging_steps=1", "train.save_strategy=steps", "train.save_steps=2",
     ]  # fmt: skip
-    return lambda data, results: [*conftest.make_settings(data, results), *changes]
+    return lambda data, results: [*fake_world.make_settings(data, results), *changes]
 
 
 def bars() -> Progress:

@@ -2,10 +2,10 @@
 
     python tests/fuzz.py [--examples N] [--seed S] [--only READER]
 
-Every reader gets N inputs out of shape (tests/fuzz_input.py, drawn by hypothesis), every command N runs
-of which a file was spoiled (tests/fuzz_round.py). What may happen: one clear line (BadInput, status 2), rows
-that are dropped and counted, or the same result. A traceback, a hang, an unclear message or a result that
-changed without a word ends this program with status 1.
+Every reader gets N inputs out of shape (tests/support/fuzz_input.py, drawn by hypothesis), every command N
+runs of which a file was spoiled (tests/support/fuzz_round.py). What may happen: one clear line (BadInput,
+status 2), rows that are dropped and counted, or the same result. A traceback, a hang, an
+unclear message or a result that changed without a word ends this program with status 1.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if __name__ == "__main__":  # a test that imports this has its own logs to look into
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -30,7 +30,7 @@ from fuzz_input import READERS, drive  # noqa: E402
 from fuzz_round import COMMANDS, Round  # noqa: E402
 from fuzz_tally import KINDS, Tally  # noqa: E402
 
-IMPORTED_LATE = ("datasets", "transformers.models.auto.modeling_auto", "dice.plan")
+IMPORTED_LATE = ("datasets", "transformers.models.auto.modeling_auto", "dice.tools.plan")
 
 
 def fuzz(

@@ -7,9 +7,9 @@ from dataclasses import MISSING, fields, is_dataclass
 
 import pytest
 import yaml
-from conftest import run_script
+from commands import run_script
 
-from dice.recipe import ROOT, Recipe
+from dice.recipe.keys import ROOT, Recipe
 
 
 def as_yaml(value):

@@ -7,16 +7,19 @@ import subprocess
 import sys
 
 import pytest
-from test_sources import write
+from bomb import Bomb
+from data_sets import write
 
-from dice import manifests, registry, stage, store, trust
-from dice.checkpoints import check_model, only_pickles
+from dice.data import dataset_info
+from dice.data.prompts_and_preferences import read_prompts
 from dice.errors import BadInput
-from dice.launch import environment
-from dice.recipe import ROOT
-from dice.recipe_io import load_recipe
-from dice.sources import read_prompts
-from dice.train import round_config
+from dice.launch.processes import environment
+from dice.models import trust
+from dice.models.checkpoint import check_model, only_pickles
+from dice.recipe.keys import ROOT
+from dice.recipe.load import load_recipe
+from dice.run import files, manifests, stage
+from dice.stages.train import round_config
 
 TOKEN = "hf_ThisIsASecretOfTheEnvironment"
 CODE = """
@@ -28,16 +31,6 @@ class Config(LlamaConfig):
 class Model(LlamaForCausalLM):
     config_class = Config
 """
-
-
-class Bomb:
-    """A pickle that leaves a file behind when it is read."""
-
-    def __init__(self, marker):
-        self.marker = marker
-
-    def __reduce__(self):
-        return open, (str(self.marker), "w")
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +56,7 @@ def own_code(random_model, tmp_path):
 
 
 def test_code_of_a_model_is_refused_and_never_run(own_code):
-    from dice.models import load_model
+    from dice.models.loading import load_model
 
     folder, marker = own_code
     with pytest.raises(BadInput, match="needs its own code .* only with trust_remote_code=true"):
@@ -75,7 +68,7 @@ def test_code_of_a_model_is_refused_and_never_run(own_code):
 
 @pytest.mark.slow
 def test_code_of_a_model_is_run_where_the_recipe_says_so(own_code, monkeypatch, tmp_path):
-    from dice.models import load_model
+    from dice.models.loading import load_model
 
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder, marker = own_code
@@ -86,7 +79,7 @@ def test_code_of_a_model_is_run_where_the_recipe_says_so(own_code, monkeypatch, 
 
 
 def test_trust_is_the_recipes_alone_and_said(fake_settings, fake_run, capsys):
-    from dice.start import start
+    from dice.stages.prepare import start
 
     assert load_recipe("tiny", fake_settings).trust_remote_code is False
     for key in ("train.trust_remote_code=true", "generate.engine_args.trust_remote_code=true"):
@@ -125,7 +118,7 @@ def test_weights_that_are_pickles_are_refused(random_model, tmp_path):
 
 @pytest.mark.slow
 def test_loaders_read_no_pickle_either(random_model, tmp_path):
-    from dice.models import load_model
+    from dice.models.loading import load_model
 
     folder = shutil.copytree(random_model, tmp_path / "model")
     (folder / "model.safetensors").unlink()
@@ -217,14 +210,14 @@ def test_a_local_copy_of_a_hub_set_names_its_own_files(tmp_path, name, monkeypat
         configs = [{"config_name": "default", "data_files": name.format(tmp=tmp_path)}]
         (copy / "README.md").write_text(f"---\nconfigs: {json.dumps(configs)}\n---\n")
     folder = write(tmp_path / "data", "[]", {"hf_hub_url": str(copy)})
-    for use in (read_prompts, registry.digest):
+    for use in (read_prompts, dataset_info.digest):
         with pytest.raises(BadInput, match="lies outside of .*DICE_DATA_DIRS="):
             use(folder, "it")
     monkeypatch.setenv("DICE_DATA_DIRS", str(outside.parent))
-    before = registry.digest(folder, "it")
+    before = dataset_info.digest(folder, "it")
     assert len(read_prompts(folder, "it")[0]) == 1
     outside.write_text('{"instruction": "another"}\n')
-    assert registry.digest(folder, "it") != before
+    assert dataset_info.digest(folder, "it") != before
 
 
 def test_a_sets_folder_on_the_hub_stays_inside(tmp_path):
@@ -232,7 +225,7 @@ def test_a_sets_folder_on_the_hub_stays_inside(tmp_path):
         entries = {"it": {"hf_hub_url": "some/set", "folder": folder}}
         (tmp_path / "dataset_info.json").write_text(json.dumps(entries))
         with pytest.raises(BadInput, match="folder is .*; it must lie inside the set"):
-            registry.find_entry(str(tmp_path), "it")
+            dataset_info.find_entry(str(tmp_path), "it")
 
 
 @pytest.mark.parametrize("name", ["../x.safetensors", "/x.safetensors", "sub/x.safetensors"])
@@ -259,7 +252,7 @@ def test_a_manifest_can_not_have_files_elsewhere_removed(fake_run, tmp_path):
 def test_removing_a_link_leaves_what_it_leads_to(tmp_path):
     (tmp_path / "kept").mkdir()
     (tmp_path / "link").symlink_to("kept")
-    store.remove(tmp_path / "link")
+    files.remove(tmp_path / "link")
     assert (tmp_path / "kept").is_dir() and not (tmp_path / "link").is_symlink()
 
 

@@ -4,13 +4,12 @@ import os
 import sys
 
 import pytest
-from conftest import run_script
+from commands import run_script
 
-from dice import redact
-from dice.console import say
-from dice.errors import BadInput, printable
-from dice.launch import run_logged
-from dice.recipe_io import load_recipe
+from dice.errors import BadInput, first_in, printable, redacted, secrets
+from dice.launch.console import say
+from dice.launch.processes import run_logged
+from dice.recipe.load import load_recipe
 
 TOKEN = "hf_ThisIsASecretOfTheEnvironment"
 
@@ -70,13 +69,13 @@ def test_what_counts_as_a_secret(monkeypatch):
         "MONKEY_SIZE",
     ):
         monkeypatch.setenv(name, "abc" if name == "SHORT_KEY" else f"value of {name}")
-    assert redact.secrets().keys() == {"AWS_SECRET_ACCESS_KEY", "github_token"}
+    assert secrets().keys() == {"AWS_SECRET_ACCESS_KEY", "github_token"}
 
 
 def test_a_secret_within_another_leaves_no_rest(monkeypatch):
     monkeypatch.setenv("A_KEY", "abcdefgh")
     monkeypatch.setenv("B_TOKEN", "abcdefghSECRETPART")
-    assert redact.redacted("abcdefghSECRETPART, abcdefgh") == "[B_TOKEN], [A_KEY]"
+    assert redacted("abcdefghSECRETPART, abcdefgh") == "[B_TOKEN], [A_KEY]"
 
 
 @pytest.mark.parametrize(
@@ -90,8 +89,8 @@ def test_a_secret_within_another_leaves_no_rest(monkeypatch):
 )
 def test_the_host_of_the_judge_is_not_shown(monkeypatch, url, shown):
     monkeypatch.setenv("OPENAI_BASE_URL", url)
-    assert redact.redacted("no route to judge.example.com, nor to localhost:8000") == shown
-    assert redact.first_in("judge.example.com") is None  # which may be part of a path in a recipe
+    assert redacted("no route to judge.example.com, nor to localhost:8000") == shown
+    assert first_in("judge.example.com") is None  # which may be part of a path in a recipe
 
 
 # ---- texts
@@ -115,7 +114,7 @@ def test_the_end_of_a_log_can_not_write_to_the_terminal(tmp_path):
 
 
 def test_a_model_card_takes_no_markdown_from_names(fake_run):
-    from dice.card import _table
+    from dice.tools.model_card import _table
 
     cells = _table([{"model": "a|b\n# big <script>x</script> [link](http://x) `tick`"}])
     assert (

@@ -1,52 +1,76 @@
-"""The shape of the project: import order, what is imported when, and what the README says."""
+"""The shape of the project, looked up in its files; and what the README says of it."""
 
 import ast
 import re
 import subprocess
 import sys
-from pathlib import Path
 
+import house
 import pytest
+from house import PACKAGE, ROOT
 
 import dice
 from dice.__main__ import Commands
-from dice.recipe import ROOT, recipe_names
-from dice.recipe_io import load_recipe
+from dice.recipe.keys import recipe_names
+from dice.recipe.load import load_recipe
 
-PACKAGE = ROOT / "dice"
-MODULES = sorted(
-    path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE
-)
-
-
-def layers() -> list[set[str]]:
-    """The import order of the package's docstring, topmost layer first."""
-    order = dice.__doc__.split(":\n\n", 1)[1]
-    return [set(re.findall(r"\w+", layer)) for layer in order.split(">")]
+MODULES = sorted(house.modules())
+FOLDERS = ("dice", "llama-factory/src", "scripts", "speed", "tests")
+FILES = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
-def name_of(path: Path) -> str:
-    return path.stem if path.parent == PACKAGE else path.parent.name
+def floors() -> dict[str, int]:
+    """The floor of each entry of the package, counted from the top of its docstring's order."""
+    order = next(line for line in dice.__doc__.splitlines() if ">" in line)
+    return {name: floor for floor, names in enumerate(order.split(">")) for name in re.findall(r"\w+", names)}
 
 
-def imported(path: Path) -> set[str]:
-    """Modules of the package that a module imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "dice":
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("dice."):
-            found.add(node.module.split(".")[1])
-    return {name for name in found if (PACKAGE / f"{name}.py").exists() or (PACKAGE / name).is_dir()}
+def test_every_entry_has_a_floor_and_they_are_few():
+    entries = {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert entries - {"__init__"} == floors().keys()
+    assert len(entries) <= 13
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_modules_import_downwards_only(path):
-    level = {name: index for index, layer in enumerate(layers()) for name in layer}
-    name = name_of(path)
-    assert name in level, f"{name} is missing from the import order in dice/__init__.py"
-    upwards = {other for other in imported(path) - {name} if level[other] < level[name]}
-    assert not upwards
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downwards(module):
+    """So the core, which is all below `tools`, never imports a tool."""
+    ours, floor = house.room(module), floors()
+    rooms = {house.room(other) for other in house.imports(module)} - {ours, "__init__"}
+    if ours != "__init__":
+        assert not {other for other in rooms if floor[other] <= floor[ours]}
+
+
+def test_there_is_no_circle_even_inside_a_folder():
+    assert not house.circles()
+
+
+def test_pairing_is_pure():
+    """numpy, what Python brings along, and the errors."""
+    allowed = {"numpy", "dice", *sys.stdlib_module_names}
+    for path in (PACKAGE / "pairing").glob("*.py"):
+        for node in ast.walk(house.tree_of(path)):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                named = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+                assert {name.split(".")[0] for name in named} <= allowed
+    for module in MODULES:
+        if house.room(module) == "pairing":
+            assert {house.room(other) for other in house.imports(module)} <= {"pairing", "errors"}
+
+
+def test_a_packages_init_only_hands_names_on():
+    for path in PACKAGE.glob("*/__init__.py"):
+        tree = house.tree_of(path)
+        assert ast.get_docstring(tree).count("\n") == 0, f"{path}: a newcomer needs one line"
+        assert all(isinstance(node, ast.ImportFrom | ast.Expr | ast.Assign) for node in tree.body)
+
+
+def test_files_and_functions_stay_short():
+    lines = {str(path): path.read_text(encoding="utf-8").count("\n") for path in FILES}
+    assert not {path: count for path, count in lines.items() if count > 350}
+    long = {f"{path}: {name}": n for path in FILES for name, n in house.functions(path) if n > 51}
+    assert not long
 
 
 def test_llama_factory_is_imported_through_one_door():
@@ -59,7 +83,9 @@ def test_every_command_is_put_off_until_all_its_arguments_are_known():
     assert commands and all(hasattr(command, "__wrapped__") for command in commands)
 
 
-@pytest.mark.parametrize("module", ["dice.__main__", "dice.pair", "dice.status", "dice.start"])
+@pytest.mark.parametrize(
+    "module", ["dice.__main__", "dice.stages.pair", "dice.tools.status", "dice.stages.prepare"]
+)
 def test_light_commands_load_no_heavy_library(module):
     heavy = ["torch", "transformers", "llamafactory", "vllm", "datasets"]
     code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
@@ -67,13 +93,6 @@ def test_light_commands_load_no_heavy_library(module):
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert loaded.stdout.strip() == "[]"
-
-
-def test_files_stay_short():
-    folders = ("dice", "scripts", "llama-factory/src")
-    files = [p for folder in folders for p in (ROOT / folder).rglob("*.py")]
-    long = {str(path): n for path in files if (n := path.read_text(encoding="utf-8").count("\n")) > 320}
-    assert not long
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +114,7 @@ DOCUMENTS += [ROOT / "llama-factory" / "README.md", *(ROOT / "scripts").rglob("R
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_path_and_command_in_the_documents_exists(document, known_commands):
     text = document.read_text(encoding="utf-8")
-    top = "dice|scripts|tests|data|docs|llama-factory|benchmarks|[.]ci"
+    top = "dice|scripts|tests|data|docs|llama-factory|speed|[.]ci"
     paths = set(re.findall(rf"(?<![\w/.-])((?:{top})/[\w./-]*[\w/])", text))
     paths |= {link for link in re.findall(r"\]\(([^)#:]+)\)", text)}
     made = ("data/tiny", "data/ultrafeedback_10k", "data/qwen_dpo", "results/", "llama-factory/upstream")
@@ -117,11 +136,14 @@ def test_every_path_and_command_in_the_documents_exists(document, known_commands
 
 def test_the_readmes_tree_names_what_is_there():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tree = re.search(r"```text\ndice-align/\n(.*?)```", readme, re.DOTALL)[1]
+    tree = re.search(r"```text\ndice-align/\n(.*?)```", readme, re.DOTALL)[1].splitlines()
     missing, parents = [], []
-    for line in tree.splitlines():
-        prefix, name = re.match(r"([ │├└─]*)([\w.-]+)", line).groups()
-        parents = [*parents[: len(prefix) // 4 - 1], name]
-        if not ROOT.joinpath(*parents).exists() and name != "results":
-            missing.append("/".join(parents))
-    assert len(tree.splitlines()) > 30 and not missing
+    for line in tree:
+        prefix, names = re.match(r"([ │├└─]*)([\w.-]+(?:, [\w.-]+)*)", line).groups()
+        parents = parents[: len(prefix) // 4 - 1]
+        missing += [name for name in names.split(", ") if not ROOT.joinpath(*parents, name).exists()]
+        parents.append(names)
+    assert 15 < len(tree) <= 40 and not missing
+    assert {path.name for path in PACKAGE.iterdir()} - {"__init__.py", "__pycache__"} <= set(
+        re.findall(r"[\w.]+", "\n".join(tree))
+    )

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from dice import upstream
-from dice.checkpoints import check_model, downloaded
 from dice.errors import BadInput
-from dice.recipe import Recipe, resolve
-from dice.rewards import judge, server
-from dice.rules import MANAGED_TRAIN_ARGS
+from dice.models import llamafactory
+from dice.models.checkpoint import check_model, downloaded
+from dice.recipe.keys import Recipe, resolve
+from dice.recipe.rules import MANAGED_TRAIN_ARGS
+from dice.rewards import judge, judge_server
 
 
 def examine(recipe: Recipe) -> str:
@@ -58,7 +58,7 @@ def _examine_judge(recipe: Recipe) -> str:
         return f"judge {name}, sampled by {recipe.generate.engine}"
     if resolve(name.partition("/")[0]).exists():  # a path, and no model's name
         raise BadInput(f"score.judge: {resolve(name)} does not exist")
-    server.check()
+    judge_server.check()
     return f"judge {name}, behind a server"
 
 
@@ -66,5 +66,5 @@ def _check_args(recipe: Recipe) -> None:
     args = recipe.score.reward_args
     for name in sorted(MANAGED_TRAIN_ARGS & args.keys()):
         raise BadInput(f"score.reward_args: {name} follows from the rest of the recipe")
-    for _, wrong in upstream.wrong_arguments(args, "score.reward_args"):
+    for _, wrong in llamafactory.wrong_arguments(args, "score.reward_args"):
         raise BadInput(wrong)

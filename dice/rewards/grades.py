@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from dice import disk, store
 from dice.errors import BadInput
-from dice.schema import Graded, from_line, to_line
+from dice.launch import disk_errors
+from dice.run import files
+from dice.run.rows import Graded, from_line, to_line
 
 HIGHEST = 5
 AROUND = r"[\s*_`\"'\[($]*"  # markup, quotes and brackets that may stand around a number
@@ -51,7 +52,7 @@ class Kept:
         self.found = {(row.prompt_id, row.sample): row for row in _read(path)}
 
     def __enter__(self) -> Self:
-        store.write_rows(self.path, self.found.values())  # without half a last line
+        files.write_rows(self.path, self.found.values())  # without half a last line
         self.file = self.path.open("ab")
         return self
 
@@ -59,7 +60,7 @@ class Kept:
         """One more row of the shard."""
         self.found[row.prompt_id, row.sample] = row
         if len(row.grades) == self.asked:
-            with disk.naming(self.path):
+            with disk_errors.naming(self.path):
                 self.file.write(to_line(row))
                 self.file.flush()
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from dice import store
-from dice.console import Counter
-from dice.engines import load_scorer
 from dice.errors import BadInput
-from dice.rewards import Job, Scoring, Usable
-from dice.schema import Logps, TokenRewards
+from dice.inference.load import load_scorer
+from dice.launch.progress import Counter
+from dice.rewards.source import Job, Scoring, Usable
+from dice.run import files
+from dice.run.rows import Logps, TokenRewards
 
 UNIT = "log-probs"  # what the progress bar counts
 Key = tuple[str, int]  # (prompt_id, sample)
@@ -34,16 +34,16 @@ class Source(Scoring):
         """Score shards of responses; what an earlier worker left half done is used."""
         halves = {shard: self.job.beside(shard, "policy") for shard in shards}
         for shard, half in halves.items():
-            if store.is_shard(half):
-                self.counter.add(store.count_rows(shard))
+            if files.is_shard(half):
+                self.counter.add(files.count_rows(shard))
                 continue
             self.scorer.use(self.job.policy)
-            store.write_shard(half, self._logps(shard, self.usable(shard)[0]))
+            files.write_shard(half, self._logps(shard, self.usable(shard)[0]))
         for shard, half in halves.items():
             self.scorer.use(self.job.reference)
-            policy = {(row.prompt_id, row.sample): row for row in store.read_rows(half, Logps)}
+            policy = {(row.prompt_id, row.sample): row for row in files.read_rows(half, Logps)}
             self._write(shard, policy)
-            store.remove_shard(half)
+            files.remove_shard(half)
 
     def _logps(self, shard: Path, rows: list[Usable]) -> list[Logps]:
         """Log-probs of responses under the model in use."""
@@ -73,7 +73,7 @@ class Source(Scoring):
             if self.job.per_token:
                 tokens.append(self._token_rewards(row, ours, theirs))
         if self.job.per_token:
-            store.write_rows(self.job.beside(shard, "tokens"), tokens)
+            files.write_rows(self.job.beside(shard, "tokens"), tokens)
         self.write(shard, scores, dropped)
 
     def _token_rewards(self, row: Usable, ours: Logps, reference: Logps) -> TokenRewards:

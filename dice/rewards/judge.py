@@ -1,7 +1,7 @@
 """Grades of a judge: a language model that is asked how good a response is, from 0 to 5.
 
 It is asked several times, and the grades are averaged. The judge is the policy itself or another model
-of this machine, sampled by the recipe's engine, or one behind a server (`dice.rewards.server`). An
+of this machine, sampled by the recipe's engine, or one behind a server (`dice.rewards.judge_server`). An
 answer without a grade is counted; a response whose answers have none at all gets no reward.
 """
 
@@ -10,17 +10,19 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from dice import store
-from dice.console import Counter
-from dice.engines import Request, load_chat, load_sampler
 from dice.errors import BadInput
-from dice.recipe import Generate, Recipe, resolve
-from dice.rewards import Job, Scoring, Usable
+from dice.inference.load import load_chat, load_sampler
+from dice.inference.sampler import Request
+from dice.launch.progress import Counter
+from dice.recipe.keys import Generate, Recipe, resolve
+from dice.recipe.seeds import seed_of
 from dice.rewards.grades import Kept, grade_of
-from dice.schema import Graded, Message
-from dice.seeds import seed_of
+from dice.rewards.source import Asked, Job, Judge, Scoring, Usable
+from dice.run import files
+from dice.run.rows import Graded, Message
+from dice.run.run import model_path
 
 UNIT = "responses"  # what the progress bar counts
 PLACES = ("{prompt}", "{response}")
@@ -46,25 +48,6 @@ earns it nothing. The grades:
 Say in one or two sentences what decides the grade. Then end with a line of exactly this form, N being a
 number from 0 to 5:
 Grade: N"""
-
-
-class Asked(NamedTuple):
-    """A question for the judge, the last turn of `messages`; answer i has the seed `seed + i`."""
-
-    key: str
-    messages: list[Message]
-    seed: int
-
-
-class Judge(Protocol):
-    """Whoever answers."""
-
-    def ask(self, questions: list[Asked], on_answered: Callable[[int, list[str]], None]) -> None:
-        """Calls `on_answered` with the index of each question as soon as it is done, and its answers.
-
-        They are fewer than asked for where some, or all, did not come.
-        """
-        ...
 
 
 class Source(Scoring):
@@ -93,8 +76,8 @@ class Source(Scoring):
             if asked:
                 self.judge.ask([self._question(rows[at]) for at in asked], take)
         graded = [kept.found[key] for key in keys]
-        store.write_shard(self.job.beside(shard, "grades"), graded)
-        store.remove(unfinished)
+        files.write_shard(self.job.beside(shard, "grades"), graded)
+        files.remove(unfinished)
         return [_mean(row.grades) for row in graded]
 
     def _question(self, row: Usable) -> Asked:
@@ -139,8 +122,8 @@ def load_judge(job: Job) -> Judge:
     if name == "policy":
         return Local(job, job.policy)
     if is_local(name):
-        return Local(job, store.model_path(name))
-    from dice.rewards.server import Served
+        return Local(job, model_path(name))
+    from dice.rewards.judge_server import Served
 
     return Served(job)
 
@@ -213,7 +196,7 @@ def tally(job: Job) -> dict[str, int]:
     """How many grades a finished job asked for, and what became of them."""
     asked = read = answered = 0
     for shard in job.shards():
-        for row in store.read_rows(job.beside(shard, "grades"), Graded):
+        for row in files.read_rows(job.beside(shard, "grades"), Graded):
             asked += job.judge["judge_samples"]
             answered += len(row.grades)
             read += sum(grade is not None for grade in row.grades)

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from dice.console import Counter
-from dice.engines import load_reward_model
-from dice.rewards import Job, Scoring, Usable
+from dice.inference.load import load_reward_model
+from dice.launch.progress import Counter
+from dice.rewards.source import Job, Scoring, Usable
 
 UNIT = "rewards"  # what the progress bar counts
 

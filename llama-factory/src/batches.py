@@ -4,7 +4,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from dice.reference import IGNORED, row_hash
+from dice.models.reference_table import IGNORED, row_hash
 
 Item = TypeVar("Item")
 

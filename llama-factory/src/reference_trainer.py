@@ -1,8 +1,8 @@
 """LLaMA-Factory's DPO trainer without a reference model in memory, checked before its first step.
 
 With `reference_logps: table` the reference is the policy itself at the start of the training. Its
-log-probs come from a table (`dice/reference.py`): scoring saved most of them, the rest is computed here
-by the policy before the first step, when the two are still the same model. Checkpoints keep the
+log-probs come from a table (`dice/models/reference_table.py`): scoring saved most of them, the rest is
+computed here by the policy before the first step, when the two are still the same model. Checkpoints keep the
 table, because by the time of a resume the policy has moved.
 
 With `reference_logps: model` the reference is LLaMA-Factory's own. In both cases the implicit rewards of
@@ -22,10 +22,11 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from batches import hashes, kto_pair_loss, lengths, pair_hashes, share
-from dice import resume, store
 from dice.errors import BadInput
-from dice.reference import IGNORED, ReferenceTable
-from dice.upstream import llamafactory
+from dice.models import resume
+from dice.models.llamafactory import llamafactory
+from dice.models.reference_table import IGNORED, ReferenceTable
+from dice.run import files
 
 TABLE, COUNTS = "reference.safetensors", "reference.json"  # in a checkpoint's folder
 # How far a row's log-prob may be from itself, computed another way, in nats per square root of its
@@ -107,9 +108,9 @@ class ReferenceTrainer(Trainer):
             )
         self.counts = {"known": known, "computed": rows - known}
         if checkpoint:  # what was computed before the interruption is known now
-            self.counts = store.read_json(Path(checkpoint) / COUNTS) or self.counts
+            self.counts = files.read_json(Path(checkpoint) / COUNTS) or self.counts
         if self.is_world_process_zero():
-            store.write_json(Path(self.args.output_dir) / COUNTS, self.counts)
+            files.write_json(Path(self.args.output_dir) / COUNTS, self.counts)
             print(
                 f"reference log-probs: {known:,} of {rows:,} are known, {rows - known:,} to compute",
                 flush=True,
@@ -259,7 +260,7 @@ class Hooks(TrainerCallback):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         if trainer.uses_table:
             trainer.table.save(checkpoint / TABLE)
-            store.write_json(checkpoint / COUNTS, trainer.counts)
+            files.write_json(checkpoint / COUNTS, trainer.counts)
         if not (checkpoint / "config.json").exists() and not (checkpoint / "adapter_config.json").exists():
             trainer.model.config.save_pretrained(checkpoint)  # FSDP's parts come without
             trainer.processing_class.save_pretrained(checkpoint)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dice.upstream import llamafactory
+from dice.models.llamafactory import llamafactory
 
 Trainer = llamafactory("train.rm.trainer").PairwiseTrainer
 

@@ -9,7 +9,7 @@ LLaMA-Factory's `run_exp` with the same arguments. Some keys are DICE's own:
     reference_logps: table   DPO against the policy itself, without a second model in memory
                      model   the same with LLaMA-Factory's own reference
                              (without the key: LLaMA-Factory's own, unchecked)
-    reference_table: FILE    reference log-probs that are known beforehand (dice/reference.py)
+    reference_table: FILE    reference log-probs that are known beforehand (dice/models/reference_table.py)
     policy_id: TEXT          identifies the model that training begins with, for resuming; by default its name
     only_last_checkpoint: true   a complete checkpoint replaces those before it
 
@@ -23,15 +23,16 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import batons
+import compile_lock
 import reward_trainer
-from dice import store, trust
-from dice.chat import register_templates
-from dice.checkpoints import ONLY_PICKLES, only_pickles
 from dice.errors import BadInput
-from dice.launch import die_with_parent
-from dice.upstream import llamafactory
-from pairs import count_rows, drop_instead_of_truncating
+from dice.launch.processes import die_with_parent
+from dice.models import trust
+from dice.models.chat_template import register_templates
+from dice.models.checkpoint import ONLY_PICKLES, only_pickles
+from dice.models.llamafactory import llamafactory
+from dice.run import files
+from pair_data import count_rows, drop_instead_of_truncating
 from reference_trainer import Reference, install
 
 
@@ -67,7 +68,7 @@ def run(config: dict[str, Any], callbacks: list[Any] | None = None) -> None:
     """Train with a LLaMA-Factory configuration that may have DICE's own keys. Raises BadInput."""
     refuse_pickles(config)
     if config.get("deepspeed"):
-        batons.install()
+        compile_lock.install()
         trust.know_deepspeed()
     install(take_reference(config))
     reward_trainer.install()
@@ -100,7 +101,7 @@ def main() -> None:
         run(config)
         over.set()
     except BadInput as error:
-        store.write_text(Path(config["output_dir"]) / "bad-input.txt", str(error))
+        files.write_text(Path(config["output_dir"]) / "bad-input.txt", str(error))
         sys.exit(f"error: {error}")
 
 

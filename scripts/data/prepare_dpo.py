@@ -14,10 +14,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import prepare_ultrafeedback
-from dice import launch, resume, store, trainer
-from dice.console import run, say
 from dice.errors import BadInput
-from dice.recipe import resolve
+from dice.launch import devices
+from dice.launch.console import run, say
+from dice.models import resume, trainer
+from dice.recipe.keys import resolve
+from dice.run import files
 
 
 def load(path: str, overrides: tuple[str, ...]) -> dict[str, Any]:
@@ -41,22 +43,22 @@ def prepare(config: str, output: str, *overrides: str) -> None:
     if settings.get("dataset") == prepare_ultrafeedback.NAME:
         prepare_ultrafeedback.main()
     work, log = (target.with_name(f"{target.name}.{end}") for end in ("partial", "log"))
-    processes = launch.workers_per_node()
+    processes = devices.workers_per_node()
     batch = settings.get("per_device_train_batch_size", 1) * settings.get("gradient_accumulation_steps", 1)
-    fitted = trainer.adapt(settings, batch, processes, launch.gpu_count() > 0)
+    fitted = trainer.adapt(settings, batch, processes, devices.gpu_count() > 0)
     fitted |= {"output_dir": str(work), "dataset_dir": str(resolve(settings["dataset_dir"]))}
-    if settings != store.read_json(work / "settings.json"):  # of another start
-        store.remove(work)
+    if settings != files.read_json(work / "settings.json"):  # of another start
+        files.remove(work)
     if fitted.get("deepspeed"):
         resume.check_processes(work, processes)
     if checkpoint := resume.last_complete(work):
         fitted["resume_from_checkpoint"] = str(checkpoint)
-    store.write_json(work / "settings.json", settings)
+    files.write_json(work / "settings.json", settings)
     say(f"prepare   DPO of {settings['model_name_or_path']} on {settings['dataset']}, once")
     trained = trainer.train(fitted, log, "start")
     trainer.collect(work, target)
     say(f"prepare   {output}: trained on {trained.train_rows:,} pairs", mark="+")
-    store.remove(work)
+    files.remove(work)
 
 
 if __name__ == "__main__":

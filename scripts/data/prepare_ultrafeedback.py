@@ -16,10 +16,11 @@ from typing import Any
 import fire
 import numpy as np
 
-from dice import registry, store
-from dice.console import run, say
+from dice.data import dataset_info
 from dice.errors import BadInput
-from dice.recipe import ROOT
+from dice.launch.console import run, say
+from dice.recipe.keys import ROOT
+from dice.run.files import write_array, write_text
 
 HUB_ID = "HuggingFaceH4/ultrafeedback_binarized"
 SPLIT = "train_prefs"
@@ -116,11 +117,11 @@ def main(source: str = HUB_ID, pairs: int = 10_176, seed: int = 42, output: str 
     if len(found) < pairs:
         raise BadInput(f"{len(found):,} usable pairs with distinct prompts; {pairs:,} are asked for")
     drawn = random.Random(seed).sample(found, pairs)
-    store.write_array(files[0], drawn)
-    store.write_array(files[1], ({"instruction": pair["instruction"]} for pair in drawn))
+    write_array(files[0], drawn)
+    write_array(files[1], ({"instruction": pair["instruction"]} for pair in drawn))
     for name, entry in ENTRIES.items():
-        registry.register(folder / "dataset_info.json", name, entry)
-    store.write_text(files[2], card(str(source), seed, drawn, len(found), dropped))
+        dataset_info.register(folder / "dataset_info.json", name, entry)
+    write_text(files[2], card(str(source), seed, drawn, len(found), dropped))
     say(f"ultrafeedback: {pairs:,} preference pairs and their prompts in {folder}", mark="+")
 
 

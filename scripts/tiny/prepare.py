@@ -13,10 +13,11 @@ from pathlib import Path
 import yaml
 
 import world
-from dice import store, trainer
-from dice.console import run, say
-from dice.digests import file_digest
-from dice.recipe import ROOT
+from dice.launch.console import run, say
+from dice.models import trainer
+from dice.recipe.keys import ROOT
+from dice.run import files
+from dice.run.digests import file_digest
 
 HERE = Path(__file__).resolve().parent
 WORLD = ROOT / "data" / "tiny"
@@ -101,7 +102,7 @@ def train(name: str, start: Path) -> None:
         "dataset_dir": str(ROOT / "data"),
         "output_dir": str(WORLD / f"{name}.partial"),
     }
-    store.remove(WORLD / f"{name}.partial")
+    files.remove(WORLD / f"{name}.partial")
     trained = trainer.train(config, WORLD / "logs" / f"{name}.log", f"{name} model")
     trainer.collect(WORLD / f"{name}.partial", WORLD / name)
     say(f"{name:<10}trained on {trained.train_rows:,} rows, loss {trained.curves[-1]['loss']:.3f}", mark="+")
@@ -110,15 +111,15 @@ def train(name: str, start: Path) -> None:
 def main() -> None:
     os.environ["NPROC_PER_NODE"] = "1"  # so that the world is the same on any number of GPUs
     sources = {name: file_digest(HERE / name) for name in MADE_FROM}
-    if store.read_json(WORLD / "sources.json") != sources:
-        store.remove(WORLD)
-        store.write_json(WORLD / "sources.json", sources)
+    if files.read_json(WORLD / "sources.json") != sources:
+        files.remove(WORLD)
+        files.write_json(WORLD / "sources.json", sources)
     if (WORLD / "dpo").exists():
         return
     say("making the tiny world (once): data, tokenizer, SFT model, DPO model")
     data = data_sets()
     for name, rows in data.items():
-        store.write_array(WORLD / f"{name}.json", rows)
+        files.write_array(WORLD / f"{name}.json", rows)
     if not (WORLD / "sft").exists():
         texts = ["user", "assistant", "system", "\n\n", *(t for row in data["sft"] for t in row.values())]
         make_base(WORLD / "base", texts)

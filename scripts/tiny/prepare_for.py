@@ -7,7 +7,7 @@ import sys
 
 import prepare
 import prepare_judge
-from dice.console import run
+from dice.launch.console import run
 
 if __name__ == "__main__":
     run(prepare_judge.main if sys.argv[1:] == ["judge"] else prepare.main)

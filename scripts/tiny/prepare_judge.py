@@ -13,10 +13,10 @@ from typing import Any
 
 import prepare
 import world
-from dice import store
-from dice.console import run, say
-from dice.digests import file_digest
+from dice.launch.console import run, say
 from dice.rewards.grades import HIGHEST
+from dice.run import files
+from dice.run.digests import file_digest
 
 ANSWERS = 12000
 SEED = 43
@@ -49,13 +49,13 @@ def main() -> None:
     prepare.main()
     sources = {name: file_digest(prepare.HERE / name) for name in MADE_FROM}
     stamp, judge = prepare.WORLD / "judge-sources.json", prepare.WORLD / "judge"
-    if store.read_json(stamp) != sources:
-        store.remove(judge)
-        store.write_json(stamp, sources)
+    if files.read_json(stamp) != sources:
+        files.remove(judge)
+        files.write_json(stamp, sources)
     if judge.exists():
         return
     say("making the tiny world's judge (once)")
-    store.write_array(prepare.WORLD / "judge.json", graded_answers())
+    files.write_array(prepare.WORLD / "judge.json", graded_answers())
     prepare.train("judge", prepare.WORLD / "sft")
 
 

@@ -1,0 +1,66 @@
+"""Pairs -> a LLaMA-Factory dataset directory, and TRL's format."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from dice.data import dataset_info
+from dice.errors import BadInput
+from dice.launch.console import say
+from dice.recipe.keys import resolve
+from dice.run import files, manifests
+from dice.run.rows import Message, Pair, Preference
+from dice.run.run import open_run
+
+# How dataset_info.json describes the rows of `_ranking`: the sharegpt format with role/content keys,
+# which carries system prompts and several turns.
+ENTRY = {
+    "formatting": "sharegpt",
+    "ranking": True,
+    "columns": {"messages": "messages", "chosen": "chosen", "rejected": "rejected"},
+    "tags": dataset_info.ROLE_CONTENT,
+}
+
+
+def write(folder: Path, generated: Iterable[Pair], mixed: Iterable[Pair | Preference]) -> None:
+    """Write `dataset.json` (generated pairs), `mixed.json` (with replay) and `dataset_info.json`."""
+    for name, pairs in {"dataset": generated, "mixed": mixed}.items():
+        files.write_array(folder / f"{name}.json", map(_ranking, pairs))
+    entries = {name: {"file_name": f"{name}.json", **ENTRY} for name in ("dataset", "mixed")}
+    files.write_json(folder / "dataset_info.json", entries)
+
+
+def write_trl(folder: Path, generated: Iterable[Pair], mixed: Iterable[Pair | Preference]) -> None:
+    """Write the same two sets as `trl/dataset.json` and `trl/mixed.json`, for `load_dataset("json", ...)`."""
+    for name, pairs in {"dataset": generated, "mixed": mixed}.items():
+        files.write_array(folder / "trl" / f"{name}.json", map(_conversational, pairs))
+
+
+def register(round_dir: str, name: str, mixed: bool = False) -> None:
+    """Add a round's generated pairs, or its mixture, to the dataset_info.json of its recipe as `name`.
+
+    `round_dir` is results/RUN/round-N. Raises BadInput where it has no finished pairs or the name is taken.
+    """
+    folder = next((path for path in (Path(round_dir), resolve(round_dir)) if path.is_dir()), Path(round_dir))
+    if not manifests.read(folder / "pair.manifest.json"):
+        raise BadInput(f"{round_dir}: no finished pairs here; give a round's folder, results/RUN/round-N")
+    registry_file = resolve(open_run(folder.absolute().parent).recipe.dataset_dir) / "dataset_info.json"
+    data = folder.resolve() / "dataset" / ("mixed.json" if mixed else "dataset.json")
+    file_name = os.path.relpath(data, registry_file.resolve().parent)
+    added = dataset_info.register(registry_file, name, {"file_name": file_name, **ENTRY})
+    say(f"register  {name}: {'added to' if added else 'in'} {registry_file}", mark="+" if added else "=")
+
+
+def _ranking(pair: Pair | Preference) -> dict[str, Any]:
+    """LLaMA-Factory's sharegpt ranking format."""
+    return {"messages": pair.messages, "chosen": _answer(pair.chosen), "rejected": _answer(pair.rejected)}
+
+
+def _conversational(pair: Pair | Preference) -> dict[str, Any]:
+    """TRL's conversational preference format."""
+    return {"prompt": pair.messages, "chosen": [_answer(pair.chosen)], "rejected": [_answer(pair.rejected)]}
+
+
+def _answer(text: str) -> Message:
+    return Message(role="assistant", content=text)

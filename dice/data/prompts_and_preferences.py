@@ -1,0 +1,172 @@
+"""Prompts and preferences out of `dataset_info.json`, read as LLaMA-Factory describes them.
+
+Formats: alpaca and sharegpt, with renamed columns and tags; `dice/data/readers.py` reads the files. A row
+that lacks a column which `dataset_info.json` names is an error; a row whose turns are out of order,
+which LLaMA-Factory would skip with a warning, is dropped and counted.
+"""
+
+from collections import Counter
+from typing import Any
+
+from dice.data import readers
+from dice.data.dataset_info import Source, find_source
+from dice.errors import BadInput
+from dice.run.rows import Message, Preference, Prompt, prompt_id
+
+
+class Dropped(Exception):
+    """A row that can't be used; the message is the reason it is counted under."""
+
+
+def read_prompts(dataset_dir: str, name: str) -> tuple[list[Prompt], Counter[str]]:
+    """The distinct prompts of a data set in file order, and the rows dropped by reason.
+
+    Any set will do: of a preference set or an SFT set, the answers are ignored.
+    Raises BadInput where the set can't be read or has no usable prompt.
+    """
+    source = find_source(dataset_dir, name)
+    prompts: dict[str, Prompt] = {}
+    dropped: Counter[str] = Counter()
+    for line, row in readers.read(source):
+        try:
+            messages = messages_of(source, row, line)
+        except Dropped as reason:
+            dropped[str(reason)] += 1
+            continue
+        prompt = Prompt(prompt_id(messages), messages)
+        if prompt.prompt_id in prompts:
+            dropped["duplicate prompts"] += 1
+        else:
+            prompts[prompt.prompt_id] = prompt
+    if not prompts:
+        raise BadInput(f"{source.place}: data set {name!r} has no usable prompt{_why(dropped)}")
+    return list(prompts.values()), dropped
+
+
+def read_preferences(dataset_dir: str, name: str) -> tuple[list[Preference], Counter[str]]:
+    """The preference pairs of a data set in file order, and the rows dropped by reason.
+
+    Raises BadInput where the set can't be read, is no preference set, or has no usable pair.
+    """
+    source = find_source(dataset_dir, name)
+    if not source.entry.get("ranking"):
+        raise BadInput(f'{source.registry}: {name}: not a preference set; it needs "ranking": true')
+    for role in ("chosen", "rejected"):
+        if role not in source.columns:
+            raise BadInput(f"{source.registry}: {name}: columns.{role} is missing")
+    return preferences_of(source)
+
+
+def preferences_of(source: Source) -> tuple[list[Preference], Counter[str]]:
+    """The preference pairs of a source whose columns name chosen and rejected answers."""
+    pairs: list[Preference] = []
+    dropped: Counter[str] = Counter()
+    for line, row in readers.read(source):
+        try:
+            messages = messages_of(source, row, line)
+            chosen, rejected = (answer_of(source, row, line, role) for role in ("chosen", "rejected"))
+            if chosen == rejected:
+                raise Dropped("identical answers")
+            if not (chosen.strip() and rejected.strip()):
+                raise Dropped("empty answers")
+        except Dropped as reason:
+            dropped[str(reason)] += 1
+            continue
+        pairs.append(Preference(prompt_id(messages), messages, chosen, rejected))
+    if not pairs:
+        raise BadInput(f"{source.place}: data set {source.name!r} has no usable pair{_why(dropped)}")
+    return pairs, dropped
+
+
+def _why(dropped: Counter[str]) -> str:
+    reasons = [f"{count} {reason}" for reason, count in dropped.items()]
+    return f" ({', '.join(reasons) or 'it has no rows'})"
+
+
+def _column(source: Source, row: dict[str, Any], line: str, role: str) -> Any:
+    name = source.columns[role]
+    if name not in row:
+        raise BadInput(
+            f"{line}: no column {name!r}, which {source.registry} names as columns.{role} of "
+            f"{source.name!r}; the row has: {', '.join(row) or 'nothing'}"
+        )
+    return row[name]
+
+
+def text_of(value: Any, line: str, what: str) -> str:
+    """A value that must be text. Raises BadInput where it is not, Dropped where it can't be encoded."""
+    if not isinstance(value, str):
+        raise BadInput(f"{line}: {what} is {value!r:.40}; it must be text")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise Dropped("rows with half a character (an unpaired surrogate)") from None
+    return value
+
+
+def messages_of(source: Source, row: dict[str, Any], line: str) -> list[Message]:
+    """The prompt of a row: its turns up to the user's last one, system prompt first."""
+    turns = _sharegpt(source, row, line) if source.is_sharegpt else _alpaca(source, row, line)
+    system = ""
+    if turns and turns[0]["role"] == "system":
+        system, turns = turns[0]["content"], turns[1:]
+    elif source.columns.get("system"):
+        system = text_of(_column(source, row, line, "system") or "", line, "the system prompt")
+    expected = ("user", "assistant")
+    if any(turn["role"] != expected[index % 2] for index, turn in enumerate(turns)):
+        raise Dropped("turns out of order")
+    if not source.entry.get("ranking") and turns and turns[-1]["role"] == "assistant":
+        turns = turns[:-1]
+    if not turns or turns[-1]["role"] != "user":
+        raise Dropped("turns out of order" if turns else "empty prompts")
+    if not turns[-1]["content"].strip():
+        raise Dropped("empty prompts")
+    return ([Message(role="system", content=system)] if system else []) + turns
+
+
+def _alpaca(source: Source, row: dict[str, Any], line: str) -> list[Message]:
+    columns, turns = source.columns, []
+    if columns.get("history"):
+        history = _column(source, row, line, "history") or []
+        if not isinstance(history, list) or any(not isinstance(e, list) or len(e) != 2 for e in history):
+            raise BadInput(f"{line}: the history must be a list of [prompt, response] lists")
+        for exchange in history:
+            for role, text in zip(("user", "assistant"), exchange, strict=True):
+                turns.append(Message(role=role, content=text_of(text, line, "a turn of the history")))
+    parts = [_column(source, row, line, "prompt")]
+    if columns.get("query") and (source.entry.get("columns") or columns["query"] in row):
+        parts.append(_column(source, row, line, "query"))
+    texts = [text_of(part, line, "the prompt") for part in parts if part]
+    return [*turns, Message(role="user", content="\n".join(texts))]
+
+
+def _sharegpt(source: Source, row: dict[str, Any], line: str) -> list[Message]:
+    tags = source.tags
+    roles = {tags["user_tag"]: "user", tags["assistant_tag"]: "assistant", tags["system_tag"]: "system"}
+    turns = _column(source, row, line, "messages")
+    if not isinstance(turns, list):
+        raise BadInput(f"{line}: column {source.columns['messages']!r} must be a list of turns")
+    return [_turn(source, turn, line, roles) for turn in turns]
+
+
+def _turn(source: Source, turn: Any, line: str, roles: dict[str, str]) -> Message:
+    role_tag, content_tag = source.tags["role_tag"], source.tags["content_tag"]
+    if not isinstance(turn, dict) or role_tag not in turn or content_tag not in turn:
+        raise BadInput(f"{line}: a turn must have {role_tag!r} and {content_tag!r}; this one is {turn!r:.60}")
+    role = text_of(turn[role_tag], line, f"{role_tag!r} of a turn")
+    if role not in roles:
+        raise Dropped(f"rows with turns by {role!r:.40}")
+    return Message(role=roles[role], content=text_of(turn[content_tag], line, "a turn"))
+
+
+def answer_of(source: Source, row: dict[str, Any], line: str, role: str) -> str:
+    """The answer that columns.`role` names: a text, a turn, or the last turn of a conversation."""
+    value = _column(source, row, line, role)
+    if isinstance(value, list) and value:  # a conversation; the answer is its last turn
+        value = value[-1]
+    if isinstance(value, dict):
+        content_tag = source.tags["content_tag"]
+        if content_tag not in value:
+            raise BadInput(f"{line}: {role} has no {content_tag!r}; it has: {', '.join(value)}")
+        value = value[content_tag]
+    return text_of(value, line, role)

@@ -1,0 +1,1 @@
+"""Token ids in; samples, log-probs and rewards of tokens out."""

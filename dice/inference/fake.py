@@ -1,0 +1,126 @@
+"""An engine without a model: bytes for tokens, words for answers, hashes for log-probs.
+
+It lets a test run the whole loop in seconds, with the real files, filters and joins. Everything is
+a deterministic function of seeds and texts. A fake model is a folder with a `config.json`.
+"""
+
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dice.inference.sampler import Request, Sampled
+from dice.recipe.keys import Generate
+from dice.run.rows import Message
+
+STOP = 0
+WORDS = ("dog", "cat", "horse", "cow", "red", "blue", "green", "apple", "pear", "hammer", "saw")
+
+
+class Chat:
+    """UTF-8 bytes as token ids; a zero byte ends a turn."""
+
+    stop_ids = (STOP,)
+
+    def encode(self, messages: list[Message], response: str) -> tuple[list[int], list[int]]:
+        prompt = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+        return list(prompt.encode()), [*response.encode(), STOP]
+
+    def encode_prompt(self, messages: list[Message]) -> list[int]:
+        return self.encode(messages, "")[0]
+
+    def decode(self, response_ids: list[int]) -> str:
+        return bytes(i for i in response_ids if i != STOP).decode(errors="replace")
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        return [chr(i) for i in ids]
+
+
+def load_chat(model: str, template: str) -> Chat:
+    return Chat()
+
+
+def identity(model: str) -> str:
+    """What makes a fake model answer differently from another."""
+    return (Path(model) / "config.json").read_text() if Path(model).is_dir() else model
+
+
+class Sampler:
+    """Answers of one to nine words, or grades where one is asked for, cut at `max_new_tokens` bytes."""
+
+    max_model_len = 1 << 20
+    vocabulary = 256
+    takes_stream = True
+
+    def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
+        self.options, self.identity = options, identity(model)
+
+    def sample(self, requests: Iterable[Request]) -> Iterator[Sampled]:
+        limit = self.options.max_new_tokens
+        for request in requests:
+            for sample in range(self.options.samples):
+                rng = random.Random(f"{self.identity} {request.seed + sample}")
+                words = " ".join(rng.choices(WORDS, k=rng.randint(1, 9)))
+                if bytes(request.prompt_ids).endswith(b"Grade: N"):  # the end of a judge's prompt
+                    words = f"Grade: {rng.randint(0, 6)}"  # 6 is none
+                ids = [*words.encode(), STOP]
+                reason = "stop" if len(ids) <= limit else "length"
+                yield Sampled(request.prompt_id, sample, ids[:limit], reason)
+
+
+class Scorer:
+    """Log-probs from hashes: about one nat per byte, a little different for every model."""
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.name = ""
+
+    def use(self, model: str) -> None:
+        self.name = model
+
+    def token_logps(
+        self, rows: list, on_done: Callable[[int], None] = lambda count: None
+    ) -> list[np.ndarray]:
+        on_done(len(rows))
+        return [self._logps(prompt, response) for prompt, response in rows]
+
+    def _logps(self, prompt: list[int], response: list[int]) -> np.ndarray:
+        text = f"{identity(self.name)} {prompt} {response}".encode()
+        noise = int.from_bytes(hashlib.sha256(text).digest()[:4], "big") / 2**32
+        return np.full(len(response), -(1 + 0.1 * noise))
+
+
+Options = dict
+
+
+class RewardModel:
+    """Rewards from hashes, between 0 and 1."""
+
+    longest = float("inf")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def encode(self, messages: list[Message], response: str) -> list[int]:
+        return sum(Chat().encode(messages, response), [])
+
+    def rewards(
+        self, rows: list[list[int]], on_done: Callable[[int], None] = lambda count: None
+    ) -> list[float]:
+        on_done(len(rows))
+        return [random.Random(f"{identity(self.name)} {row}").random() for row in rows]
+
+
+def train(dataset: str, policy: str, output: str) -> None:
+    """A fake model whose identity depends on the data and on the policy it comes from."""
+    digest = hashlib.sha256(Path(dataset).read_bytes() + policy.rsplit("/", 2)[-1].encode()).hexdigest()
+    Path(output).mkdir(parents=True, exist_ok=True)
+    (Path(output) / "config.json").write_text(json.dumps({"digest": digest}) + "\n")
+
+
+if __name__ == "__main__":
+    train(*sys.argv[1:])

@@ -1,0 +1,50 @@
+"""Engines: token ids in, sampled responses out.
+
+An engine is a module with a `Sampler` (below). `hf` runs wherever transformers does, `vllm` where
+vLLM is installed. `fake` needs no model: it samples, scores and trains in no time, for tests.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from dice.recipe.keys import Generate
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to answer K times; sample i uses the seed `seed + i`."""
+
+    prompt_id: str
+    prompt_ids: list[int]
+    seed: int
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """One answer: its token ids, the stop token included, and "stop" or "length"."""
+
+    prompt_id: str
+    sample: int
+    response_ids: list[int]
+    finish_reason: str
+
+
+class Sampler(Protocol):
+    """One model, loaded once."""
+
+    max_model_len: int  # tokens of prompt plus response that fit
+    vocabulary: int  # token ids below this have an embedding
+    takes_stream: bool  # whether to hand over all requests as one stream, or each shard by itself
+    options: Generate  # how to sample: may be another temperature, top_p, ... from one `sample` to the next
+
+    def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
+        """Loads a model. Raises BadInput, in one line, where it or an option can't be used.
+
+        A response ends at one of `stop_ids` or of the end tokens of the model's generation config.
+        """
+        ...
+
+    def sample(self, requests: Iterable[Request]) -> Iterator[Sampled]:
+        """K answers for each request, in any order. Every prompt is shorter than max_model_len."""
+        ...

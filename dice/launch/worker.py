@@ -1,0 +1,114 @@
+"""A stage's worker process, alone or under torchrun.
+
+    python -m dice.launch.worker MODULE PROGRESS [ARGUMENT ...]
+
+What it prints goes to the stage's log. Input that can't be used is reported to the parent in a
+file, so that the terminal shows one line instead of a traceback.
+"""
+
+import fcntl
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from dice.errors import BadInput
+from dice.launch import disk_errors
+from dice.launch.devices import gpu_count
+from dice.launch.processes import die_with_parent
+from dice.launch.progress import Counter
+
+Item = TypeVar("Item")
+
+TORCHRUN_VARIABLES = (
+    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
+    "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Worker:
+    """This process among its kind, and where it reports."""
+
+    rank: int
+    world_size: int
+    local_rank: int
+    progress: Path
+
+    def share(self, items: list[Item]) -> list[Item]:
+        """This worker's items: every world_size-th, the same whatever is already done."""
+        return items[self.rank :: self.world_size]
+
+    def claims(self, name: str) -> "Claims":
+        """For sharing out numbered items as workers become free, instead of beforehand."""
+        return Claims(self.progress / f"{name}.claims", self.rank, self.world_size)
+
+    def counter(self) -> Counter:
+        return Counter(self.progress / f"{self.rank}.json")
+
+
+class Claims:
+    """Numbered items, each for the worker that asks first, for as long as it keeps this object.
+
+    An item is a byte of a file that all workers share, a claim is a lock on it: locks are known to other
+    machines on a shared file system, and go with a process that is killed. Where the file system
+    knows no locks, every world_size-th item is a worker's.
+    """
+
+    def __init__(self, path: Path, rank: int, world_size: int) -> None:
+        self.rank, self.world_size = rank, world_size
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = path.open("ab")
+
+    def take(self, number: int) -> bool:
+        """Whether the item is this worker's from now on."""
+        try:
+            fcntl.lockf(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number)
+        except (BlockingIOError, PermissionError):  # systems differ in how they say that it is taken
+            return False
+        except OSError:
+            return number % self.world_size == self.rank
+        return True
+
+
+def main(module: str, progress: str, *arguments: str) -> None:
+    die_with_parent()
+    worker = Worker(
+        rank=int(os.environ.get("RANK", "0")),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank=int(os.environ.get("LOCAL_RANK", "0")),
+        progress=Path(progress),
+    )
+    _leave_torchrun(worker)
+    try:
+        importlib.import_module(module).work(worker, *arguments)
+    except BadInput as error:
+        worker.progress.mkdir(parents=True, exist_ok=True)
+        (worker.progress / "bad-input.txt").write_text(str(error), encoding="utf-8")
+        sys.exit(f"error: {error}")
+    except OSError as error:  # the parent finds the line in the log
+        if not (line := disk_errors.refusal(error, worker.progress.parent)):
+            raise
+        sys.exit(f"error: {line}")
+
+
+def _leave_torchrun(worker: Worker) -> None:
+    """Become an independent process on its own part of this machine's GPUs.
+
+    Workers never talk to each other, and vLLM would take torchrun's variables for its own.
+    """
+    neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    for name in [*os.environ]:
+        if name in TORCHRUN_VARIABLES or name.startswith("TORCHELASTIC_"):
+            del os.environ[name]
+    if neighbours > 1 and (gpus := gpu_count()):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        devices = visible.split(",") if visible else [str(index) for index in range(gpus)]
+        each = gpus // neighbours
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices[worker.local_rank * each :][:each])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

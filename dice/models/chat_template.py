@@ -1,0 +1,219 @@
+"""Messages -> token ids, through LLaMA-Factory's template registry.
+
+Generation, scoring and training all encode with the same `Template.encode_oneturn`, so a response
+is scored on exactly the token ids that it is trained on, its end-of-turn token included.
+
+A conversation becomes pieces: each user turn with everything up to the point where the assistant
+begins to speak (the first one with BOS and the system prompt), and each assistant turn with its
+end-of-turn token. A piece is rendered to one string and tokenized by itself, without added special
+tokens; a prompt is all pieces but the last, a response is the last.
+
+Two templates are added to the registry, `llama3-custom` and `zephyr-custom`: the ones the paper's
+models were trained with. They differ from LLaMA-Factory's own `llama3` and `zephyr` (see
+docs/method.md).
+"""
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jinja2 import TemplateError
+
+from dice.errors import BadInput
+from dice.models import trust
+from dice.models.checkpoint import has_tokenizer, tokenizer_home
+from dice.models.llamafactory import llamafactory
+from dice.run.rows import Message
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+CUSTOM_TEMPLATES = ("llama3-custom", "zephyr-custom")
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A model's tokenizer and a template: everything between text and token ids."""
+
+    tokenizer: "PreTrainedTokenizerBase"
+    template: Any  # llamafactory.data.template.Template
+
+    def encode(self, messages: list[Message], response: str) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt (`messages`, ending with the user's turn) and of a response to it.
+
+        The response's ids end with the end-of-turn token.
+        """
+        system, turns = _split_system(messages)
+        turns = [*turns, {"role": "assistant", "content": response}]
+        prompt_ids, response_ids = self.template.encode_oneturn(self.tokenizer, turns, system)
+        if self.template.efficient_eos:  # as LLaMA-Factory's pairwise processor does
+            response_ids = [*response_ids, self.tokenizer.eos_token_id]
+        return prompt_ids, response_ids
+
+    def encode_prompt(self, messages: list[Message]) -> list[int]:
+        """Token ids of the prompt alone, up to the point where the response begins."""
+        return self.encode(messages, "")[0]
+
+    def decode(self, response_ids: list[int]) -> str:
+        """Text of sampled token ids, special tokens left out."""
+        return self.tokenizer.decode(
+            response_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+    def pieces(self, ids: list[int]) -> list[str]:
+        """The text of each token, special tokens included; joined they are the text of all.
+
+        A character of several tokens belongs to the last of them.
+        """
+
+        def text(start: int, end: int) -> str:
+            return self.tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False)
+
+        pieces, before, start = [], 0, 0  # tokens decode differently at the start of a text
+        for end in range(1, len(ids) + 1):
+            longer = text(before, end)
+            if longer.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids):
+                pieces.append("")
+                continue
+            pieces.append(longer.removeprefix(text(before, start)))
+            before, start = start, end
+        return pieces
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Token ids that end a response, according to the template; sorted."""
+        return sorted(self.template.get_stop_token_ids(self.tokenizer))
+
+
+def _split_system(messages: list[Message]) -> tuple[str | None, list[Message]]:
+    if messages[0]["role"] == "system":
+        return messages[0]["content"], messages[1:]
+    return None, messages
+
+
+def load_chat(model: str, template: str) -> Chat:
+    """The tokenizer of `model` (a folder or a Hub id) with a LLaMA-Factory template.
+
+    Raises BadInput for an unknown template, a model without a tokenizer, and a template whose
+    special tokens the tokenizer lacks.
+    """
+    register_templates()
+    registry = llamafactory("data.template")
+    if template not in registry.TEMPLATES:
+        raise BadInput(unknown_template(template))
+    tokenizer = load_tokenizer(model)
+    known_tokens = set(tokenizer.get_vocab())
+    arguments = llamafactory("hparams").DataArguments(template=template)
+    try:
+        chat = Chat(tokenizer, registry.get_template_and_fix_tokenizer(tokenizer, arguments))
+        prompt_ids = chat.encode_prompt([Message(role="user", content="Hi")])
+    except Exception as error:  # of any kind: a tokenizer's files say what is called with what
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(
+            f"template {template!r} can't be used with the tokenizer of {os.fspath(model)!r}: {reason}"
+        ) from error
+    if added := sorted(set(tokenizer.get_vocab()) - known_tokens):
+        raise BadInput(
+            f"template {template!r} needs the tokens {', '.join(added)}, which the tokenizer of "
+            f"{os.fspath(model)!r} does not have: use the template that the model was trained with"
+        )
+    bos = tokenizer.bos_token_id
+    if bos is not None and prompt_ids[:2] == [bos, bos]:
+        raise BadInput(
+            f"prompts begin with {tokenizer.bos_token} twice: template {template!r} and the tokenizer of "
+            f"{os.fspath(model)!r} both add it; take it out of one of them"
+        )
+    return chat
+
+
+def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a folder or a Hub id, of an adapter its base's. Raises BadInput without one."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(tokenizer_home(model), padding_side="right", **trust.of_config())
+    except Exception as error:  # tokenizers raises the plain kind for what it can't read
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(f"the tokenizer of {os.fspath(model)!r} can't be loaded: {first_line}") from error
+
+
+def check_alike(policy: str, reference: str) -> None:
+    """Raises BadInput where two models don't read the same text as the same tokens.
+
+    Then a difference of their log-probs means nothing. Compared are the vocabularies and, where both
+    have one, the chat templates. A reference's folder without a tokenizer is taken to share the policy's.
+    """
+    if not has_tokenizer(reference):
+        return
+    ours, theirs = load_tokenizer(policy), load_tokenizer(reference)
+    vocabulary, other = ours.get_vocab(), theirs.get_vocab()
+    apart = sorted(t for t in vocabulary if other.get(t) != vocabulary[t] and t != ours.pad_token)
+    if apart:
+        shown = ", ".join(f"{t!r} is {vocabulary[t]} and {other.get(t, 'missing')}" for t in apart[:5])
+        raise BadInput(
+            f"policy {policy!r} and reference {reference!r} have different vocabularies: {len(apart):,} of "
+            f"{len(vocabulary):,} tokens differ ({shown}{', ...' if len(apart) > 5 else ''})"
+        )
+    if not (ours.chat_template and theirs.chat_template):
+        return
+    turns = [Message(role="user", content="Hi"), Message(role="assistant", content="Hello!")]
+    try:
+        first, second = (t.apply_chat_template(turns, tokenize=False) for t in (ours, theirs))
+    except (TemplateError, ValueError):  # one that wants other turns can't be compared
+        return
+    if first != second:
+        at = len(os.path.commonprefix([first, second]))
+        raise BadInput(
+            f"policy {policy!r} and reference {reference!r} have different chat templates: after "
+            f"{first[:at][-30:]!r} comes {first[at:][:30]!r} in one, {second[at:][:30]!r} in the other"
+        )
+
+
+def known_templates() -> list[str]:
+    """Names in LLaMA-Factory's registry, ours included; sorted."""
+    register_templates()
+    return sorted(llamafactory("data.template").TEMPLATES)
+
+
+def unknown_template(name: str) -> str:
+    """The message for a template that does not exist."""
+    return f"unknown template {name!r}; there are: {', '.join(known_templates())}"
+
+
+def register_templates() -> None:
+    """Add `llama3-custom` and `zephyr-custom` to LLaMA-Factory's registry, once."""
+    template = llamafactory("data.template")
+    if CUSTOM_TEMPLATES[0] in template.TEMPLATES:
+        return
+    formatter = llamafactory("data.formatter")
+
+    def string(*slots: Any) -> Any:
+        return formatter.StringFormatter(slots=list(slots))
+
+    class PieceTemplate(template.Template):
+        """Tokenizes each piece (a turn as rendered) as one string, so ids do not depend on slots."""
+
+        def _convert_elements_to_ids(self, tokenizer: Any, elements: list[Any]) -> list[int]:
+            special = {"bos_token": tokenizer.bos_token, "eos_token": tokenizer.eos_token}
+            texts = (e if isinstance(e, str) else special[next(iter(e))] or "" for e in elements)
+            return tokenizer.encode("".join(texts), add_special_tokens=False)
+
+    header = "<|start_header_id|>{}<|end_header_id|>\n\n"
+    template.register_template(
+        name="llama3-custom",
+        format_prefix=formatter.EmptyFormatter(slots=[{"bos_token"}]),
+        format_system=string(header.format("system") + "{{content}}<|eot_id|>"),
+        format_user=string(header.format("user") + "{{content}}<|eot_id|>" + header.format("assistant")),
+        format_assistant=string("{{content}}<|eot_id|>"),
+        stop_words=["<|eot_id|>", "<|end_of_text|>"],
+        replace_eos=True,
+        template_class=PieceTemplate,
+    )
+    template.register_template(
+        name="zephyr-custom",
+        format_system=string("<|system|>\n{{content}}", {"eos_token"}),
+        format_user=string("\n<|user|>\n{{content}}", {"eos_token"}, "\n<|assistant|>\n"),
+        format_assistant=string("{{content}}", {"eos_token"}),
+        default_system=" ",
+        template_class=PieceTemplate,
+    )

@@ -1,0 +1,213 @@
+"""Loading causal LMs for sampling and scoring: whole models, and LoRA adapters on a base."""
+
+import contextlib
+import gc
+import hashlib
+import warnings
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
+
+from dice.errors import BadInput
+from dice.models import trust
+from dice.models.checkpoint import alters_base, base_of, only_pickles
+from dice.recipe.keys import resolve
+
+ADAPTER_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning, SafetensorError)
+
+
+def device() -> torch.device:
+    """Where this worker computes: the CUDA device that it sees, an Apple GPU, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def dtype_name(dtype: str) -> str:
+    """`auto` is bfloat16 on GPUs, float32 on CPUs."""
+    if dtype != "auto":
+        return dtype
+    return "float32" if device().type == "cpu" else "bfloat16"
+
+
+def attention_choices(attention: str, dtype: str) -> list[str | None]:
+    """What to load a model with, first choice first; None leaves it to transformers.
+
+    `auto` is flash attention where it is installed and can be used (not in float32), else SDPA, else
+    eager. A name is that one.
+    """
+    if attention != "auto":
+        return [attention]
+    choices: list[str | None] = [None]
+    if device().type == "cuda" and dtype_name(dtype) != "float32":
+        # The packages may be installed on a GPU that is too old for them.
+        capability = torch.cuda.get_device_capability()
+        installed = {
+            "flash_attention_3": capability >= (9, 0) and is_flash_attn_3_available(),
+            "flash_attention_2": capability >= (8, 0) and is_flash_attn_2_available(),
+        }
+        choices = [name for name, found in installed.items() if found] + choices
+    return choices
+
+
+def load_model(
+    path: str,
+    dtype: str,
+    attention: str = "auto",
+    quantization_bit: int | None = None,
+    kind_of_model: type = AutoModelForCausalLM,
+) -> torch.nn.Module:
+    """A causal LM in evaluation mode on `device()`; an adapter's folder loads with its base.
+
+    `kind_of_model` is the class of transformers that knows how to load another kind.
+    `quantization_bit` 4 or 8 quantizes the weights with bitsandbytes while loading them.
+    Raises BadInput where `path` (a folder or a Hub id) holds no causal LM, or one that can't be
+    loaded this way.
+    """
+    kind = getattr(torch, dtype_name(dtype))
+    *first, last = attention_choices(attention, dtype)
+    for choice in first:
+        with contextlib.suppress(ValueError, ImportError):  # a family that has no flash attention
+            return _load(path, kind, choice, quantization_bit, kind_of_model)
+    try:
+        return _load(path, kind, last, quantization_bit, kind_of_model)
+    except Exception as error:  # of any kind: what a config.json says is put to use in many places
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        what = "causal LM" if kind_of_model is AutoModelForCausalLM else "reward model"
+        raise BadInput(f"model {path!r} can't be loaded as a {what}: {reason}") from error
+
+
+def _load(
+    path: str, kind: torch.dtype, attention: str | None, quantization_bit: int | None, kind_of_model: type
+) -> torch.nn.Module:
+    model, found = kind_of_model.from_pretrained(
+        path,
+        **trust.of_model(),
+        dtype=kind,
+        attn_implementation=attention,
+        quantization_config=_quantization(quantization_bit, kind),
+        device_map={"": device()},
+        output_loading_info=True,
+    )
+    if missing := sorted(found["missing_keys"]):  # they would be random numbers
+        raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
+    return model.eval().requires_grad_(False)
+
+
+def _quantization(bits: int | None, kind: torch.dtype) -> object | None:
+    if bits is None:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    if bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=kind,
+    )
+
+
+class Models:
+    """One model at a time. Models that are adapters on the same base share it.
+
+    A policy that is an adapter on its reference is therefore loaded once, and its adapter switched
+    on and off.
+    """
+
+    def __init__(self, dtype: str, attention: str, quantization_bit: int | None) -> None:
+        self._options = (dtype, attention, quantization_bit)
+        self._base: str | None = None
+        self._name = ""
+        self._altered = False  # an adapter has changed the base's own weights
+        self._model: torch.nn.Module | None = None  # the base, adapters injected where there are any
+        self._adapters = None  # peft's view of it
+
+    def holds(self, name: str) -> bool:
+        """Whether a model can be used without loading a base."""
+        if self._altered and name != self._name:
+            return False
+        return self._base == (base_of(name) or name)
+
+    def use(self, name: str) -> torch.nn.Module:
+        """The model of a folder or a Hub id: the same object as before where only the adapter differs."""
+        base = base_of(name)
+        if not self.holds(name):
+            self._model = self._adapters = self._base = None
+            free_memory()
+            self._model = load_model(base or name, *self._options)
+            self._base, self._altered = base or name, False
+        self._name = name
+        if base:
+            self._switch_to(name)
+        elif self._adapters:
+            self._adapters.base_model.disable_adapter_layers()
+        return self._model
+
+    def _switch_to(self, adapter: str) -> None:
+        key = f"adapter_{hashlib.sha256(adapter.encode()).hexdigest()[:16]}"  # peft names modules by it
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("error", "Found missing adapter keys")
+                self._load_adapter(adapter, key)
+        except ADAPTER_ERRORS as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise BadInput(f"adapter {adapter!r} can't be loaded onto {self._base!r}: {reason}") from error
+        self._altered = alters_base(adapter)
+        self._adapters.base_model.enable_adapter_layers()
+        self._adapters.set_adapter(key)
+        self._adapters.eval().requires_grad_(False)
+
+    def _load_adapter(self, adapter: str, key: str) -> None:
+        from peft import PeftConfig, PeftModel
+
+        if self._adapters is not None and key in self._adapters.peft_config:
+            return
+        if pickle := only_pickles(adapter):
+            raise ValueError(f"its weights are a pickle ({pickle}), which is not read")
+        if PeftConfig.from_pretrained(adapter).is_prompt_learning:
+            raise ValueError("it is a learned prompt; LoRA and its kin are supported")
+        if self._adapters is None:
+            self._adapters = PeftModel.from_pretrained(self._model, adapter, adapter_name=key)
+        elif missing := self._adapters.load_adapter(adapter, adapter_name=key).missing_keys:
+            raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
+
+
+def free_memory() -> None:
+    """Give memory that nothing refers to any more back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def end_ids(name: str) -> list[int]:
+    """Token ids that end a response according to the generation config of a model; sorted.
+
+    An adapter without one has its base's. A model without one has what its config says.
+    Raises BadInput where they are no numbers.
+    """
+    folder = resolve(name)
+    base = None if (folder / "generation_config.json").is_file() else base_of(name)
+    home = base or (str(folder) if folder.is_dir() else name)
+    try:
+        config = _generation_config(home)
+    except Exception as error:  # of any kind: transformers puts its values to use at once
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"model {name!r}: its generation_config.json can't be read: {reason}") from error
+    eos = config.eos_token_id
+    ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
+    if not all(isinstance(token, int) for token in ids):
+        raise BadInput(f"model {name!r}: eos_token_id in its generation config is {eos!r}, not numbers")
+    return sorted(ids)
+
+
+def _generation_config(home: str) -> GenerationConfig:
+    try:
+        return GenerationConfig.from_pretrained(home)
+    except OSError:
+        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(home, **trust.of_config()))

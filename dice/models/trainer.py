@@ -1,0 +1,156 @@
+"""LLaMA-Factory's trainer, run as a subprocess: torchrun with `llama-factory/src/train.py`.
+
+Training happens in a working folder; `collect` makes a checkpoint out of it once it is complete, so
+a model folder that exists is a finished one.
+"""
+
+import json
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dice.errors import BadInput, StageFailed
+from dice.launch import devices
+from dice.launch.processes import Task, run_task
+from dice.recipe.keys import ROOT
+from dice.run import files
+
+TRAIN_SCRIPT = ROOT / "llama-factory" / "src" / "train.py"
+
+# What makes a checkpoint. Everything else in the trainer's folder (states, cards, logs) stays behind.
+MODEL_FILES = (
+    "config.json", "generation_config.json", "adapter_config.json",
+    "model*.safetensors", "adapter_model*.safetensors", "model.safetensors.index.json",
+    "value_head.safetensors",
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "chat_template*", "*.py",  # the code of a model that comes with its own
+)  # fmt: skip
+
+# What a machine without a GPU can't do and LLaMA-Factory refuses to try.
+WITHOUT_GPU = {"bf16": False, "fp16": False, "deepspeed": None, "flash_attn": "auto"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished training run tells about itself."""
+
+    train_rows: int
+    eval_rows: int
+    curves: list[dict[str, float]]  # by logging step: step, loss, rewards/accuracies, ... and eval_loss, ...
+    reference: dict[str, int] = field(default_factory=dict)  # log-probs of it: known, computed
+
+
+def batch_sizes(global_batch: int, per_device: int, processes: int) -> tuple[int, int]:
+    """Per-device batch and accumulation steps whose product with `processes` is the global batch.
+
+    `per_device` is the most that fits on a device; the largest even divisor up to it is taken.
+    Raises BadInput where the global batch can't be split over the processes.
+    """
+    if global_batch % processes:
+        fitting = [n for n in range(1, global_batch + 1) if global_batch % n == 0]
+        raise BadInput(
+            f"train.global_batch_size is {global_batch}, which {processes} processes can't share evenly; "
+            f"use {', '.join(map(str, fitting))} GPUs, or another train.global_batch_size"
+        )
+    share = global_batch // processes
+    size = max(n for n in range(1, min(per_device, share) + 1) if share % n == 0)
+    return size, share // size
+
+
+def adapt(config: dict[str, Any], global_batch: int, processes: int, on_gpu: bool) -> dict[str, Any]:
+    """A LLaMA-Factory configuration fitted to the machine: batch sizes, and what needs a GPU."""
+    config = dict(config)
+    if not on_gpu:
+        config |= {key: value for key, value in WITHOUT_GPU.items() if key in config}
+    if config.get("deepspeed"):
+        config["deepspeed"] = str(ROOT / config["deepspeed"])
+    per_device = config.get("per_device_train_batch_size", 1)
+    size, steps = batch_sizes(global_batch, per_device, processes)
+    return config | {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+
+
+def train(config: dict[str, Any], log: Path, label: str) -> Trained:
+    """Train in `config["output_dir"]`, with the configuration saved beside the log.
+
+    Raises StageFailed with the end of the log where training fails, BadInput where it was refused.
+    """
+    work = Path(config["output_dir"])
+    config_file = log.with_suffix(".yaml")
+    files.write_text(config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    task = Task(
+        arguments=[str(TRAIN_SCRIPT), str(config_file)],
+        workers=devices.workers_per_node(),
+        label=label,
+        log=str(log),
+        complaint=str(work / "bad-input.txt"),
+        env=_environment(work, log),
+    )
+    run_task(task, "steps", lambda: _progress(work))
+    if trained := finished(work):
+        return trained
+    raise StageFailed(f"{label} ended, but its result is not whole in {work}\n  whole log: {log}")
+
+
+def finished(work: Path) -> Trained | None:
+    """What a training in `work` came to; None where it has not ended: the trainer's state is saved last.
+
+    Raises StageFailed for one whose loss is no number any more.
+    """
+    rows, state = (files.read_json(work / name) for name in ("rows.json", "trainer_state.json"))
+    if rows is None or state is None or not any(work.glob("*.safetensors")):
+        return None
+    curves = [entry for entry in state.get("log_history", []) if "loss" in entry or "eval_loss" in entry]
+    for entry in curves:
+        if not all(math.isfinite(entry[name]) for name in ("loss", "eval_loss") if name in entry):
+            raise StageFailed(
+                f"the training in {work} diverged: at step {entry.get('step')} its loss is no number; a "
+                "lower train.learning_rate may help"
+            )
+    return Trained(rows["train"], rows["eval"], curves, files.read_json(work / "reference.json") or {})
+
+
+def _environment(work: Path, log: Path) -> dict[str, str]:
+    """What training gets besides this process's environment; a user's own choice of loggers' places wins."""
+    loggers = {
+        "TENSORBOARD_LOGGING_DIR": str(log.parent / "tensorboard"),
+        "WANDB_DIR": str(log.parent),
+        "WANDB_PROJECT": "dice",
+    }
+    own = {
+        "HF_DATASETS_CACHE": str(work / "datasets-cache"),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONHASHSEED": "0",  # peft writes sets into an adapter's configuration
+    }
+    return own | {name: os.environ.get(name, value) for name, value in loggers.items()}
+
+
+def collect(work: Path, model: Path, keep: bool = False) -> None:
+    """Put the checkpoint's own files into `model`, safe on the disk before it has its name.
+
+    The working folder goes, unless it is to `keep`: to be gone on with until a stage is done.
+    """
+    partial = model.with_name(f".{model.name}.partial")
+    files.remove(partial)
+    partial.mkdir(parents=True)
+    for path in sorted({path for pattern in MODEL_FILES for path in work.glob(pattern)}):
+        files.link(path, partial / path.name)
+        files.flush(partial / path.name)
+    files.flush(partial)
+    files.remove(model)
+    partial.replace(model)
+    files.flush(model.parent)
+    if not keep:
+        files.remove(work)
+
+
+def _progress(work: Path) -> tuple[int, int]:
+    """(steps done, steps in all), from the log that LLaMA-Factory keeps."""
+    try:
+        entry = json.loads((work / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines()[-1])
+    except (FileNotFoundError, IndexError, json.JSONDecodeError):  # not begun, or being written
+        return 0, 0
+    return entry["current_steps"], entry["total_steps"]

@@ -1,0 +1,40 @@
+"""A round as numbers: arrays with a row per prompt and a column per sample."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass
+class Table:
+    """The prompts of a round and the scores of their samples, (P, K); rows are in file order."""
+
+    prompt_ids: list[str]
+    rewards: np.ndarray  # in the unit of their source; 0 where absent
+    n_chars: np.ndarray
+    n_tokens: np.ndarray
+    present: np.ndarray  # whether the sample was scored
+    row_of: dict[str, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.row_of = {prompt: row for row, prompt in enumerate(self.prompt_ids)}
+
+    @classmethod
+    def empty(cls, prompt_ids: list[str], samples: int) -> "Table":
+        """A table without a score."""
+        shape = (len(prompt_ids), samples)
+        lengths = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        return cls(prompt_ids, np.zeros(shape), *lengths, np.zeros(shape, bool))
+
+    def lengths(self, unit: str) -> np.ndarray:
+        """What alpha multiplies, (P, K): `unit` is chars or tokens."""
+        return self.n_chars if unit == "chars" else self.n_tokens
+
+
+@dataclass
+class Sampled:
+    """What all responses of a round tell, whether they were scored or not."""
+
+    responses: int = 0
+    cut_off: int = 0  # hit the length limit
+    duplicates: int = 0  # of another response to the same prompt, letter by letter

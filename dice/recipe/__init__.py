@@ -1,0 +1,1 @@
+"""What a run shall do: the recipe's keys with their bounds, and how a recipe is read."""

@@ -1,0 +1,78 @@
+"""A run's folder and recipe: where everything of a run lies, and which model is which."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from dice.errors import BadInput
+from dice.launch import disk_errors
+from dice.recipe.keys import Recipe, resolve
+from dice.recipe.load import load_resolved, resolved_yaml
+from dice.run import files
+from dice.run.lock import locked
+
+OWN_FOLDERS = {"train_rm": "reward-model", "evaluate": "evaluate"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and recipe: where everything of a run lies, and which model is which."""
+
+    path: Path
+    recipe: Recipe
+
+    def round_dir(self, t: int) -> Path:
+        return self.path / f"round-{t}"
+
+    def stage_dir(self, stage: str, t: int) -> Path:
+        """The folder of a stage of round t; two stages belong to no round and have one of their own."""
+        return self.path / OWN_FOLDERS[stage] if stage in OWN_FOLDERS else self.round_dir(t)
+
+    def model(self, t: int) -> str:
+        """The model that round t ends with; round 0 is the policy that the run starts from."""
+        return str(self.round_dir(t) / "model") if t else model_path(self.recipe.policy)
+
+    def policy(self, t: int) -> str:
+        """The model that round t samples from and trains."""
+        return self.model(t - 1)
+
+    def reference(self, t: int) -> str:
+        """The model that round t's policy was trained from: the other half of its implicit reward."""
+        return self.model(t - 2) if t > 1 else model_path(self.recipe.reference)
+
+
+def model_path(name: str) -> str:
+    """A folder where there is one (relative to the repository), else a Hub id."""
+    path = resolve(name)
+    return str(path) if path.is_dir() else name
+
+
+def create_run(recipe: Recipe) -> Run:
+    """Write the resolved recipe; the run's folder exists from here on.
+
+    Raises BadInput where it can't be made, or where another process works on the run.
+    """
+    run = Run(recipe.run_dir, recipe)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+        with locked(run.path):
+            files.remove_leftovers(run.path)
+            files.write_text(run.path / "recipe.yaml", resolved_yaml(recipe))
+    except OSError as error:
+        if error.errno in disk_errors.NO_ROOM:
+            raise
+        raise BadInput(f"results_dir: {run.path} can't be written to ({error.strerror})") from None
+    return run
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """What tells recipes apart, as a few hex digits."""
+    return hashlib.sha256(resolved_yaml(recipe).encode()).hexdigest()[:12]
+
+
+def open_run(path: str | Path) -> Run:
+    """The run in a folder, or of a name under results/. Raises BadInput where there is none."""
+    for folder in (Path(path), resolve(str(path)), resolve("results") / str(path)):
+        if (folder / "recipe.yaml").is_file():
+            return Run(folder.absolute(), load_resolved(folder / "recipe.yaml"))
+    raise BadInput(f"{path}: no run here (a run's folder has a recipe.yaml; `iter.sh` makes it)")

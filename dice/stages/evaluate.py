@@ -1,0 +1,200 @@
+"""Held-out prompts, answered by every model of a run and judged by the recipe's judge.
+
+A win rate compares a model with the policy that the run started from (round 0): over all pairs of
+their answers to a prompt, a better answer counts 1, an equal one 1/2; the rate is the mean over
+prompts, its standard error that of the mean over prompts.
+"""
+
+import importlib.util
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from dice.data import dataset_info
+from dice.data.prompts_and_preferences import read_prompts
+from dice.errors import BadInput
+from dice.launch import processes
+from dice.launch.console import console, with_error
+from dice.launch.worker import Worker
+from dice.recipe.keys import Recipe, resolve
+from dice.run import files
+from dice.run.digests import file_digest, model_digest
+from dice.run.manifests import makers
+from dice.run.rows import Judged, Response
+from dice.run.run import Run, open_run
+from dice.run.stage import Outcome, Stage
+from dice.stages.generate import finished_shards, sample_shards, sampling_settings
+
+
+@dataclass(frozen=True)
+class Result:
+    """One model on the held-out prompts."""
+
+    model: str
+    quality: float  # mean, in the judge's units
+    win_rate: float | None  # against round 0's policy, 0 to 1; None for that policy itself
+    win_rate_error: float | None
+    mean_chars: float  # mean answer length in characters
+
+
+def models(run: Run) -> dict[str, str]:
+    """Every model of a run by its name in the table: SFT, DPO, then the rounds that are finished."""
+    found = {"SFT": run.reference(1), "DPO": run.policy(1)}
+    for t in range(1, run.recipe.rounds + 1):
+        if (run.round_dir(t) / "train.manifest.json").exists():
+            found[f"round-{t}"] = run.model(t)
+    return found
+
+
+def win_rate(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """Win rate and its standard error from qualities (P, N) and (P, M) of answers to P prompts."""
+    difference = ours[:, :, None] - theirs[:, None, :]
+    wins = ((difference > 0) + 0.5 * (difference == 0)).mean((1, 2))
+    error = wins.std(ddof=1) / math.sqrt(len(wins)) if len(wins) > 1 else math.nan
+    return float(wins.mean()), float(error)
+
+
+def load_judge(spec: str) -> Callable[[str, str], float]:
+    """The function of `path/to/file.py:function`. Raises BadInput where there is none."""
+    path, _, name = spec.partition(":")
+    file = resolve(path)
+    if not file.is_file():
+        raise BadInput(f"evaluate.judge {spec!r}: {file} does not exist; give path/to/file.py:function")
+    module_spec = importlib.util.spec_from_file_location("dice_judge", file)
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:  # whatever the user's file may raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise BadInput(f"evaluate.judge {spec!r}: {file} can't be run ({reason})") from error
+    judge = getattr(module, name, None)
+    if not callable(judge):
+        raise BadInput(f"evaluate.judge {spec!r}: {file} has no function {name!r}")
+    return judge
+
+
+def _options(recipe: Recipe) -> Recipe:
+    """The recipe with as many samples as an evaluation takes."""
+    return replace(recipe, generate=replace(recipe.generate, samples=recipe.evaluate.samples))
+
+
+def work(worker: Worker, run_dir: str, *names: str) -> None:
+    """A worker's share of some models' answers. Evaluation counts as round 0 for the seeds."""
+    run = open_run(run_dir)
+    folder, recipe = _folder(run, 0), _options(run.recipe)
+    prompts, counter = folder / "prompts.jsonl", worker.counter()
+    for name in names:
+        sample_shards(worker, recipe, models(run)[name], prompts, folder / "responses" / name, 0, counter)
+
+
+def _folder(run: Run, t: int) -> Path:
+    return run.stage_dir("evaluate", t)
+
+
+def _inputs(run: Run, t: int) -> dict[str, str]:
+    evaluate = run.recipe.evaluate
+    digests = {name: model_digest(model) for name, model in models(run).items()}
+    judge = resolve(evaluate.judge.partition(":")[0])
+    digests["judge"] = file_digest(judge) if judge.is_file() else ""
+    return digests | {"prompts": dataset_info.digest(run.recipe.dataset_dir, evaluate.prompts)}
+
+
+def _settings(run: Run, t: int) -> dict[str, Any]:
+    recipe = _options(run.recipe)
+    return {**sampling_settings(recipe), "evaluate": asdict(recipe.evaluate)}
+
+
+def _run(run: Run, t: int) -> Outcome:
+    recipe, folder = run.recipe, _folder(run, t)
+    judge = load_judge(recipe.evaluate.judge)
+    prompts, dropped = read_prompts(recipe.dataset_dir, recipe.evaluate.prompts)
+    files.write_rows(folder / "prompts.jsonl", prompts)
+    rows_read = len(prompts) + dropped.total()
+    questions = {prompt.prompt_id: prompt.messages[-1]["content"] for prompt in prompts}
+    names = list(models(run))
+    # vLLM does not give a GPU back within a process, so each of its models gets one of its own.
+    for batch in [[name] for name in names] if recipe.generate.engine == "vllm" else [names]:
+        arguments = [str(run.path), *batch]
+        processes.run_workers(__name__, folder, arguments, "prompts", recipe.generate.tensor_parallel)
+    size = recipe.generate.shard_size
+    answers = {name: _answers(folder, name, questions, judge, size) for name in names}
+    answered = sorted(set.intersection(*map(set, answers.values())))
+    dropped["prompts too long for a model"] = len(prompts) - len(answered)
+    if not answered:
+        raise BadInput(f"{folder}: every held-out prompt is too long for a model of the run")
+    results = [_result(name, answers[name], answers["DPO"], answered) for name in names]
+    judged = sum(len(rows) for by_prompt in answers.values() for rows in by_prompt.values())
+    return Outcome(
+        rows_in=rows_read,
+        rows_out=judged,
+        summary=f"{judged:,} answers to {len(prompts):,} held-out prompts judged",
+        dropped=dict(dropped),
+        figures={"results": [asdict(result) for result in results]},
+    )
+
+
+def _answers(
+    folder: Path, name: str, questions: dict[str, str], judge: Callable[[str, str], float], size: int
+) -> dict[str, list[tuple[float, int]]]:
+    """(quality, characters) of one model's answers by prompt; the qualities are also written down."""
+    by_prompt = defaultdict(list)
+    judged = []
+    for shard in finished_shards(folder / "responses" / name, len(questions), size):
+        for r in files.read_rows(shard, Response):
+            judged.append(Judged(r.prompt_id, r.sample, _quality(judge, questions[r.prompt_id], r.response)))
+            by_prompt[r.prompt_id].append((judged[-1].quality, r.n_chars))
+    files.write_rows(folder / "quality" / f"{name}.jsonl", judged)
+    return by_prompt
+
+
+def _quality(judge: Callable[[str, str], float], prompt: str, response: str) -> float:
+    try:
+        quality = float(judge(prompt, response))
+    except Exception as error:
+        raise BadInput(f"evaluate.judge fails on {prompt!r:.60}: {type(error).__name__}: {error}") from error
+    if not math.isfinite(quality):
+        raise BadInput(f"evaluate.judge gives {quality} to an answer to {prompt!r:.60}; it must be finite")
+    return quality
+
+
+def _result(name: str, ours: dict[str, list], theirs: dict[str, list], prompts: list[str]) -> Result:
+    """One model's figures on the prompts that every model answered."""
+    qualities = [np.array([[quality for quality, _ in side[p]] for p in prompts]) for side in (ours, theirs)]
+    rate, error = (None, None) if name == "DPO" else win_rate(*qualities)
+    chars = [n_chars for prompt in prompts for _, n_chars in ours[prompt]]
+    return Result(name, float(qualities[0].mean()), rate, error, float(np.mean(chars)))
+
+
+def show(manifest: dict[str, Any]) -> None:
+    """The table of results, on the terminal."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("model")
+    for heading in ("quality", "win rate against DPO", "mean length"):
+        table.add_column(heading, justify="right")
+    for result in (Result(**row) for row in manifest["results"]):
+        rate = "-" if result.win_rate is None else with_error(result.win_rate, result.win_rate_error)
+        table.add_row(result.model, f"{result.quality:.3f}", rate, f"{result.mean_chars:.1f} characters")
+    console.print()
+    console.print(table)
+
+
+def _needs(run: Run, t: int) -> list[tuple[str, int]]:
+    return makers(*(int(name.removeprefix("round-")) for name in models(run) if name.startswith("round-")))
+
+
+STAGE = Stage(
+    "evaluate",
+    _inputs,
+    _settings,
+    outputs=("prompts.jsonl", "responses", "quality"),
+    run=_run,
+    folder=_folder,
+    needs=_needs,
+    expendable=True,
+)

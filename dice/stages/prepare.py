@@ -1,0 +1,169 @@
+"""Before round 1: what can be known to be wrong is found, and nothing is written before that."""
+
+import contextlib
+import fcntl
+import itertools
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+
+from dice.errors import BadInput, StageFailed
+from dice.inference.load import resolve_engine
+from dice.launch import machines, processes
+from dice.launch.console import console, say, shown
+from dice.launch.peers import VARIABLES, node_rank
+from dice.models import trust
+from dice.recipe.keys import ROOT, Recipe
+from dice.recipe.load import load_recipe, origin
+from dice.run import files, lock, manifests
+from dice.run.manifests import differences
+from dice.run.run import Run, create_run
+from dice.run.stage import STAGES, facts, finished_parts, stage_named
+from dice.stages import train_reward_model
+from dice.stages.checks import Check, after_preparation, before_preparation, previous
+
+
+def start(name: str, overrides: Sequence[str], force: bool = False) -> Run:
+    """Check a recipe, make what it needs, and write its run's recipe.yaml.
+
+    Raises BadInput for anything that can't work (a data set, template, model or batch size), and, without
+    `force`, for a recipe with which finished stages would have to run again.
+    """
+
+    def place(key: str) -> str:
+        return origin(name, overrides, key)
+
+    def examine_all(checks: list[Check]) -> None:
+        for check in checks:
+            check.examine()
+
+    with machines.meeting("start") as meeting:
+        recipe = load(name, overrides)
+        run = Run(recipe.run_dir, recipe)
+        meeting.agree(partial(facts, run))
+        _introduce(name, run)
+        examine_all(before_preparation(recipe, place))
+        if not meeting.leads:
+            for task in meeting.tasks():
+                if task["there"] == "run":
+                    _require_shared(run)
+                else:
+                    examine_all(after_preparation(recipe, place, download=True))
+            return run
+        _show_changes(run, force)
+        if recipe.prepare:
+            lock.require_free(run.path)  # what another loop has begun with must stay as it is
+            with _alone():
+                prepare(recipe.prepare)
+        meeting.announce({"there": "what the recipe names"})
+        examine_all(after_preparation(recipe, place, download=True))
+        meeting.gather()
+        create_run(recipe)
+        meeting.announce({"there": "run"})
+        meeting.gather()
+        return run
+
+
+def hold(run: Run, name: str, overrides: Sequence[str]) -> None:
+    """Take a run for the loop; with several nodes node 0 does.
+
+    Raises BadInput where another has it, or has given it another recipe.
+    """
+    if node_rank() > 0:
+        return
+    lock.hold(run.path)
+    if changes := differences(asdict(load(name, overrides)), asdict(run.recipe)):
+        raise BadInput(f"{run.path}: another iter.sh has just begun it with another recipe ({changes[0]})")
+
+
+def load(name: str, overrides: Sequence[str]) -> Recipe:
+    """The recipe as its run will have it: `generate.engine: auto` is the engine that is installed."""
+    recipe = load_recipe(name, overrides)
+    trust.run_code(recipe.trust_remote_code)
+    return replace(recipe, generate=replace(recipe.generate, engine=resolve_engine(recipe.generate.engine)))
+
+
+def _introduce(name: str, run: Run) -> None:
+    """The first lines of a run's story."""
+    recipe = run.recipe
+    rounds = f"{recipe.rounds} round{'s' * (recipe.rounds > 1)}"
+    console.print(f"DICE {Path(name).name}: {rounds} in {shown(run.path)}")
+    if recipe.trust_remote_code:
+        say(f"trust     code of {recipe.policy} and {recipe.reference} is run (trust_remote_code)", mark="!")
+
+
+def _require_shared(run: Run) -> None:
+    """Raises BadInput where what node 0 has written is not to be seen here."""
+    if not (run.path / "recipe.yaml").is_file():
+        raise BadInput(f"{run.path}: node 0 has made it, but it is not here; all nodes need one file system")
+
+
+def _show_changes(run: Run, force: bool) -> None:
+    """Say how the recipe differs from what the run was started with before.
+
+    Raises BadInput where stages were finished with what has changed, without `force`.
+    """
+    before = previous(run.recipe)
+    for change in differences(asdict(before), asdict(run.recipe)) if before else ():
+        say(f"recipe    {change}", mark="!")
+    superseded = _superseded(run) if before and not force else ()
+    lost = [f"{name} of round {t}" if t else name for t, name in superseded]
+    if lost:
+        others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise BadInput(
+            f"{run.path}: {lost[0]}{others} would have to run again with this recipe; --force does that, "
+            "run=NAME begins another run"
+        )
+
+
+def _superseded(run: Run) -> Iterator[tuple[int, str]]:
+    """(round, stage) of what was done or begun with other settings than the recipe's."""
+    rounds = itertools.takewhile(lambda t: run.round_dir(t).is_dir(), itertools.count(1))
+    for name, t in [*train_reward_model.maker(run.recipe), *((name, t) for t in rounds for name in STAGES)]:
+        stage, folder = stage_named(name), run.stage_dir(name, t)
+        manifest = manifests.read(folder / f"{name}.manifest.json")
+        begun = finished_parts(stage, folder) and files.read_json(folder / f"{name}.started.json")
+        done = manifest or begun
+        if done and done.get("recipe") != json.loads(json.dumps(stage.settings(run, t))):
+            yield t, name
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Wait for the preparation of a run that was started beside this one: both write the same files."""
+    checkout = os.open(ROOT, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(checkout, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(checkout)
+
+
+def prepare(command: str) -> None:
+    """Run the recipe's own preparation; it is expected to return at once when there is nothing to do.
+
+    One program with arguments, no shell; `python` is this Python. Raises BadInput where it can't be
+    run, StageFailed where it fails.
+    """
+    try:
+        words = shlex.split(command)
+        if words[0] == "python":
+            words[0] = sys.executable
+        # What it trains, it trains on this machine alone.
+        own = {key: value for key, value in processes.environment().items() if key not in VARIABLES}
+        # Killed with the loop, it leaves nothing at work beside the preparation of the next start.
+        ending = partial(processes.die_with_parent, os.getpid())
+        status = subprocess.run(words, cwd=ROOT, env=own, preexec_fn=ending).returncode
+    except (ValueError, IndexError, OSError) as error:
+        raise BadInput(f"prepare: {command!r} is no command that can be run ({error})") from None
+    if status == BadInput.status:
+        raise BadInput(f"prepare: {command} could not be run (see above)")
+    if status:
+        raise StageFailed(f"prepare: {command} failed with status {status}")

@@ -1,0 +1,210 @@
+"""Stage 2: DPO on the round's mixture, by LLaMA-Factory.
+
+The trainer's configuration is the recipe's LLaMA-Factory file with the round's model, data and
+paths. The reference of the training is the policy that the round starts from; scoring has computed
+its log-probs of the generated pairs already (`dice/models/reference_table.py`). A training that was
+interrupted goes on from its last checkpoint.
+"""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from dice.errors import BadInput
+from dice.launch import devices, processes
+from dice.launch.console import say
+from dice.launch.peers import node_count
+from dice.models import reference_table, resume, trainer
+from dice.models.checkpoint import base_of
+from dice.recipe.keys import Recipe
+from dice.recipe.seeds import seed_of
+from dice.run import files
+from dice.run.digests import file_digest, model_digest
+from dice.run.manifests import makers, manifest_of
+from dice.run.run import Run
+from dice.run.stage import Outcome, Stage
+
+WITHOUT_REFERENCE = ("orpo", "simpo")  # values of pref_loss
+
+
+def round_config(run: Run, t: int) -> dict[str, Any]:
+    """The LLaMA-Factory configuration of round t on this machine."""
+    recipe, folder = run.recipe, run.round_dir(t)
+    on_gpu = devices.gpu_count() > 0 or os.environ.get("DS_ACCELERATOR") == "cpu"
+    fitted = trainer.adapt(recipe.train.args, recipe.train.global_batch_size, devices.process_count(), on_gpu)
+    return fitted | {
+        "do_train": True,
+        **_models(run.policy(t), recipe),
+        "policy_id": model_digest(run.policy(t)),
+        "only_last_checkpoint": True,
+        "data_shared_file_system": node_count() > 1,
+        "trust_remote_code": recipe.trust_remote_code,
+        "logging_nan_inf_filter": False,  # a loss that is no number is to be seen
+        "template": recipe.template,
+        "cutoff_len": recipe.score.cutoff_len,
+        "dataset": "mixed",
+        "dataset_dir": str(folder / "dataset"),
+        "output_dir": str(folder / "train"),
+        "seed": seed_of(recipe.seed, t, "train") % (1 << 31),
+        "report_to": recipe.train.args.get("report_to", "none"),
+        "run_name": f"{recipe.run}-round-{t}",
+    }
+
+
+def _models(policy: str, recipe: Recipe) -> dict[str, Any]:
+    """Which model is trained, and which is its reference: always the policy as the round finds it.
+
+    A policy that is an adapter is trained on, on its base. Upstream's own reference for an adapter is
+    its bare base, which is right only while the adapter is new.
+    """
+    base = base_of(policy)
+    trained: dict[str, Any] = {"model_name_or_path": base or policy}
+    if base:
+        trained["adapter_name_or_path"] = policy
+    if recipe.train.reference_logps == "table":
+        return trained | {"reference_logps": "table"}
+    if base:
+        bits = recipe.train.args.get("quantization_bit")
+        trained |= {"ref_model_adapters": policy, "ref_model_quantization_bit": bits}
+    if base or recipe.train.args["finetuning_type"] != "lora":
+        trained["ref_model"] = base or policy
+    return trained | {"reference_logps": "model"}
+
+
+def _inputs(run: Run, t: int) -> dict[str, str]:
+    folder = run.round_dir(t)
+    return {
+        "mixed.json": file_digest(folder / "dataset" / "mixed.json"),
+        "policy": model_digest(run.policy(t)),
+    }
+
+
+def _settings(run: Run, t: int) -> dict[str, Any]:
+    recipe = run.recipe
+    own = {"seed": recipe.seed, "template": recipe.template, "cutoff_len": recipe.score.cutoff_len}
+    return {**own, "train": asdict(recipe.train)}
+
+
+def _run(run: Run, t: int) -> Outcome:
+    folder, recipe = run.round_dir(t), run.recipe
+    rows = manifest_of(run, t, "pair")["rows_out"]
+    if recipe.generate.engine == "fake":
+        trained = _train_fake(run, t, rows)
+    else:
+        check_rows(rows, recipe)
+        trained = trainer.finished(folder / "train")  # killed after its last step, perhaps
+        trained = trained or trainer.train(_begin(run, t), folder / "logs" / "train.log", "train")
+    files.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
+    trainer.collect(folder / "train", folder / "model", keep=True)
+    return _outcome(rows, trained, recipe, _expected(run, t))
+
+
+def check_rows(rows: int, recipe: Recipe) -> None:
+    """Raises BadInput where a round's pairs can't fill a batch, or are fewer than what validation takes."""
+    batch, validation = recipe.train.global_batch_size, recipe.train.args.get("val_size") or 0
+    held = int(validation * rows) if validation < 1 else int(validation)
+    if held >= rows:
+        raise BadInput(f"train.val_size is {validation:g}, but the round has only {rows:,} pairs")
+    if rows - held < batch:
+        raise BadInput(
+            f"train.global_batch_size is {batch}, but only {rows - held:,} pairs are left to train on"
+            f"{f' after {held:,} for validation' if held else ''}: more prompts, or a smaller batch"
+        )
+
+
+def _begin(run: Run, t: int) -> dict[str, Any]:
+    """The configuration to train with: from the last checkpoint, or from the start."""
+    work, config = run.round_dir(t) / "train", round_config(run, t)
+    if config.get("deepspeed"):
+        resume.check_processes(work, devices.process_count())
+    if checkpoint := resume.last_complete(work):
+        say(f"train     goes on from step {checkpoint.name.rpartition('-')[2]}", mark="=")
+        return config | {"resume_from_checkpoint": str(checkpoint)}
+    if known := _known_reference(run, t):
+        known.save(work / "reference.safetensors")
+        config["reference_table"] = str(work / "reference.safetensors")
+    return config
+
+
+def _known_reference(run: Run, t: int) -> reference_table.ReferenceTable | None:
+    """What scoring knows of the reference; None where that is nothing, or of weights in other bits."""
+    folder = run.round_dir(t)
+    if not _scores_are_of_use(run.recipe):
+        return None
+    return reference_table.from_scores(folder / "pairs.jsonl", files.shards(folder / "scores"))
+
+
+def _expected(run: Run, t: int) -> int:
+    """Responses of the round's mixture, at least, whose reference log-probs scoring knows."""
+    if not _scores_are_of_use(run.recipe) or run.recipe.train.args.get("max_samples"):
+        return 0
+    return 2 * manifest_of(run, t, "pair")["generated"]
+
+
+def _scores_are_of_use(recipe: Recipe) -> bool:
+    """Whether scoring knows log-probs of the reference: of the same weights, and precisely enough."""
+    args = recipe.train.args
+    if recipe.score.reward != "implicit":
+        return False
+    if recipe.train.reference_logps != "table" or recipe.replay.gamma == 1:
+        return False
+    if args.get("pref_loss") in WITHOUT_REFERENCE:
+        return False
+    plain_bits = args.get("quantization_type", "nf4") == "nf4" and args.get("double_quantization", True)
+    same_weights = recipe.score.quantization_bit == args.get("quantization_bit") and plain_bits
+    on_gpu = devices.gpu_count() > 0
+    scored_in_half = recipe.dtype != "float32" and (on_gpu or recipe.dtype != "auto")
+    trains_in_half = on_gpu and any(args.get(key) for key in ("bf16", "fp16", "pure_bf16"))
+    return same_weights and (trains_in_half or not scored_in_half)
+
+
+def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe, expected: int) -> Outcome:
+    used = trained.train_rows + trained.eval_rows
+    steps = [entry for entry in trained.curves if "loss" in entry]
+    how = ""
+    if steps:  # none where there were fewer steps than logging_steps
+        how = f", loss {steps[-1]['loss']:.3f}, accuracy {steps[-1]['rewards/accuracies']:.0%} at the end"
+    notes, warnings = [], []
+    if found := trained.reference:
+        notes = [f"reference log-probs: {found['known']:,} from scoring, {found['computed']:,} computed"]
+        if found["known"] < expected:
+            warnings = [
+                f"scoring encodes {expected - found['known']:,} of {expected:,} generated responses "
+                "otherwise than training; `python -m dice doctor` tells more"
+            ]
+    return Outcome(
+        rows_in=rows,
+        rows_out=used,
+        summary=f"{trained.train_rows:,} pairs{how}",
+        dropped={f"pairs over {recipe.score.cutoff_len:,} tokens": rows - used},
+        figures={
+            "train_rows": trained.train_rows,
+            "eval_rows": trained.eval_rows,
+            **({"reference_logps": found} if found else {}),
+        },
+        notes=notes,
+        warnings=warnings,
+    )
+
+
+def _train_fake(run: Run, t: int, rows: int) -> trainer.Trained:
+    folder = run.round_dir(t)
+    files.remove(folder / "train")
+    command = [sys.executable, "-m", "dice.inference.fake", str(folder / "dataset" / "mixed.json")]
+    command += [run.policy(t), str(folder / "train")]
+    processes.run_logged(command, folder / "logs" / "train.log", "train", "steps", lambda: (0, 0))
+    return trainer.Trained(rows, 0, [])
+
+
+STAGE = Stage(
+    "train",
+    _inputs,
+    _settings,
+    outputs=("model", "curves.jsonl"),
+    run=_run,
+    working=("train",),
+    needs=lambda run, t: [("pair", t), ("score", t), *makers(t - 1)],
+    parts=("train/checkpoint-*/complete.json", "model/*.safetensors"),
+)

@@ -1,0 +1,78 @@
+"""What of a grid is still to be run, and how long that takes."""
+
+import contextlib
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import fmean
+
+from dice.errors import BadInput
+from dice.run import manifests
+from dice.stages import evaluate, train_reward_model
+from dice.stages.order import STAGES
+from dice.tools.ablation.grid import Cell, Grid
+from dice.tools.plan import hardware
+from dice.tools.plan.budget import Budget, budget
+
+
+@dataclass(frozen=True)
+class Expected:
+    """A run of the grid. Seconds are None where they can't be told."""
+
+    cell: Cell
+    shared: list[str]  # stages that a run before it will have done
+    seconds: float | None
+
+
+def forecast(grid: Grid) -> list[Expected]:
+    """All runs in their order. A stage takes what it took in the grid so far, else what `plan` says."""
+    measured = _measured(grid)
+    known: set[str] = set()
+    return [_expected(cell, known, measured) for cell in grid.cells]
+
+
+def _expected(cell: Cell, known: set[str], measured: dict[str, list[float]]) -> Expected:
+    planned = _budget(cell)
+    shared, seconds = [], []
+    for name, t, key in _stages(cell):
+        if key in known:
+            shared.append(f"{name} {t}" if t else name)
+        else:
+            cost = planned.cost(name) if planned else None
+            seconds.append(fmean(measured[name]) if name in measured else cost and cost.seconds)
+        known.add(key)
+    if cell.is_done:
+        return Expected(cell, shared, 0.0)
+    return Expected(cell, shared, None if None in seconds else sum(seconds))
+
+
+def _stages(cell: Cell) -> Iterator[tuple[str, int, str]]:
+    """(stage, round, what it depends on): the settings of all stages up to it. Evaluations differ always."""
+    recipe, path = cell.recipe, []
+    if train_reward_model.is_wanted(recipe):
+        yield "train_rm", 0, json.dumps([train_reward_model.STAGE.settings(cell.run, 0)])
+    for t in range(1, recipe.rounds + 1):
+        for stage in STAGES:
+            path.append([t, stage.name, stage.settings(cell.run, t)])
+            yield stage.name, t, json.dumps(path)
+    yield evaluate.STAGE.name, 0, json.dumps([recipe.run])
+
+
+def _budget(cell: Cell) -> Budget | None:
+    try:
+        return budget(cell.recipe, hardware.find())
+    except BadInput:  # data that `prepare` is still to make
+        return None
+
+
+def _measured(grid: Grid) -> dict[str, list[float]]:
+    """Seconds of every stage that was run in the grid, in one go."""
+    found = defaultdict(list)
+    for cell in grid.cells:
+        for path in cell.run.path.glob("*/*.manifest.json"):
+            with contextlib.suppress(BadInput):  # spoiled: what makes it anew says so
+                manifest = manifests.read(path) or {}
+                if "seconds" in manifest and not manifest.get("resumed") and not manifest.get("shared_from"):
+                    found[manifest["stage"]].append(manifest["seconds"])
+    return found

@@ -1,0 +1,124 @@
+"""Does a reward agree with the labels of a preference set? What to know before a loop."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from dice.data.answers import read_pairs
+from dice.errors import BadInput, printable
+from dice.launch.console import console, say, shown
+from dice.recipe.keys import Recipe
+from dice.run.rows import Score
+from dice.run.run import Run
+from dice.stages import train_reward_model
+from dice.tools.score_file import score_all, settings
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How often reward and label agree (a tie is half an agreement), over `pairs` pairs."""
+
+    pairs: int
+    share: float  # 0 to 1
+    error: float  # standard error
+
+    @classmethod
+    def of(cls, margins: np.ndarray) -> "Agreement":
+        """From margins (N,): reward of chosen minus reward of rejected."""
+        wins = (margins > 0) + 0.5 * (margins == 0)
+        if not len(wins):
+            return cls(0, math.nan, math.nan)
+        error = wins.std(ddof=1) / math.sqrt(len(wins)) if len(wins) > 1 else math.nan
+        return cls(len(wins), float(wins.mean()), float(error))
+
+    def __str__(self) -> str:
+        return f"{self.share:.1%} ± {self.error:.1%}" if self.pairs else "-"
+
+
+def correlation(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation of (N,) with (N,); NaN where one of them never varies."""
+    if len(x) < 2 or x.std() == 0 or y.std() == 0:
+        return math.nan
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def show_agreement(name: str, recipe: str | None, overrides: Sequence[str]) -> None:
+    """Score both answers of every pair of a preference set, and print how they compare.
+
+    Raises BadInput where the set or the models can't be used, StageFailed where a worker broke.
+    """
+    loaded = settings(recipe, overrides)
+    pairs, dropped = read_pairs(name, loaded.dataset_dir)
+    results = score_all(loaded, [(pair.messages, [pair.chosen, pair.rejected]) for pair in pairs])
+    kept = []
+    for chosen, rejected in results:
+        if chosen.score and rejected.score:
+            kept.append((chosen.score, rejected.score))
+        else:
+            dropped[f"with an answer {chosen.reason or rejected.reason}"] += 1
+    if not kept:
+        raise BadInput(f"{name}: no pair can be scored ({dict(dropped)})")
+    title = f"{name}: {len(kept):,} pairs, {_source(loaded)}"
+    _print(title, kept, dropped, loaded.score.unit)
+
+
+def _source(recipe: Recipe) -> str:
+    """What the rewards come from, in words."""
+    score = recipe.score
+    if score.reward == "reward_model":
+        model = train_reward_model.model_of(Run(recipe.run_dir, recipe))
+        return f"reward model {shown(Path(model))}"
+    if score.reward == "judge":
+        return f"judge {recipe.policy if score.judge == 'policy' else score.judge}"
+    return f"{recipe.policy} against {recipe.reference}" if score.reward == "implicit" else "random rewards"
+
+
+def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str], unit: str) -> None:
+    rewards = np.array([[score.reward for score in pair] for pair in kept])
+    chars = np.array([[score.n_chars for score in pair] for pair in kept])
+    tokens = np.array([[score.n_tokens for score in pair] for pair in kept])
+    margins, longer = rewards[:, 0] - rewards[:, 1], chars[:, 0] - chars[:, 1]
+    console.print(printable(title))
+    for reason, count in dropped.items():
+        say(f"not counted: {count:,} {reason}", mark="!")
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("", no_wrap=True)
+    for column in ("all", "chosen longer", "chosen shorter", "same length"):
+        table.add_column(column, justify="right", no_wrap=True)
+    parts = [margins, margins[longer > 0], margins[longer < 0], margins[longer == 0]]
+    table.add_row("pairs", *(f"{len(part):,}" for part in parts))
+    table.add_row("agreement", *(str(Agreement.of(part)) for part in parts))
+    table.add_row(f"margin, {unit}", *(f"{part.mean():+.2f}" if len(part) else "-" for part in parts))
+    console.print()
+    console.print(table)
+
+    spread = ", ".join(
+        f"{share:.0%} {value:+.2f}"
+        for share, value in zip(QUANTILES, np.quantile(margins, QUANTILES), strict=True)
+    )
+    per_token = (rewards / tokens)[:, 0] - (rewards / tokens)[:, 1]
+    console.print()
+    for label, value in (
+        ("margin, quantiles", f"{spread} {unit}"),
+        (
+            "reward",
+            f"chosen {rewards[:, 0].mean():+.2f}, rejected {rewards[:, 1].mean():+.2f} {unit} on average",
+        ),
+        (
+            "length",
+            f"chosen {chars[:, 0].mean():.1f}, rejected {chars[:, 1].mean():.1f} characters on average",
+        ),
+        ("reward and length", f"correlation {correlation(rewards.ravel(), chars.ravel()):+.2f}"),
+        ("margin and length difference", f"correlation {correlation(margins, longer):+.2f}"),
+        ("reward per token agrees", str(Agreement.of(per_token))),
+        ("the longer answer agrees", str(Agreement.of(longer))),
+    ):
+        console.print(f"{label:<30}{value}")

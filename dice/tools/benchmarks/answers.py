@@ -1,0 +1,140 @@
+"""A model's answers to a benchmark's questions, sampled like any others, in the benchmark's own format.
+
+Questions of one turn and temperature are one part, with prompts and shards of its own; a second turn's
+prompts hold the model's own first answer. What is sampled stays, so a killed evaluation goes on.
+"""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from dice.errors import BadInput
+from dice.launch import processes
+from dice.launch.worker import Worker
+from dice.recipe.keys import Recipe
+from dice.run import files
+from dice.run.digests import file_digest, model_digest
+from dice.run.manifests import makers
+from dice.run.rows import Message, Prompt, Response, prompt_id
+from dice.run.run import Run, open_run
+from dice.run.stage import Outcome, Stage
+from dice.stages.evaluate import models
+from dice.stages.generate import Part, sample_parts, sampling_settings
+from dice.tools.benchmarks.task import Reply, Task
+
+
+def stage(task: Task) -> Stage:
+    """The stage that makes one model's answers."""
+
+    def inputs(run: Run, t: int) -> dict[str, str]:
+        model = model_digest(models(run)[task.model])
+        return {"model": model, "questions": file_digest(task.questions.path)}
+
+    def settings(run: Run, t: int) -> dict[str, Any]:
+        sampling = sampling_settings(_recipe(run.recipe, {}))
+        unused = ("samples", "temperature", "top_p", "max_new_tokens")  # the decoding says these
+        options = {key: value for key, value in sampling["generate"].items() if key not in unused}
+        own = {"benchmark": task.name, "model": task.model, "decoding": asdict(task.decoding)}
+        return {**sampling, **own, "generate": options}
+
+    def work_through(run: Run, t: int) -> Outcome:
+        return _run(task, run)
+
+    outputs = ("turns", task.benchmark.ANSWERS)
+    parts = ("turns/*/*/part-*.jsonl",)
+    number = task.model.removeprefix("round-")
+    needs = makers(int(number)) if number.isdigit() else []
+    return Stage(
+        "answers", inputs, settings, outputs, work_through, task.folder, parts=parts, needs=lambda *_: needs
+    )
+
+
+def work(worker: Worker, run_dir: str, model: str, turn: str) -> None:
+    """A worker's share of one turn: every folder in it is a part, with how to sample in `sampling.json`.
+
+    Evaluation counts as round 0 for the seeds.
+    """
+    run = open_run(run_dir)
+    parts = []
+    for path in sorted(Path(turn).glob("*/sampling.json")):
+        recipe = _recipe(run.recipe, files.read_json(path) or {})
+        parts.append(Part(recipe, path.with_name("prompts.jsonl"), path.parent))
+    sample_parts(worker, models(run)[model], parts, 0, worker.counter())
+
+
+def _recipe(recipe: Recipe, sampling: dict[str, Any]) -> Recipe:
+    """The recipe with a benchmark's way of sampling: one answer per question."""
+    return replace(recipe, generate=replace(recipe.generate, samples=1, **sampling))
+
+
+def _run(task: Task, run: Run) -> Outcome:
+    folder = task.folder(run)
+    replies: list[list[Reply]] = [[] for _ in task.items]
+    for turn in range(max(len(question.turns) for question in task.items)):
+        conversations = {
+            index: _messages(question.turns[: turn + 1], replies[index])
+            for index, question in enumerate(task.items)
+            if turn < len(question.turns)
+        }
+        answered = _sample(task, run, folder / "turns" / f"turn-{turn + 1}", conversations)
+        for index, reply in answered.items():
+            replies[index].append(reply)
+    path = task.answers_path(run)
+    notes = task.benchmark.write_answers(path, task.generator(run), task.questions, replies)
+    every = [reply for of_question in replies for reply in of_question]
+    cut_off = sum(reply.cut_off for reply in every)
+    chars = sum(len(reply.text) for reply in every) / len(every)
+    warnings = [f"{cut_off:,} of {len(every):,} answers were cut off"] if cut_off else []
+    return Outcome(
+        rows_in=len(task.items),
+        rows_out=len(every),
+        summary=f"{task.model}: {len(every):,} answers to {len(task.items):,} questions, "
+        f"{chars:,.0f} characters on average",
+        figures={"mean_chars": chars, "cut_off": cut_off, "notes": notes},
+        warnings=warnings + notes,
+    )
+
+
+def _messages(turns: tuple[str, ...], replies: list[Reply]) -> list[Message]:
+    """The user's turns with the model's own answers between them."""
+    messages: list[Message] = []
+    for index, turn in enumerate(turns):
+        messages.append(Message(role="user", content=turn))
+        if index < len(turns) - 1:
+            messages.append(Message(role="assistant", content=replies[index].text))
+    return messages
+
+
+def _sample(task: Task, run: Run, folder: Path, conversations: dict[int, list[Message]]) -> dict[int, Reply]:
+    """The model's replies to one turn's conversations, by the question's number."""
+    groups: dict[float, dict[str, Prompt]] = {}
+    for index, messages in conversations.items():
+        prompt = Prompt(prompt_id(messages), messages)  # a question that comes twice is answered once
+        temperature = task.decoding.of(task.items[index].category)
+        groups.setdefault(temperature, {})[prompt.prompt_id] = prompt
+    for temperature, prompts in groups.items():
+        part = folder / f"temperature-{temperature:g}"
+        files.write_rows(part / "prompts.jsonl", prompts.values())
+        decoding = {"top_p": task.decoding.top_p, "max_new_tokens": task.decoding.max_new_tokens}
+        files.write_json(part / "sampling.json", {"temperature": temperature, **decoding})
+    arguments = [str(run.path), task.model, str(folder)]
+    parallel = run.recipe.generate.tensor_parallel
+    processes.run_workers("dice.tools.benchmarks", task.folder(run), arguments, "questions", parallel)
+    found = {
+        (part.name, response.prompt_id): response
+        for part in folder.glob("temperature-*")
+        for shard in files.shards(part)
+        for response in files.read_rows(shard, Response)
+    }
+    replies = {}
+    for index, messages in conversations.items():
+        question = task.items[index]
+        part = f"temperature-{task.decoding.of(question.category):g}"
+        response = found.get((part, prompt_id(messages)))
+        if response is None:
+            raise BadInput(
+                f"{task.questions.path}: question {question.id!r} leaves {task.model} no room for an "
+                f"answer in its context (see {task.folder(run)}/logs/benchmarks.log); all must be answered"
+            )
+        replies[index] = Reply(response.response, response.n_tokens, response.finish_reason == "length")
+    return replies

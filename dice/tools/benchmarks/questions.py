@@ -1,0 +1,144 @@
+"""A benchmark's files: from the Hub or from this machine, and whether they are what they should be."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dice.data import readers
+from dice.errors import BadInput
+from dice.models import hub
+from dice.recipe.keys import Recipe
+
+OWN_PROMPTS = "the judge's prompts are DICE's own, not the benchmark's"
+UNCOMPARED = (
+    "the questions are those of --questions: their number and columns were checked, their texts were not "
+    "compared with the benchmark's"
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question: the user's turns as they stand in the benchmark's file, letter by letter."""
+
+    id: str
+    category: str
+    turns: tuple[str, ...]
+    row: dict[str, Any] = field(repr=False)  # the file's
+
+
+@dataclass(frozen=True)
+class Questions:
+    """A benchmark's questions in the order of its file."""
+
+    version: str
+    items: list[Question]
+    path: Path
+    notes: tuple[str, ...] = ()  # what is not the benchmark's own
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the questions in their order, each a line of JSON: [id, turn, ...]."""
+        lines = [json.dumps([item.id, *item.turns]) for item in self.items]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are sampled; temperature 0 takes the most probable token."""
+
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+    by_category: dict[str, float] = field(default_factory=dict)  # temperatures that differ
+
+    def of(self, category: str) -> float:
+        """The temperature for a category."""
+        return self.by_category.get(category, self.temperature)
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """A file on the Hugging Face Hub."""
+
+    repo: str
+    path: str
+    kind: str = "dataset"
+
+
+def of_recipe(recipe: Recipe) -> Decoding:
+    """The recipe's own way of sampling."""
+    options = recipe.generate
+    return Decoding(options.temperature, options.top_p, options.max_new_tokens)
+
+
+def local(given: str, option: str) -> Path:
+    """A file of one's own. Raises BadInput, naming the option, where there is none."""
+    if not Path(given).is_file():
+        raise BadInput(f"--{option}: there is no file {given}")
+    return Path(given)
+
+
+def fetch(given: str | None, source: HubFile, option: str) -> Path:
+    """A file of one's own, or the Hub's (from its cache where it is there).
+
+    Raises BadInput, naming the option that takes a file, where it can't be had.
+    """
+    if given:
+        return local(given, option)
+    from huggingface_hub import hf_hub_download
+
+    hub.settle()
+    try:
+        return Path(hf_hub_download(source.repo, source.path, repo_type=source.kind))
+    except Exception as error:  # offline, moved, gated: whatever the Hub comes up with
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise BadInput(
+            f"{source.repo}/{source.path} can't be had from the Hub ({reason:.200}); give a copy by "
+            f"--{option}=FILE"
+        ) from None
+
+
+def read_rows(path: Path, columns: dict[str, type], hint: str = "") -> list[tuple[str, dict[str, Any]]]:
+    """(where, row) of a JSON array or of JSON Lines whose rows have these columns.
+
+    Raises BadInput, naming file and line, for a row that lacks one; `hint` ends the message.
+    """
+    found = []
+    for where, row in readers.READERS["json"](path):
+        for name, kind in columns.items():
+            if name not in row or not isinstance(row[name], kind):
+                have = ", ".join(row) or "nothing"
+                raise BadInput(f"{where}: no column {name!r} with {_called(kind)}; the row has: {have}{hint}")
+        found.append((where, row))
+    return found
+
+
+def check_count(path: Path, count: int, versions: dict[int, str], title: str) -> str:
+    """The version of a benchmark that has so many questions. Raises BadInput where none has."""
+    if count not in versions:
+        known = " or ".join(f"{size} ({version})" for size, version in versions.items())
+        raise BadInput(f"{path}: {count:,} questions; {title} has {known}")
+    return versions[count]
+
+
+def check_distinct(path: Path, ids: Iterable[str]) -> None:
+    """Raises BadInput where two questions have the same name."""
+    seen: set[str] = set()
+    for name in ids:
+        if name in seen:
+            raise BadInput(f"{path}: question {name!r} comes twice")
+        seen.add(name)
+
+
+def check_places(path: str, what: str, filled: str, marks: Sequence[str]) -> None:
+    """Raises BadInput where a judge's prompt, filled in with marks, leaves one of them out."""
+    for mark in marks:
+        if mark not in filled:
+            raise BadInput(f"--judge_prompts: {path}: {what} has no place for {mark.strip('<>')}")
+
+
+def _called(kind: type) -> str:
+    return {str: "a text", list: "a list"}.get(kind, "a value")

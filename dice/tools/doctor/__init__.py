@@ -1,0 +1,123 @@
+"""`python -m dice doctor RECIPE`: what would go wrong, found out in about a minute; nothing is changed.
+
+The checks of `start` come first, then those that look at texts, models and the machine. Every one of
+them is made, whatever the others found.
+"""
+
+import contextlib
+import io
+import textwrap
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+from dice.errors import BadInput, printable
+from dice.launch.console import console, shown
+from dice.models import hub
+from dice.recipe.keys import Recipe
+from dice.recipe.load import origin
+from dice.stages.checks import ROLES, Check, Place, after_preparation, before_preparation, to_be_made
+from dice.stages.data_checks import data_sets
+from dice.stages.prepare import load
+from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look, of_check
+from dice.tools.doctor.models import model_checks
+from dice.tools.doctor.run import run_checks
+from dice.tools.doctor.texts import text_checks
+from dice.tools.plan.forecast import gigabytes
+from dice.tools.plan.sizes import size_of
+
+MARKS = {FAULT: "[red]✗[/]", WARNING: "[yellow]![/]", FINE: "[green]✓[/]", OPEN: "[dim]·[/]"}
+INDENT = 4 + 18  # of a finding's text: mark and topic
+WIDTH = 110
+
+
+def examine(name: str, overrides: Sequence[str]) -> int:
+    """Print every finding. Returns 0 where nothing is at fault, else 1.
+
+    Raises BadInput, all findings printed, where `start` would refuse the recipe.
+    """
+    recipe = load(name, overrides)
+    begun = time.monotonic()
+    hub.settle()
+    console.print(f"\ndoctor of {name} ({shown(recipe.run_dir)}); nothing is changed\n")
+    found = []
+    for finding in findings(recipe, partial(origin, name, overrides)):
+        found.append(finding)
+        _show(finding)
+    levels = Counter(finding.level for finding in found)
+    told = [f"{levels[level]} {level}{'s' * (levels[level] != 1)}" for level in (FAULT, WARNING)]
+    told += [f"{levels[OPEN]} not known yet"] if levels[OPEN] else []
+    console.print(f"\n{', '.join(told)}; {len(found)} checks in {time.monotonic() - begun:.0f} s")
+    if refused := [finding.what for finding in found if finding.refused]:
+        raise BadInput(refused[0])
+    return int(levels[FAULT] > 0)
+
+
+def findings(recipe: Recipe, place: Place) -> Findings:
+    """Every finding on a recipe, as they come; one that an earlier one explains is left open."""
+    told: list[str] = []
+    for finding in _all(recipe, place):
+        if finding.level == FAULT and any(finding.what in earlier for earlier in told):
+            finding = Finding(OPEN, finding.topic, "not known before what is said above is mended")
+        told.append(finding.what)
+        yield finding
+
+
+def _all(recipe: Recipe, place: Place) -> Findings:
+    later = to_be_made(recipe, place)
+    quick = [*before_preparation(recipe, place), *after_preparation(recipe, place)]
+    yield from _made([(check.topic, partial(_quick, recipe, check, later)) for check in quick])
+    case = Case(recipe, later)
+    groups = [run_checks] if recipe.generate.engine == "fake" else [run_checks, text_checks, model_checks]
+    for group in groups:
+        yield from _made(group(case))
+
+
+def _made(looks: Iterable[Look]) -> Findings:
+    """What some checks find; one that can't be made for what another one found does not end the others."""
+    for topic, look in looks:
+        try:
+            with _quiet():
+                found = list(look())
+        except BadInput as error:
+            found = [Finding(FAULT, topic, str(error), "correct it and ask again", refused=True)]
+        except Exception as error:  # of a library, about something that nobody thought of
+            what = f"could not be looked at: {type(error).__name__}: {error}".splitlines()[0]
+            found = [Finding(WARNING, topic, what, "mend what else is said here; if it stays, report it")]
+        yield from found
+
+
+def _quick(recipe: Recipe, check: Check, later: dict[str, str]) -> Findings:
+    finding = of_check(check, later)
+    is_absent = finding.level == OPEN and check.topic not in later
+    yield _absent(recipe, finding) if is_absent else finding
+
+
+def _absent(recipe: Recipe, finding: Finding) -> Finding:
+    """A finding on what may be on the Hub, which can't be asked."""
+    if finding.topic in data_sets(recipe):
+        return replace(finding, what=f"on the Hub, not in its cache: {finding.what}")
+    if finding.topic not in ROLES:
+        return replace(finding, what="not known before both models are on this machine")
+    name = getattr(recipe, finding.topic)
+    size = size_of(name)
+    told = f"about {gigabytes(2 * size.parameters)} by {size.source}" if size else "its size is not known"
+    what = f"{name}: not on this machine; a run downloads it ({told}) if the Hub has it: {finding.what}"
+    return replace(finding, what=what)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
+
+
+def _show(finding: Finding) -> None:
+    lines = textwrap.wrap(printable(finding.what), WIDTH - INDENT) or [""]
+    advice = textwrap.wrap(finding.advice, WIDTH - INDENT - 2) if finding.level in (FAULT, WARNING) else []
+    console.print(f"  {MARKS[finding.level]} ", end="", markup=True)
+    console.print(f"{finding.topic:<18}{lines[0]}")
+    for line in lines[1:] + [f"{'→' if at == 0 else ' '} {text}" for at, text in enumerate(advice)]:
+        console.print(f"{'':<{INDENT}}{line}")

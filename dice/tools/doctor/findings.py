@@ -1,0 +1,125 @@
+"""What the doctor finds, and what it finds it in."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from dice.data.prompts_and_preferences import read_preferences, read_prompts
+from dice.errors import BadInput
+from dice.models import chat_template
+from dice.models.checkpoint import NotHere, check_model
+from dice.recipe.keys import Recipe
+from dice.run.rows import Message, Preference
+from dice.stages.checks import ROLES, Check
+from dice.tools.plan import hardware
+from dice.tools.plan.budget import Budget, budget
+from dice.tools.plan.sizes import Size, size_of
+from dice.tools.plan.workload import is_here
+
+FAULT, WARNING, FINE, OPEN = "fault", "warning", "fine", "open"
+ROWS = 32  # of the real data that are looked at closely
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. Faults and warnings say what to do; open ones, why nobody knows."""
+
+    level: str  # fault, warning, fine, open
+    topic: str
+    what: str
+    advice: str = ""
+    refused: bool = False  # a fault that keeps a run from starting
+
+
+Findings = Iterator[Finding]
+Look = tuple[str, Callable[[], Findings]]  # topic, and what looks at it
+
+
+@dataclass(frozen=True)
+class Case:
+    """A recipe and what belongs to it, as far as it is on this machine."""
+
+    recipe: Recipe
+    later: dict[str, str]  # what `prepare` is still to make, by topic
+
+    @cached_property
+    def budget(self) -> Budget:
+        """Raises BadInput where data that is here can't be read."""
+        return budget(self.recipe, hardware.find())
+
+    @cached_property
+    def sizes(self) -> dict[str, Size | None]:
+        """How large policy and reference are; None where nothing tells."""
+        return {role: size_of(getattr(self.recipe, role)) for role in ROLES}
+
+    @cached_property
+    def chat(self) -> chat_template.Chat | None:
+        """The policy's tokenizer with the template; None where they are not here or do not go together."""
+        home = self.home("policy")
+        try:
+            return chat_template.load_chat(home, self.recipe.template) if home else None
+        except Exception:  # whatever it is, the quick part told of it
+            return None
+
+    def home(self, role: str) -> str | None:
+        """The folder of a complete model on this machine; None where there is none."""
+        if role in self.later:
+            return None
+        try:
+            folder = check_model(role, getattr(self.recipe, role))
+        except BadInput:
+            return None
+        return str(folder) if folder else None
+
+    @cached_property
+    def prompts(self) -> list[list[Message]]:
+        """All prompts of the recipe; none where they are not here or can't be read."""
+        recipe = self.recipe
+        try:
+            here = is_here(recipe, recipe.prompts)
+            rows = read_prompts(recipe.dataset_dir, recipe.prompts)[0] if here else []
+        except BadInput:
+            return []
+        return [row.messages for row in rows]
+
+    @cached_property
+    def offline(self) -> list[Preference]:
+        """Some of the replayed pairs, spread over the data; none where they are not here, or unreadable."""
+        recipe = self.recipe
+        name = recipe.replay.dataset if recipe.replay.gamma > 0 else None
+        try:
+            here = name and is_here(recipe, name)
+            return spread(read_preferences(recipe.dataset_dir, name)[0]) if here else []
+        except BadInput:
+            return []
+
+    @property
+    def pairs(self) -> list[Preference]:
+        """The offline pairs; without any, prompts with made-up answers, whose labels mean nothing."""
+        if self.offline:
+            return self.offline
+        made_up = ("Yes, of course.\n\n1. This", "No.")
+        return [Preference("", messages, *made_up) for messages in spread(self.prompts)]
+
+
+def looks_at(case: Case, *checks: Callable[[Case], Finding]) -> Iterator[Look]:
+    """Some checks of a case, to be made one by one, each under its own name."""
+    for check in checks:
+        yield check.__name__.replace("_", " "), lambda check=check: iter([check(case)])
+
+
+def spread(rows: list) -> list:
+    """Up to `ROWS` rows, evenly spread."""
+    return rows[:: max(1, len(rows) // ROWS)][:ROWS]
+
+
+def of_check(check: Check, later: dict[str, str]) -> Finding:
+    """What a quick check of a recipe finds. `later` is what `prepare` is still to make, by topic."""
+    if check.topic in later:
+        return Finding(OPEN, check.topic, f"{later[check.topic]}: not here yet, `prepare` makes it")
+    try:
+        return Finding(FINE, check.topic, check.examine())
+    except NotHere as error:
+        return Finding(OPEN, check.topic, error.reason)
+    except BadInput as error:
+        return Finding(FAULT, check.topic, str(error), check.advice, refused=True)

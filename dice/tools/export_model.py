@@ -1,0 +1,219 @@
+"""A trained model as a plain Hugging Face folder: adapters merged, sharded checkpoints gathered.
+
+What comes out loads with `AutoModelForCausalLM.from_pretrained`, in vLLM and anywhere else, without DICE,
+peft or DeepSpeed. The source is a round of a run, or any checkpoint folder of a training.
+"""
+
+import contextlib
+import pickle
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from dice.errors import BadInput
+from dice.launch.console import say
+from dice.models import trainer, trust
+from dice.models.checkpoint import base_of, check_model, tokenizer_home
+from dice.recipe.keys import resolve
+from dice.run import files
+from dice.run.manifests import require
+from dice.run.run import Run
+from dice.tools import model_card
+
+TOKENIZER = tuple(pattern for pattern in trainer.MODEL_FILES if "safetensors" not in pattern)
+PARTS = {  # of the metadata of an FSDP checkpoint, besides its own classes
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    ("collections", "OrderedDict"),
+    ("pathlib", "PosixPath"),
+}
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def export_round(run: Run, t: int, output: str | None, push: str | None) -> None:
+    """Export the model of round t, with a model card that says how it came about."""
+    require(run, t, "train")
+    trust.run_code(run.recipe.trust_remote_code)
+    folder = resolve(output) if output else run.round_dir(t) / "export"
+    _export(Path(run.model(t)), folder, model_card.of_round(run, t), push)
+
+
+def export_checkpoint(source: str, output: str | None, push: str | None) -> None:
+    """Export any checkpoint folder: a whole model, an adapter, or one that DeepSpeed or FSDP split."""
+    trust.run_code(False)
+    if not output:
+        raise BadInput(f"{source} is a checkpoint; say where its model goes: --output=FOLDER")
+    _export(Path(source), resolve(output), model_card.plain(source), push)
+
+
+def _export(source: Path, folder: Path, readme: str, push: str | None) -> None:
+    if push:
+        _check_push(push)
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not model_card.is_ours(folder)):
+        raise BadInput(f"{folder} exists and was not made by export; give --output=FOLDER")
+    partial = folder.with_name(f".{folder.name}.partial")
+    files.remove(partial)
+    partial.mkdir(parents=True)
+    try:
+        how = _collect(source, partial)
+        files.write_text(partial / "README.md", readme)
+        files.remove(folder)
+        partial.replace(folder)
+    finally:
+        files.remove(partial)
+    say(f"export    {how}: {folder}", mark="+")
+    if push:
+        _push(folder, push)
+
+
+def _collect(source: Path, target: Path) -> str:
+    """Write the model of `source` to `target`; says what was done. Raises BadInput where there is none."""
+    if (source / "adapter_config.json").is_file():
+        return _merge(source, target)
+    if any(source.glob("model*.safetensors")):
+        for path in sorted({path for pattern in trainer.MODEL_FILES for path in source.glob(pattern)}):
+            shutil.copy2(path, target / path.name)
+        return "copied"
+    if any(source.glob("global_step*")):
+        return _gather_deepspeed(source, target)
+    if sharded := next(source.glob("pytorch_model_fsdp_*"), None):
+        return _gather_fsdp(source, sharded, target)
+    raise BadInput(
+        f"{source}: no model here; a model has model*.safetensors, an adapter adapter_config.json, a "
+        "checkpoint of DeepSpeed global_step*, one of FSDP pytorch_model_fsdp_*"
+    )
+
+
+def _merge(adapter: Path, target: Path) -> str:
+    """Base plus adapter, in the base's own precision."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base = base_of(str(adapter))
+    check_model("adapter", str(adapter))
+    try:
+        whole = AutoModelForCausalLM.from_pretrained(
+            base, dtype="auto", device_map={"": torch.device("cpu")}, **trust.of_model()
+        )
+        merged = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload(safe_merge=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(f"{adapter} can't be merged into its base {base}: {reason}") from error
+    merged.save_pretrained(target)
+    _copy_tokenizer(Path(tokenizer_home(str(adapter))), target)
+    return f"merged into its base {base}"
+
+
+def _gather_deepspeed(source: Path, target: Path) -> str:
+    """The weights of a ZeRO checkpoint, put together from all processes' parts."""
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    trust.know_deepspeed()
+    with _naming(source):
+        state = get_fp32_state_dict_from_zero_checkpoint(str(source))
+    _save_whole(source, target, state)
+    return "gathered from DeepSpeed's parts"
+
+
+def _gather_fsdp(source: Path, sharded: Path, target: Path) -> str:
+    """The weights of an FSDP checkpoint, put together from all processes' parts."""
+    from accelerate.utils import merge_fsdp_weights
+    from safetensors.torch import load_file
+
+    state: dict[str, Any] = {}
+    with _naming(source):
+        with (sharded / ".metadata").open("rb") as file:
+            _Metadata(file).load()  # raises, where the library would run what stands in it
+        merge_fsdp_weights(str(sharded), str(target / "fsdp"))
+        for part in (target / "fsdp").glob("*.safetensors"):
+            state |= load_file(part)
+    files.remove(target / "fsdp")
+    _save_whole(source, target, state)
+    return "gathered from FSDP's parts"
+
+
+class _Metadata(pickle.Unpickler):
+    """Reads what lists the parts of an FSDP checkpoint, and takes nothing but what belongs there."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        import torch
+
+        if "." not in name:  # dots would lead on to what a module has imported
+            found = super().find_class(module, name)
+            is_own = module == "torch.distributed.checkpoint.metadata" and isinstance(found, type)
+            is_dtype = module == "torch" and isinstance(found, torch.dtype)
+            if is_dtype or (is_own and found.__module__ == module) or (module, name) in PARTS:
+                return found
+        raise pickle.UnpicklingError(f".metadata asks for {module}.{name}, which does not belong there")
+
+
+@contextlib.contextmanager
+def _naming(source: Path) -> Iterator[None]:
+    """Turns what goes wrong with a checkpoint's parts into one line with its name."""
+    try:
+        yield
+    except Exception as error:  # of any kind: these files are other libraries' own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"{source}: its parts can't be put together: {reason}") from error
+
+
+def _save_whole(source: Path, target: Path, state: dict[str, Any]) -> None:
+    """Write a model of the source's configuration with these weights, in the configuration's precision."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if not (source / "config.json").is_file():
+        raise BadInput(f"{source}: no config.json; copy the one of the model that was trained there")
+    config = AutoConfig.from_pretrained(source, **trust.of_config())
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, **trust.of_config())
+    found = model.load_state_dict(state, strict=False, assign=True)
+    model.tie_weights()
+    lacking = [name for name in found.missing_keys if name not in (model._tied_weights_keys or ())]
+    if lacking or found.unexpected_keys:
+        name = (lacking or found.unexpected_keys)[0]
+        raise BadInput(f"{source}: its parts are not a whole model of its config.json ({name})")
+    model.to(config.dtype or torch.float32).save_pretrained(target)
+    _copy_tokenizer(source, target)
+
+
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    """The tokenizer's files beside the weights, from a folder or from the Hub."""
+    if not source.is_dir():
+        from transformers import AutoTokenizer
+
+        AutoTokenizer.from_pretrained(str(source), **trust.of_config()).save_pretrained(target)
+        return
+    for path in sorted({path for pattern in TOKENIZER for path in source.glob(pattern)}):
+        if path.name not in ("config.json", "adapter_config.json"):
+            shutil.copy2(path, target / path.name)
+
+
+def _check_push(repository: str) -> None:
+    """Raises BadInput for what is no repository's name, and without a token."""
+    from huggingface_hub import get_token
+
+    if not REPOSITORY.fullmatch(repository):
+        raise BadInput(f"--push is {repository!r}; it must be OWNER/NAME, a repository of the Hub")
+    if not get_token():
+        raise BadInput(f"--push={repository}: no token of the Hub; run `hf auth login`, or set HF_TOKEN")
+
+
+def _push(folder: Path, repository: str) -> None:
+    """Upload an export to the Hub. Raises BadInput without a right to write."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        api = HfApi()
+        api.create_repo(repository, exist_ok=True, private=True)
+        api.upload_folder(repo_id=repository, folder_path=folder)
+    except (HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInput(f"--push={repository}: {reason}; the export itself lies in {folder}") from error
+    say(f"export    pushed to {repository} (private; change that on the Hub)", mark="+")

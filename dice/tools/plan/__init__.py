@@ -1,0 +1,213 @@
+"""`python -m dice plan RECIPE`: what would run, what it takes and how long, without running anything."""
+
+import contextlib
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dice.errors import BadInput
+from dice.launch.console import console, say, shown
+from dice.models import hub
+from dice.models.checkpoint import NotHere, downloaded
+from dice.recipe.keys import Recipe, resolve
+from dice.recipe.load import load_recipe, origin
+from dice.run.run import Run
+from dice.stages.checks import ROLES, Place, after_preparation, before_preparation, to_be_made
+from dice.stages.prepare import load
+from dice.tools.plan import estimate, hardware
+from dice.tools.plan.budget import Budget, budget
+from dice.tools.plan.estimate import Cost
+from dice.tools.plan.forecast import (
+    Row,
+    download_bytes,
+    existing,
+    gigabytes,
+    memory_advice,
+    rows_of,
+    with_measured_lengths,
+)
+from dice.tools.plan.hardware import GIB, Device, Machine
+from dice.tools.plan.sizes import Size
+
+
+def show_plan(name: str, overrides: Sequence[str]) -> None:
+    """Print the plan of a recipe with overrides, for the GPUs here or those of `gpus=8xA100-80G`.
+
+    Raises BadInput for what `start` would refuse as well, and for GPUs that do not exist.
+    """
+    recipe, machine, given = _read(name, overrides)
+    hub.settle()
+    here = machine.origin != "as given"
+    _refuse(recipe, lambda key: origin(name, given, key), here)
+    run = Run(recipe.run_dir, recipe)
+    planned = with_measured_lengths(budget(recipe, machine), run)
+    rows = list(rows_of(planned, run, here))
+    count = f"{recipe.rounds} round{'s' * (recipe.rounds > 1)}"
+    console.print(f"\nplan of {name}: {count} in {shown(run.path)}; nothing is run\n")
+    _show_subject(planned)
+    _show_stages(planned, rows)
+    _show_disk(planned)
+    _show_advice(planned)
+    _show_how(planned, rows)
+
+
+def _read(name: str, overrides: Sequence[str]) -> tuple[Recipe, Machine, list[str]]:
+    """The recipe, the machine, and the overrides that are the recipe's.
+
+    Raises BadInput for given GPUs that engines can't share out.
+    """
+    given = [word for word in overrides if not str(word).startswith("gpus=")]
+    asked = [str(word).removeprefix("gpus=") for word in overrides if str(word).startswith("gpus=")]
+    if not asked:
+        return load(name, given), hardware.find(), given
+    recipe = load_recipe(name, given)
+    if recipe.generate.engine == "auto":  # what setup.sh installs where there are GPUs
+        recipe = replace(recipe, generate=replace(recipe.generate, engine="vllm"))
+    machine, each = hardware.parse_gpus(asked[-1]), recipe.generate.tensor_parallel
+    if machine.count % each:
+        raise BadInput(f"gpus is {asked[-1]!r}: generate.tensor_parallel, {each}, must divide their number")
+    return recipe, machine, given
+
+
+def _refuse(recipe: Recipe, place: Place, here: bool) -> None:
+    """Raises BadInput for what `start` would refuse; what is not on this machine yet is passed over."""
+    later = to_be_made(recipe, place)
+    checks = [*before_preparation(recipe, place), *after_preparation(recipe, place)]
+    for check in checks:
+        elsewhere = not here and check.topic in ("batch", "engine", "engines", "packages")
+        if check.topic not in later and not elsewhere:
+            with contextlib.suppress(NotHere):
+                check.examine()
+
+
+def _show_subject(planned: Budget) -> None:
+    """The machine, the models, the data."""
+    recipe, work = planned.recipe, planned.work
+    lines = {"machine": str(planned.machine)}
+    for role in ROLES:
+        lines[role] = f"{getattr(recipe, role)}: {_model(recipe, role, getattr(planned, role))}"
+    lines["data"] = f"{work.prompts:,} prompts ({recipe.prompts})"
+    if work.offline:
+        lines["data"] += f", {work.offline:,} replayed pairs ({recipe.replay.dataset})"
+    for key, text in lines.items():
+        console.print(f"{key:<11}{text}")
+
+
+def _model(recipe: Recipe, role: str, size: Size | None) -> str:
+    if recipe.generate.engine == "fake":
+        return "not looked at: the fake engine needs no model"
+    name = getattr(recipe, role)
+    there = resolve(name).is_dir() or downloaded(name)
+    where = "" if there else f"; not on this machine{_to_come(recipe, name, size)}"
+    if size is None:
+        return f"size unknown{where}"
+    return f"{_count(size.parameters)} parameters, from {size.source}{where}"
+
+
+def _to_come(recipe: Recipe, name: str, size: Size | None) -> str:
+    if recipe.prepare and resolve(name.partition("/")[0]).exists():
+        return f": `{recipe.prepare}` makes it"
+    return f": {gigabytes(download_bytes(name, size))} to download" if size else ": to be downloaded"
+
+
+def _count(number: int) -> str:
+    for scale, unit in ((1e9, "billion"), (1e6, "million")):
+        if number >= scale:
+            return f"{number / scale:.1f} {unit}"
+    return f"{number:,}"
+
+
+def _show_stages(planned: Budget, rows: list[Row]) -> None:
+    device = planned.machine.device
+    lines = [("", "stage", "what", f"memory a {'GPU' if device.is_gpu else 'worker'}", "time", "")]
+    for index, row in enumerate(rows):
+        first = index == 0 or rows[index - 1].round != row.round
+        outside = "before" if row.stage == "train_rm" else "evaluation"
+        heading = (f"round {row.round}" if row.round else outside) if first else ""
+        time = "" if row.done else hours(row.seconds)
+        lines.append((heading, row.stage, row.rows, _memory(row.cost, device), time, row.state))
+    left = [row.seconds for row in rows]
+    total = None if None in left else sum(left)
+    spent = f"{total / 3600 * planned.machine.count:,.1f} GPU hours" if total and device.is_gpu else ""
+    lines.append(("in all", "", "", "", hours(total), spent))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    console.print()
+    for line in lines:
+        cells = [
+            f"{cell:>{width}}" if at in (3, 4) else f"{cell:<{width}}"
+            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        console.print("   ".join(cells).rstrip())
+    console.print()
+
+
+def _memory(cost: Cost | None, device: Device) -> str:
+    if cost is None:
+        return "?"
+    if not cost.memory:
+        return "-"
+    text = f"{cost.memory / GIB:,.1f} of {device.memory / GIB:,.0f} GiB"
+    return text if cost.fits(device) else f"! {text}"
+
+
+def _show_disk(planned: Budget) -> None:
+    need = planned.disk
+    if need is None:
+        console.print("disk       unknown: nothing tells the models' size")
+        return
+    models, texts, checkpoints = need
+    parts = [f"{gigabytes(models)} of models", f"{gigabytes(texts)} of texts and scores"]
+    parts += [f"{gigabytes(checkpoints)} of checkpoints while training"] if checkpoints else []
+    free = shutil.disk_usage(existing(planned.recipe.run_dir)).free
+    enough = "" if planned.disk_to_come < free else "  [bold red]not enough[/]"
+    there = sum(need) - planned.disk_to_come
+    there = f", of which {gigabytes(there)} are there" if there else ""
+    console.print(f"disk       {', '.join(parts)} under results{there}; {gigabytes(free)} are free{enough}")
+
+
+def _show_advice(planned: Budget) -> None:
+    """What does not fit, and what would help; what would tell more."""
+    prepare = planned.recipe.prepare
+    if planned.policy is None and planned.recipe.generate.engine != "fake" and prepare:
+        say(f"not everything can be told before it is made: run `{prepare}`, then plan again", mark="!")
+    if text := memory_advice(planned):
+        say(text, mark="!")
+
+
+def _show_how(planned: Budget, rows: list[Row]) -> None:
+    """How the figures came about: an estimate that doesn't say so is a promise."""
+    device = planned.machine.device
+    told = [text for text in planned.work.assumptions if text]
+    console.print("\nHow this was estimated (docs/plan-and-doctor.md has the formulas):")
+    if told:
+        console.print(f"  assumed: {'; '.join(told)}")
+    if measured := sorted({row.stage for row in rows if row.measured}):
+        console.print(f"  as measured in this run: the time of {', '.join(measured)}")
+    if device.flops is None:
+        console.print(
+            f"  {device.name} is not in the table of GPUs, so time can't be told; gpus= names one that is"
+        )
+        return
+    kind = 0 if device.is_gpu else 1
+    peak = f"{device.flops / 1e12:,.0f} TFLOP/s" if device.is_gpu else f"{device.flops / 1e9:,.0f} GFLOP/s"
+    shares = {
+        "training": estimate.TRAINING,
+        "scoring": estimate.SCORING,
+        "memory bandwidth": estimate.BANDWIDTH,
+    }
+    used = ", ".join(f"{share[kind]:.0%} for {what}" for what, share in shares.items())
+    whose = (
+        f"{peak} and {device.bandwidth / 1e9:,.0f} GB/s per {'GPU' if device.is_gpu else 'worker (assumed)'}"
+    )
+    console.print(f"  {whose}, of which is used: {used}")
+    console.print("  right within a factor of two or so; a stage that has run here is taken at its own time")
+
+
+def hours(seconds: float | None) -> str:
+    """A time for people: 40 s, 12 min, 3.4 h; ? where it can't be told."""
+    if seconds is None or math.isinf(seconds):
+        return "?"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,134 @@
+"""A recipe's stages one by one: what is done, what is to do, what it takes and how long."""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dice.models import hub
+from dice.rewards.scoring import NAMES
+from dice.run import manifests, stage
+from dice.run.run import Run
+from dice.stages import evaluate, generate, pair, score, train, train_reward_model
+from dice.tools.plan import estimate
+from dice.tools.plan.budget import Budget
+from dice.tools.plan.estimate import Cost
+from dice.tools.plan.hardware import GIB
+from dice.tools.plan.sizes import Size
+
+STAGES = (generate.STAGE, score.STAGE, pair.STAGE, train.STAGE)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage of a round in the plan."""
+
+    round: int
+    stage: str
+    rows: str
+    cost: Cost | None
+    state: str  # done, to do, or why it runs again
+    seconds: float | None  # still to come; None where they can't be told
+    measured: bool = False  # the seconds are of a round of this run
+    done: bool = False
+
+
+def with_measured_lengths(planned: Budget, run: Run) -> Budget:
+    """The budget with the response length of a round that was sampled, where there is one."""
+    for t in range(run.recipe.rounds, 0, -1):
+        manifest, reasons = stage.look(generate.STAGE, run, t)
+        if manifest and not reasons:
+            mean = manifest["tokens"] / manifest["rows_out"]
+            told = [text for text in planned.work.assumptions if "tokens a response" not in text]
+            told.append(f"{mean:,.0f} tokens a response, as sampled in round {t}")
+            return replace(planned, work=replace(planned.work, response_tokens=mean, assumptions=told))
+    return planned
+
+
+def rows_of(planned: Budget, run: Run, here: bool) -> Iterator[Row]:
+    recipe, work = run.recipe, planned.work
+    texts = {
+        "generate": f"{work.responses:,} responses to {work.prompts:,} prompts",
+        "score": f"{work.responses:,} {NAMES[recipe.score.reward]}",
+        "train_rm": "a reward model of the offline pairs",
+        "pair": f"{work.generated:,} pairs and {work.offline:,} offline",
+        "train": f"{work.steps:,} steps of {work.batch} pairs",
+        "evaluate": f"{planned.evaluated:,} answers",
+    }
+    measured = _measured(planned, run) if here else {}
+    changed = False
+    todo = [(0, train_reward_model.STAGE)] if train_reward_model.is_wanted(recipe) else []
+    todo += [(t, one) for t in range(1, recipe.rounds + 1) for one in STAGES]
+    todo += [(0, evaluate.STAGE)] if recipe.evaluate.prompts else []
+    for t, one in todo:
+        cost = planned.cost(one.name)
+        manifest, reasons = stage.look(one, run, t)
+        if manifest and not reasons and not changed:
+            yield Row(
+                t, one.name, texts[one.name], cost, f"done in {manifest['seconds']:,.0f} s", 0.0, done=True
+            )
+            continue
+        changed = True
+        possible = cost and cost.fits(planned.machine.device)
+        seconds = measured.get(one.name, cost.seconds if possible else None)
+        state = f"again: {reasons[0]}" if reasons else "to do"
+        yield Row(t, one.name, texts[one.name], cost, state, seconds, one.name in measured)
+
+
+def _measured(planned: Budget, run: Run) -> dict[str, float]:
+    """Seconds that stages took in a round of this run under the same settings, for as many rows."""
+    work = planned.work
+    rows = {"generate": work.responses, "score": work.responses, "pair": work.responses}
+    rows["train"] = work.generated + work.offline
+    found = {}
+    for t in range(1, run.recipe.rounds + 1):
+        for one in STAGES:
+            manifest = manifests.manifest_of(run, t, one.name)
+            whole = manifest and not manifest.get("resumed")  # else the seconds are of a part
+            if whole and manifest["recipe"] == one.settings(run, t):
+                done = manifest["rows_out" if one.name == "generate" else "rows_in"]
+                found[one.name] = manifest["seconds"] * rows[one.name] / max(1, done)
+    manifest, reasons = stage.look(evaluate.STAGE, run, 0)
+    whole = manifest and not reasons and not manifest.get("resumed")
+    return found | ({"evaluate": manifest["seconds"]} if whole else {})
+
+
+def memory_advice(planned: Budget) -> str | None:
+    """Which stage does not fit into a device's memory and what would help; None where all fit."""
+    machine, size = planned.machine, planned.policy
+    for name in ("train", "generate", "score"):
+        cost = planned.cost(name)
+        if cost is None or cost.fits(machine.device):
+            continue
+        device = machine.device
+        room = cost.share * device.memory / GIB if name == "generate" else device.memory / GIB
+        there = f"the {room:,.0f} GiB of {'one ' if device.is_gpu else 'this '}{device.name}"
+        what = f"{name} needs about {cost.memory / GIB:,.0f} GiB, more than {there}"
+        if name != "train":
+            spread = name == "generate" and planned.recipe.generate.engine == "vllm"
+            more = ", or set generate.tensor_parallel or generate.max_model_len" if spread else ""
+            return f"{what}: take a GPU with more memory or a smaller model{more}"
+        helps = ["ZeRO-3 on more GPUs", "LoRA (train.finetuning_type=lora)", "a DeepSpeed file with offload"]
+        least = estimate.least_gpus(size, machine, planned.training, planned.longest)
+        if device.is_gpu and least:
+            helps[0] = f"at least {least} of these GPUs"
+        return f"{what}; what helps: {', '.join(helps)}"
+    return None
+
+
+def existing(path: Path) -> Path:
+    """The nearest folder above (or at) a path that is there."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.is_dir())
+
+
+def download_bytes(name: str, size: Size) -> int:
+    """Bytes that a model of the Hub takes: as the Hub says, else two per parameter."""
+    with contextlib.suppress(hub.OutOfReach, hub.NoSuchModel):
+        return hub.look_up(name).size or 2 * size.parameters
+    return 2 * size.parameters
+
+
+def gigabytes(count: float) -> str:
+    """Bytes for people, in powers of ten."""
+    scale, unit = next((pair for pair in ((1e12, "TB"), (1e9, "GB")) if count >= pair[0]), (1e6, "MB"))
+    return f"{count / scale:,.{1 if count < 10 * scale else 0}f} {unit}"

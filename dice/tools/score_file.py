@@ -1,0 +1,179 @@
+"""Rewards outside the loop: of any file of prompts and responses, from any source."""
+
+import contextlib
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dice.data.answers import read_answers
+from dice.errors import BadInput, StageFailed
+from dice.launch.console import say
+from dice.models import chat_template, trust
+from dice.models.checkpoint import check_model
+from dice.recipe.keys import Recipe
+from dice.recipe.load import load_recipe
+from dice.recipe.rules import REWARDS
+from dice.rewards import check
+from dice.rewards.scoring import NAMES, job_of, run_job, scored
+from dice.rewards.source import Job
+from dice.run import files
+from dice.run.manifests import require
+from dice.run.rows import Dropped, Message, Prompt, Response, Score, TokenRewards, prompt_id, to_line
+from dice.run.run import Run, model_path
+from dice.stages import train_reward_model
+
+SHARD = 1024  # responses: what workers share out
+OTHER = {f"score.reward={source}" for source in REWARDS if source != "implicit"}  # need no reference
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a response; `score` is None where it was dropped, for `reason`."""
+
+    score: Score | None
+    reason: str | None
+    tokens: TokenRewards | None
+
+
+def settings(recipe: str | None, overrides: Sequence[str]) -> Recipe:
+    """The models, template and limits to score with: a recipe's, or those of `key=value` overrides.
+
+    Raises BadInput where neither says what the models or the template are.
+    """
+    given = {override.partition("=")[0] for override in overrides}
+    needed = ["policy", "template"] if OTHER.intersection(overrides) else ["policy", "reference", "template"]
+    if not recipe and (missing := [key for key in needed if key not in given]):
+        wanted = " ".join(f"{key}=..." for key in missing)
+        raise BadInput(f"missing: {wanted}; or name a recipe that says so, as in --recipe=tiny")
+    loaded = load_recipe(recipe or "llama3", overrides)  # of the latter nothing but defaults is used
+    trust.run_code(loaded.trust_remote_code)
+    return loaded
+
+
+def score_all(
+    recipe: Recipe, answered: Sequence[tuple[list[Message], list[str]]], per_token: bool = False
+) -> list[list[Result]]:
+    """The rewards of some responses to each of some prompts, in their order.
+
+    Raises BadInput where models or texts can't be used, StageFailed where a worker broke.
+    """
+    if per_token and recipe.score.reward != "implicit":
+        raise BadInput(f"only implicit rewards are sums over tokens, not {recipe.score.reward} ones")
+    models = [model_path(name) for name in (recipe.policy, recipe.reference)]
+    run = Run(recipe.run_dir, recipe)
+    _check(run, models)
+    with _workplace() as folder:
+        keys = _write(folder, answered)
+        # Short and long responses are dropped in the loop for the sake of pairs; here they count.
+        job = job_of(recipe, folder, *models, train_reward_model.model_of(run))
+        job = replace(job, min_chars=0, max_chars=1 << 60, per_token=per_token)
+        run_job(job)
+        results = {}
+        tokens = {(row.prompt_id, row.sample): row for row in _token_rewards(job)}
+        for response, score in scored(job):
+            key = (response.prompt_id, response.sample)
+            reason = score.reason if isinstance(score, Dropped) else None
+            results[key] = Result(None if reason else score, reason, tokens.get(key))
+    return [[results[key] for key in row] for row in keys]
+
+
+def _check(run: Run, models: list[str]) -> None:
+    """Raises BadInput where what a recipe's rewards come from is not there."""
+    recipe = run.recipe
+    for stage, t in train_reward_model.maker(recipe):
+        require(run, t, stage)
+    if recipe.generate.engine == "fake":
+        return
+    check.examine(recipe)
+    check_model("policy", recipe.policy)
+    if recipe.score.reward == "implicit":
+        check_model("reference", recipe.reference)
+        chat_template.check_alike(*models)
+
+
+@contextlib.contextmanager
+def _workplace() -> Iterator[Path]:
+    """A folder for the workers' files; it stays where one of them broke, for the log is in it."""
+    folder = Path(tempfile.mkdtemp(prefix="dice-score-"))
+    try:
+        yield folder
+    except StageFailed:
+        raise
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    shutil.rmtree(folder)
+
+
+def _write(folder: Path, answered: Sequence[tuple[list[Message], list[str]]]) -> list[list[tuple[str, int]]]:
+    """Write prompts and shards of responses; returns every response's (prompt_id, sample)."""
+    prompts: dict[str, Prompt] = {}
+    responses: list[Response] = []
+    samples: Counter[str] = Counter()
+    keys = []
+    for messages, texts in answered:
+        name = prompt_id(messages)
+        prompts[name] = Prompt(name, messages)
+        keys.append([(name, samples[name] + index) for index in range(len(texts))])
+        samples[name] += len(texts)
+        for (_, sample), text in zip(keys[-1], texts, strict=True):
+            responses.append(Response(name, sample, text, len(text), 0, "stop", 0))
+    files.write_rows(folder / "prompts.jsonl", prompts.values())
+    for shard, start in enumerate(range(0, len(responses), SHARD)):
+        files.write_rows(files.shard_path(folder / "responses", shard), responses[start : start + SHARD])
+    return keys
+
+
+def _token_rewards(job: Job) -> Iterator[TokenRewards]:
+    if job.per_token:
+        for shard in job.shards():
+            yield from files.read_rows(job.beside(shard, "tokens"), TokenRewards)
+
+
+def score_file(
+    name: str, recipe: str | None, overrides: Sequence[str], output: str | None, per_token: bool
+) -> None:
+    """Write the rows of a file or registered data set with the rewards of their responses.
+
+    A row with several responses becomes several. Raises BadInput where the output exists already.
+    """
+    target = Path(output or f"{Path(name).stem}.scores.jsonl")
+    if target.exists():
+        raise BadInput(f"{target} exists already; name another file with --output")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        files.write_text(target, "")  # found out now, not after hours
+        target.unlink()
+    except OSError as error:
+        raise BadInput(f"--output: {target} can't be written ({error.strerror})") from None
+    loaded = settings(recipe, overrides)
+    answers, dropped = read_answers(name, loaded.dataset_dir)
+    results = score_all(loaded, [(answer.messages, answer.responses) for answer in answers], per_token)
+    rows, rewards = [], []
+    for answer, row in zip(answers, results, strict=True):
+        for text, result in zip(answer.responses, row, strict=True):
+            there = len(answer.responses) == 1 and text in answer.row.values()
+            which = {} if there else {"response": text}
+            rows.append({**answer.row, **which, **_columns(result)})
+            if result.score:
+                rewards.append(result.score.reward)
+            else:
+                dropped[result.reason] += 1
+    files.write_text(target, map(to_line, rows))
+    mean = f", {sum(rewards) / len(rewards):+.2f} {loaded.score.unit} on average" if rewards else ""
+    say(f"score     {len(rewards):,} {NAMES[loaded.score.reward]}{mean} in {target}", mark="+")
+    for reason, count in dropped.items():
+        say(f"          not scored: {count:,} {reason}", mark="!")
+
+
+def _columns(result: Result) -> dict[str, object]:
+    if result.score is None:
+        return {"reward": None, "dropped": result.reason}
+    names = ("prompt_id", "sample", "n_chars", "n_tokens", "logp_policy", "logp_ref", "reward")
+    columns = {name: getattr(result.score, name) for name in names}
+    if result.tokens:
+        columns |= {"tokens": result.tokens.tokens, "token_rewards": result.tokens.token_rewards}
+    return columns

@@ -1,0 +1,42 @@
+"""How a program ends: one line on stderr, and the status that belongs to it."""
+
+import errno
+import os
+import signal
+
+import pytest
+
+from dice.launch.console import run
+
+
+@pytest.fixture(autouse=True)
+def signals_kept():
+    """`run` sets handlers of its own."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("error", "line", "status"),
+    [
+        *(
+            (OSError(number, os.strerror(number), "a\x1b"), rf"a\x1b: {os.strerror(number).lower()}", 2)
+            for number in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
+        ),
+        (UnicodeEncodeError("utf-8", "é\ud800", 1, 2, "surrogates not allowed"), r"é\ud800: ", 2),
+        (OSError(errno.ENOSPC, "", "a\x1b"), r"a\x1b: no space left on device: make room", 1),
+    ],
+)
+def test_a_path_that_can_not_be_is_one_line(error, line, status, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.reconfigure", lambda **_: None, raising=False)
+    monkeypatch.setattr("sys.stderr.reconfigure", lambda **_: None, raising=False)
+
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        run(main)
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"error: {line}") and ended.value.code == status

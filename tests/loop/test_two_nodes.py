@@ -1,0 +1,149 @@
+"""Two machines on one run, as two groups of processes on this one: the same iter.sh on each."""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import run_script
+from machines_here import Node, free_port, two_nodes
+
+from dice.run import files
+
+ITER = "scripts/run_dice/iter.sh"
+
+
+def wait_for(path: Path, nodes: list[Node]) -> None:
+    deadline = time.monotonic() + 240
+    while not path.exists():
+        assert time.monotonic() < deadline and all(node.process.poll() is None for node in nodes), [
+            node.text(name) for node in nodes for name in ("out", "err")
+        ]
+        time.sleep(0.02)
+
+
+def ended(node: Node, begun: float, seconds: float = 60) -> float:
+    """Seconds from `begun` until a node has exited with status 1."""
+    assert node.process.wait(seconds) == 1, node.text("err")
+    return time.monotonic() - begun
+
+
+@pytest.mark.slow
+def test_a_loop_on_two_nodes_is_that_of_one(fake_settings, tmp_path):
+    """With the fake engine, whose every stage but `train` is the same on any number of workers."""
+    alone = run_script("bash", ITER, "tiny", *fake_settings, f"results_dir={tmp_path / 'alone'}")
+    assert alone.returncode == 0, alone.stderr
+    with two_nodes(tmp_path / "logs", ["tiny", *fake_settings]) as nodes:
+        for node in nodes:
+            assert node.process.wait(120) == 0, node.text("err")
+        assert "✓ generate" in nodes[0].text("out") and "(node 1)" in nodes[1].text("out")
+        assert all("win rate against DPO" in node.text("out") for node in nodes)
+    one, two = tmp_path / "alone" / "tiny", tmp_path / "results" / "tiny"
+    for name in ("responses", "scores"):
+        for path in files.shards(one / "round-1" / name):
+            assert (two / "round-1" / name / path.name).read_bytes() == path.read_bytes()
+    assert (two / "round-2" / "pairs.jsonl").read_bytes() == (one / "round-2" / "pairs.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_nodes_that_were_not_started_alike(fake_settings, tmp_path):
+    port = free_port()
+    first = Node(0, port, tmp_path / "logs", ["tiny", *fake_settings])
+    second = Node(1, port, tmp_path / "logs", ["tiny", *fake_settings, "seed=1"])
+    for node in (first, second):
+        assert node.process.wait(60) == 2
+        assert "node 1 (" in node.text("err") and "differ in their recipe" in node.text("err")
+    assert not (tmp_path / "results" / "tiny" / "recipe.yaml").exists()
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids below a process, by /proc."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
+    found, level = [], {pid}
+    while level:
+        level = {child for child, parent in parents.items() if parent in level}
+        found += level
+    return found
+
+
+def workers_of(node: Node, what: str) -> list[int]:
+    """The worker processes of a node, without torchrun's own."""
+    found = []
+    for pid in descendants(node.process.pid):
+        with contextlib.suppress(OSError):
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            if any(what in word for word in command) and "torch.distributed.run" not in command:
+                found.append(pid)
+    return found
+
+
+def wait_for_workers(node: Node, what: str, nodes: list[Node]) -> list[int]:
+    deadline = time.monotonic() + 240
+    while not (found := workers_of(node, what)):
+        assert time.monotonic() < deadline and all(one.process.poll() is None for one in nodes), [
+            one.text(name) for one in nodes for name in ("out", "err")
+        ]
+        time.sleep(0.1)
+    return found
+
+
+@pytest.fixture
+def real_settings(settings, tmp_path) -> list[str]:
+    """A small real round: transformers samples and scores, LLaMA-Factory trains."""
+    own = [
+        "generate.samples=16", "generate.max_new_tokens=64", "pair.min_samples=2", "rounds=1",
+        "generate.shard_size=1", "train.num_train_epochs=60", "train.learning_rate=1e-3",
+        "train.logging_steps=1", "evaluate.prompts=null", "evaluate.judge=null",
+        f"results_dir={tmp_path / 'results'}",
+    ]  # fmt: skip
+    return ["tiny", *settings, *own]
+
+
+@pytest.mark.slow
+def test_all_stages_for_real_and_nodes_that_die(real_settings, tmp_path, tell):
+    """A worker, a whole node, and a node that falls silent: the others end within a minute, saying why.
+
+    Each time the same commands go on from there, training included, until the run is done.
+    """
+    folder, times = tmp_path / "results" / "tiny" / "round-1", {}
+    with two_nodes(tmp_path / "generate", real_settings) as nodes:
+        wait_for(folder / "responses" / "part-00001.jsonl", nodes)
+        begun = time.monotonic()
+        os.kill(wait_for_workers(nodes[1], "dice.launch.worker", nodes)[0], signal.SIGKILL)
+        times["a worker of node 1 died in generate"] = [ended(node, begun) for node in nodes]
+        assert "error: node 1 (" in nodes[0].text("err")
+        for node in nodes:
+            assert "generate failed" in node.text("err")
+            assert "a worker was killed by SIGKILL" in node.text("err")
+    with two_nodes(tmp_path / "train", real_settings) as nodes:
+        wait_for(folder / "train" / "trainer_log.jsonl", nodes)
+        begun = time.monotonic()
+        nodes[0].kill()
+        times["node 0 died in train"] = [ended(nodes[1], begun)]
+        assert "node 0 (" in nodes[1].text("err") and "its process is gone" in nodes[1].text("err")
+    (folder / "train" / "trainer_log.jsonl").unlink()
+    with two_nodes(tmp_path / "silent", real_settings) as nodes:
+        wait_for(folder / "train" / "trainer_log.jsonl", nodes)
+        begun = time.monotonic()
+        stopped = [nodes[1].process.pid, *descendants(nodes[1].process.pid)]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        times["node 1 fell silent in train"] = [ended(nodes[0], begun)]
+        assert "it has been silent for 30 s" in nodes[0].text("err")
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    with two_nodes(tmp_path / "whole", [*real_settings, "train.num_train_epochs=2", "--force"]) as nodes:
+        assert [node.process.wait(600) for node in nodes] == [0, 0], [node.text("err") for node in nodes]
+    log = (folder / "logs" / "train.log").read_text()
+    assert "world size: 2" in log and (folder / "logs" / "train.node-1.log").exists()
+    status = run_script(sys.executable, "-m", "dice", "status", str(folder.parent), "--check")
+    assert status.returncode == 0 and "every file is what its stage wrote" in status.stdout
+    for what, seconds in times.items():
+        tell(f"two nodes, {what}: exit after {', '.join(f'{s:.1f} s' for s in seconds)}")

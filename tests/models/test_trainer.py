@@ -1,0 +1,105 @@
+"""The trainer's command line: batch sizes, what a CPU can't do, the checkpoint's files."""
+
+import pytest
+
+from dice.errors import BadInput
+from dice.models import trainer
+from dice.recipe.load import load_recipe
+from dice.run import files
+from dice.run.run import Run
+from dice.stages.train import _outcome, check_rows, round_config
+
+
+@pytest.mark.parametrize(
+    ("global_batch", "per_device", "processes", "expected"),
+    [
+        (32, 1, 8, (1, 4)),  # the paper's: 1 x 4 x 8
+        (32, 1, 1, (1, 32)),
+        (32, 2, 4, (2, 4)),
+        (32, 32, 1, (32, 1)),
+        (32, 32, 8, (4, 1)),  # no more than the share
+        (24, 5, 2, (4, 3)),  # 12 each: 4 is the largest divisor up to 5
+        (32, 3, 2, (2, 8)),
+    ],
+)
+def test_the_global_batch_is_kept(global_batch, per_device, processes, expected):
+    size, steps = trainer.batch_sizes(global_batch, per_device, processes)
+    assert (size, steps) == expected and size * steps * processes == global_batch
+
+
+def test_a_global_batch_that_can_not_be_kept():
+    with pytest.raises(BadInput, match="is 32, which 5 processes can't share evenly; use 1, 2, 4, 8, 16, 32"):
+        trainer.batch_sizes(32, 1, 5)
+
+
+def test_without_a_gpu_what_needs_one_is_left_out():
+    asked = {"bf16": True, "deepspeed": "x.json", "learning_rate": 1e-6, "per_device_train_batch_size": 2}
+    cpu = trainer.adapt(asked, 8, 1, on_gpu=False)
+    assert (cpu["bf16"], cpu["deepspeed"], cpu["learning_rate"]) == (False, None, 1e-6)
+    gpu = trainer.adapt(asked, 8, 2, on_gpu=True)
+    assert gpu["bf16"] and gpu["deepspeed"].endswith("/x.json")
+    assert (gpu["per_device_train_batch_size"], gpu["gradient_accumulation_steps"]) == (2, 2)
+
+
+def test_a_rounds_configuration(tmp_path, monkeypatch):
+    monkeypatch.setenv("NPROC_PER_NODE", "8")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
+    run = Run(tmp_path, load_recipe("llama3"))
+    (tmp_path / "round-1" / "model").mkdir(parents=True)
+    first, second = round_config(run, 1), round_config(run, 2)
+    assert first["model_name_or_path"] == "princeton-nlp/Llama-3-Base-8B-SFT-DPO"
+    assert second["model_name_or_path"] == str(tmp_path / "round-1" / "model")
+    assert first["reference_logps"] == second["reference_logps"] == "table"
+    assert "ref_model" not in first and "ref_model" not in second
+    upstream = round_config(Run(tmp_path, load_recipe("llama3", ["train.reference_logps=model"])), 2)
+    assert upstream["reference_logps"] == "model"
+    assert upstream["ref_model"] == upstream["model_name_or_path"] == second["model_name_or_path"]
+    assert first["gradient_accumulation_steps"] * first["per_device_train_batch_size"] * 8 == 32
+    assert first["deepspeed"].endswith("llama-factory/examples/deepspeed/zero3.json")
+    assert (first["template"], first["cutoff_len"], first["report_to"]) == ("llama3-custom", 4096, "none")
+    assert first["seed"] != second["seed"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        (31, [], "train.global_batch_size is 32, but only 31 pairs are left to train on: more prompts"),
+        (600, ["train.val_size=590"], "only 10 pairs are left to train on after 590 for validation"),
+        (600, ["train.val_size=0.98"], "only 12 pairs are left to train on after 588 for validation"),
+        (500, ["train.val_size=576"], "train.val_size is 576, but the round has only 500 pairs"),
+    ],
+)
+def test_a_round_that_is_too_small_to_train_on(rows, changes, message):
+    with pytest.raises(BadInput, match=message):
+        check_rows(rows, load_recipe("tiny", changes))
+    check_rows(10_000, load_recipe("tiny", changes))
+
+
+def test_responses_that_scoring_and_training_encode_differently_are_warned_of():
+    recipe = load_recipe("tiny")
+    trained = trainer.Trained(64, 0, [], {"known": 60, "computed": 68})
+    assert _outcome(64, trained, recipe, expected=60).warnings == []
+    (warning,) = _outcome(64, trained, recipe, expected=64).warnings
+    assert warning.startswith("scoring encodes 4 of 64 generated responses otherwise than training")
+
+
+def test_only_the_checkpoints_files_become_the_model(tmp_path):
+    work, model = tmp_path / "train", tmp_path / "model"
+    (work / "datasets-cache").mkdir(parents=True)
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "training_args.bin",
+        "README.md",
+        "reference.safetensors",
+    ):
+        (work / name).write_text(name)
+    files.write_text(model / "stale.json", "left by something else")
+    trainer.collect(work, model)
+    assert sorted(path.name for path in model.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "tokenizer.json",
+    ]
+    assert not work.exists()

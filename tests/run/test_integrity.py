@@ -1,0 +1,187 @@
+"""Files that are not what their stage wrote are named, and not used."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import fake_world
+import pytest
+from commands import run_dice
+
+from dice.errors import BadInput, StageFailed
+from dice.recipe import load
+from dice.run import files
+from dice.run.run import Run, create_run
+from dice.run.stage import STAGES, execute, stage_named
+from dice.stages import train
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Run:
+    """A round of the fake engine, and the second round's responses."""
+    folder = tmp_path_factory.mktemp("finished")
+    settings = fake_world.make_settings(fake_world.make_data(folder / "data"), folder / "results")
+    run = create_run(load.load_recipe("tiny", settings))
+    for name in STAGES:
+        execute(stage_named(name), run, 1)
+    execute(stage_named("generate"), run, 2)
+    return run
+
+
+@pytest.fixture
+def run(finished, tmp_path) -> Run:
+    shutil.copytree(finished.path, tmp_path / "tiny")
+    return Run(tmp_path / "tiny", finished.recipe)
+
+
+def edit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def swap(path: Path) -> None:
+    path.write_bytes((path.parent / "other").read_bytes() if (path.parent / "other").exists() else b"{}\n")
+
+
+FILES = {  # file -> its maker, and the stages that read it: (stage, round)
+    "responses/part-00001.jsonl": ("generate", [("score", 1), ("pair", 1)]),
+    "prompts.jsonl": ("generate", [("score", 1), ("pair", 1)]),
+    "scores/part-00000.jsonl": ("score", [("pair", 1), ("train", 1)]),
+    "scores/dropped-00000.jsonl": ("score", [("pair", 1), ("train", 1)]),
+    "pairs.jsonl": ("pair", [("train", 1)]),
+    "dataset/mixed.json": ("pair", [("train", 1)]),
+    "model/config.json": ("train", [("generate", 2), ("score", 2), ("evaluate", 0)]),
+}
+
+
+@pytest.mark.parametrize("harm", [edit, truncate, swap])
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_that_was_harmed_is_named_by_its_maker_and_its_readers(run, name, harm):
+    maker, readers = FILES[name]
+    before = {path: path.read_bytes() for path in run.path.rglob("*.json*")}
+    path = run.round_dir(1) / name
+    harm(path)
+    harmed = path.read_bytes()
+    for stage, t in [(maker, 1), *readers]:
+        with pytest.raises(BadInput) as caught:
+            execute(stage_named(stage), run, t)
+        message = str(caught.value)
+        assert f"{path} was changed since {maker}" in message and "--force" in message
+        assert len(message.splitlines()) == 1
+        told = files.read_json(stage_named(stage).folder(run, t) / f"{stage}.failed.json")
+        assert told["error"] == message
+    path.write_bytes(before.pop(path))
+    assert harmed != path.read_bytes()
+    assert {one: one.read_bytes() for one in before} == before, "nothing else was touched"
+
+
+def test_force_makes_it_again_and_what_follows(run):
+    path = run.round_dir(1) / "responses" / "part-00001.jsonl"
+    other = run.round_dir(1) / "responses" / "part-00000.jsonl"
+    before, was = path.read_bytes(), other.stat().st_mtime_ns
+    edit(path)
+    for name in STAGES:
+        execute(stage_named(name), run, 1, force=True)
+    assert path.read_bytes() == before and other.stat().st_mtime_ns == was
+
+
+def test_force_makes_a_list_of_what_was_dropped_again(run):
+    path = run.round_dir(1) / "scores" / "dropped-00001.jsonl"
+    before = path.read_bytes()
+    path.write_text("{}\n")
+    execute(stage_named("score"), run, 1, force=True)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_was_added_to_a_model_is_named(run):
+    """A chat template, say, would be put to use."""
+    path = run.round_dir(1) / "model" / "chat_template.jinja"
+    path.write_text("{{ messages }}")
+    for stage, t in [("train", 1), ("generate", 2)]:
+        with pytest.raises(BadInput, match="chat_template.jinja was added since train"):
+            execute(stage_named(stage), run, t)
+    execute(stage_named("train"), run, 1, force=True)
+    assert not path.exists()
+
+
+def test_a_manifest_that_was_edited_is_named_and_force_makes_its_stage_again(run):
+    path = run.round_dir(1) / "score.manifest.json"
+    path.write_text(path.read_text().replace('"rows_out": ', '"rows_out": 1'))
+    for stage in ("score", "pair"):
+        with pytest.raises(BadInput, match="score.manifest.json: not as it was written, .*--force"):
+            execute(stage_named(stage), run, 1)
+    execute(stage_named("score"), run, 1, force=True)
+    execute(stage_named("pair"), run, 1)
+
+
+def test_without_its_manifest_nothing_is_thrown_away(run):
+    (run.round_dir(1) / "generate.manifest.json").unlink()
+    with pytest.raises(BadInput, match="what generate has made is there, but not its manifest; --force"):
+        execute(stage_named("generate"), run, 1)
+    assert files.shards(run.round_dir(1) / "responses")
+
+
+def test_a_training_that_was_over_is_not_repeated(run, monkeypatch):
+    """Killed after its last step and before its manifest: only the rest is done."""
+    folder = run.round_dir(1)
+    work = folder / "train"
+    manifest = files.read_json(folder / "train.manifest.json")
+    files.write_json(folder / "train.started.json", {key: manifest[key] for key in ("inputs", "recipe")})
+    (folder / "train.manifest.json").unlink()
+    (folder / "model").rename(work)
+    files.write_json(work / "rows.json", {"train": 12, "eval": 0})
+    log = [{"loss": 0.6, "rewards/accuracies": 0.5, "step": 1}]
+    files.write_json(work / "trainer_state.json", {"log_history": log})
+    (work / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr("dice.stages.train.trainer.train", lambda *_: pytest.fail("it trains again"))
+    recipe = replace(run.recipe, generate=replace(run.recipe.generate, engine="hf"))
+    recipe = replace(recipe, train=replace(recipe.train, global_batch_size=4))
+    outcome = train._run(Run(run.path, recipe), 1)
+    assert outcome.rows_out == 12
+    assert (folder / "model" / "model.safetensors").read_bytes() == b"weights" and work.is_dir()
+    log[0]["loss"] = float("nan")
+    files.write_json(work / "trainer_state.json", {"log_history": log})
+    with pytest.raises(StageFailed, match="diverged: at step 1 its loss is no number"):
+        train._run(Run(run.path, recipe), 1)
+
+
+def test_a_stage_refuses_what_was_made_with_another_recipe(run):
+    """By hand, out of order: the recipe was changed, but its first stage has not run again."""
+    changed = Run(run.path, load.load_recipe("tiny", [*settings_of(run), "generate.top_p=0.5"]))
+    with pytest.raises(
+        BadInput, match=r"generate was done with another recipe \(generate.top_p 1.0 -> 0.5\)"
+    ):
+        execute(stage_named("score"), changed, 1)
+
+
+def settings_of(run: Run) -> list[str]:
+    data = Path(run.recipe.dataset_dir)
+    return [word for word in fake_world.make_settings(data, run.path.parent)]
+
+
+def test_another_prompts_file_is_noticed(run):
+    data = Path(run.recipe.dataset_dir)
+    prompts = data / "prompts.json"
+    before = prompts.read_text()
+    prompts.write_text(json.dumps(json.loads(before)[:-1]))
+    with pytest.raises(BadInput, match=r"generate was done with something else \(prompts changed\); --force"):
+        execute(stage_named("generate"), run, 1)
+    prompts.write_text(before)
+    execute(stage_named("generate"), run, 1)
+
+
+def test_status_checks_every_file(run):
+    result = run_dice("status", str(run.path), "--check")
+    assert result.returncode == 0 and "every file is what its stage wrote" in result.stdout
+    edit(run.round_dir(1) / "model" / "config.json")
+    (run.round_dir(1) / "pairs.jsonl").unlink()
+    result = run_dice("status", str(run.path), "--check")
+    assert result.returncode == 1
+    assert "round-1/model/config.json was changed" in result.stdout
+    assert "round-1/pairs.jsonl is missing" in result.stdout

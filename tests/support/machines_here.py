@@ -1,0 +1,61 @@
+"""Several machines on one run, as groups of processes on this one: the same iter.sh on each."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from loops import ITER
+
+from dice.recipe.keys import ROOT
+
+
+def free_port() -> int:
+    """A port of which the next one is free, too."""
+    while True:
+        with socket.socket() as first, socket.socket() as second:
+            first.bind(("127.0.0.1", 0))
+            with contextlib.suppress(OSError):
+                second.bind(("127.0.0.1", first.getsockname()[1] + 1))
+                return first.getsockname()[1]
+
+
+class Node:
+    """One of the two machines, at work on iter.sh."""
+
+    def __init__(self, rank: int, port: int, logs: Path, arguments: list[str], **env: str) -> None:
+        logs.mkdir(exist_ok=True)
+        self.outputs = {name: logs / f"node-{rank}.{name}" for name in ("out", "err")}
+        own = {"NNODES": "2", "NODE_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        with self.outputs["out"].open("w") as out, self.outputs["err"].open("w") as err:
+            self.process = subprocess.Popen(
+                ["bash", ITER, *arguments],
+                cwd=ROOT,
+                env={**os.environ, "DICE_PYTHON": sys.executable, **own, **env},
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+
+    def text(self, name: str) -> str:
+        return self.outputs[name].read_text()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def two_nodes(logs: Path, arguments: list[str], **env: str) -> Iterator[list[Node]]:
+    port = free_port()
+    nodes = [Node(rank, port, logs, arguments, **env) for rank in (0, 1)]
+    try:
+        yield nodes
+    finally:
+        for node in nodes:
+            node.kill()

@@ -1,0 +1,62 @@
+"""A LLaMA-Factory training file, and trainings of it."""
+
+import os
+from pathlib import Path
+
+import yaml
+from commands import run_script
+from safetensors.torch import load_file
+
+from dice.launch import devices
+from dice.recipe.keys import ROOT
+
+TRAIN = ROOT / "llama-factory" / "src" / "train.py"
+
+
+DEEPSPEED = ROOT / "llama-factory" / "examples" / "deepspeed"
+
+
+PATH = os.pathsep.join([str(ROOT), str(TRAIN.parent), os.environ.get("PYTHONPATH", "")])
+
+
+def config(data, output, policy, **changes):
+    """A training file for 30 steps of 8 pairs."""
+    return {
+        "stage": "dpo",
+        "do_train": True,
+        "finetuning_type": "full",
+        "model_name_or_path": str(policy),
+        "template": "llama3-custom",
+        "dataset": "pairs",
+        "dataset_dir": str(data),
+        "output_dir": str(output),
+        "cutoff_len": 512,
+        "val_size": 8,
+        "eval_strategy": "steps",
+        "eval_steps": 10,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "max_steps": 30,
+        "learning_rate": 1e-4,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "seed": 1,
+        **changes,
+    }
+
+
+def weights(output):
+    (path,) = output.glob("*model.safetensors")
+    return load_file(path)
+
+
+def torchrun(config, processes, **env):
+    """A training under torchrun."""
+    path = Path(config["output_dir"] + ".yaml")
+    path.write_text(yaml.safe_dump(config))
+    command = processes.torchrun([str(TRAIN), str(path)], devices.workers_per_node())
+    command[3] = f"--nproc_per_node={processes}"
+    result = run_script(*command, PYTHONPATH=PATH, OMP_NUM_THREADS="1", **env)
+    assert result.returncode == 0, result.stderr[-3000:]
