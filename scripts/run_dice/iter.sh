@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # DICE, all rounds of a recipe:
 #
-#   bash scripts/run_dice/iter.sh tiny                      two CPU cores, about 5 minutes
+#   bash scripts/run_dice/iter.sh tiny                      two CPU cores, about 7 minutes
 #   bash scripts/run_dice/iter.sh llama3                    8 GPUs of 80 GB
 #   bash scripts/run_dice/iter.sh llama3 rounds=3 replay.gamma=0.25 run=my-run
 #
