@@ -235,7 +235,7 @@ def test_labels_are_compared_with_rewards(data_dir, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_tiny_worlds_labels_are_found_again():
-    """The check of the README's figure, where the tiny world has been made."""
+    """The check of docs/scoring.md's figure, where the tiny world has been made."""
     if not (ROOT / "data" / "tiny" / "dpo").is_dir():
         pytest.skip("the tiny world has not been made here; `iter.sh tiny` makes it")
     result = run_script(
