@@ -6,7 +6,7 @@ state of the last token, and texts are encoded with the recipe's template, as in
 other one is a transformers model for sequence classification with one label, asked through its own
 forward pass; its tokenizer's chat template is used where it has one, else the recipe's.
 
-Weights are safetensors alone, and no code of a checkpoint is run.
+Weights are read from safetensors only. A checkpoint's own code runs with `trust_remote_code` only.
 """
 
 from collections.abc import Callable, Sequence

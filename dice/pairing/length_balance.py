@@ -72,7 +72,7 @@ class Balance:
 
 
 def shaped_rewards(rewards: np.ndarray, lengths: np.ndarray, alpha: float) -> np.ndarray:
-    """rewards - alpha * lengths, of any one shape; nats."""
+    """rewards - alpha * lengths, of any one shape, in the unit of the rewards."""
     return rewards - alpha * lengths
 
 

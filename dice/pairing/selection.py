@@ -41,7 +41,7 @@ class Choice:
     """The pairs of a round, and how they came about."""
 
     picks: Picks  # rows are the table's
-    alpha: float  # nats per character (or token)
+    alpha: float  # reward per character (or token)
     balance: length_balance.Balance
     dropped: dict[str, int]  # reason -> pairs
     figures: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What lies under results/: atomic files, shards and manifests. The only writer there.
+"""What lies under results/: how stages and tools write and read it. Logs and trainers write there too.
 
 A file appears whole or not at all: it is written under a temporary name, flushed to disk, then
 renamed. A stage's manifest is written last and means "done"; until then `<stage>.started.json` says
