@@ -4,8 +4,8 @@ A folder holds `prompts.jsonl` and `responses/part-*.jsonl`; `scores/part-*.json
 them, and `scores/dropped-*.jsonl` with what has no score and why. Workers take whole shards.
 
 A source is a module of this package with a class `Source`: `implicit`, `reward_model`, `judge`,
-`chance` (of `random`). All of them get the same responses: those that can become part of a pair, within the length
-limits, encoded as training will encode them.
+`chance` (of `random`). All of them get the same responses: those that can become part of a pair, within
+the length limits, encoded as training will encode them.
 """
 
 import json
