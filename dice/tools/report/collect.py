@@ -48,9 +48,9 @@ class StageRecord:
     failed: str  # why its last attempt failed, in one line; empty where none did
 
     @property
-    def dropped(self) -> dict[str, int]:
-        """Rows that it left out, by reason; reasons that nothing was dropped for are left out."""
-        return {reason: n for reason, n in (self.manifest or {}).get("dropped", {}).items() if n}
+    def left_out(self) -> str:
+        """How many rows it left out, and why; empty for none."""
+        return "; ".join(f"{n:,} {why}" for why, n in (self.manifest or {}).get("dropped", {}).items() if n)
 
 
 @dataclass(frozen=True)
@@ -118,12 +118,16 @@ class Collected:
             found.append(f"not judged yet: {', '.join(left)}")
         return found
 
+    @property
+    def finished(self) -> list[tuple[str, StageRecord]]:
+        """(where, what) of every stage that is done."""
+        records = [(f"round {r.t}, {s.name}", s) for r in self.rounds for s in r.stages.values()]
+        records += [("evaluation", self.evaluation)] if self.evaluation else []
+        return [(where, record) for where, record in records if record.manifest]
+
     def warnings(self) -> list[tuple[str, str]]:
         """(where, what) of everything that a stage found worth a look."""
-        records = [(f"round {r.t}, {s.name}", s.manifest) for r in self.rounds for s in r.stages.values()]
-        if self.evaluation:
-            records.append(("evaluation", self.evaluation.manifest))
-        return [(where, text) for where, manifest in records for text in (manifest or {}).get("warnings", [])]
+        return [(where, text) for where, s in self.finished for text in s.manifest.get("warnings", [])]
 
 
 def collect(run: Run) -> Collected:
