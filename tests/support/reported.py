@@ -62,6 +62,8 @@ def write_evaluation(run: Run, *rounds: tuple[float, float, float, float]) -> No
         "stage": "evaluate",
         "inputs": {},
         "recipe": {},
+        "outputs": {},
+        "summary": "some",
         "rows_in": 400,
         "rows_out": 1600,
         "results": results,
