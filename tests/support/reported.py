@@ -63,6 +63,7 @@ def write_evaluation(run: Run, *rounds: tuple[float, float, float, float]) -> No
         "inputs": {},
         "recipe": {},
         "outputs": {},
+        "dropped": {},
         "summary": "some",
         "rows_in": 400,
         "rows_out": 1600,

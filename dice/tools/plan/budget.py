@@ -74,9 +74,8 @@ class Budget:
             return None
         if stage in ("generate", "evaluate"):
             cost = estimate.generate(size, machine, work, self.sampling)
-            if stage == "generate" or cost.seconds is None:
-                return cost
-            return replace(cost, seconds=cost.seconds * self.evaluated / work.responses)
+            share = 1 if stage == "generate" else self.evaluated / work.responses
+            return replace(cost, seconds=cost.seconds * share)
         if stage == "score":
             return self._scoring(size)
         if stage == "train_rm":
@@ -132,10 +131,10 @@ class Budget:
     @property
     def disk_to_come(self) -> int | None:
         """Bytes of `disk` that do not lie in the run's folder already."""
+        if self.disk is None:
+            return None
         files = (path for path in self.recipe.run_dir.rglob("*") if path.is_file())
-        return (
-            None if self.disk is None else max(0, sum(self.disk) - sum(path.stat().st_size for path in files))
-        )
+        return max(0, sum(self.disk) - sum(path.stat().st_size for path in files))
 
     def _checkpoints(self) -> int:
         """Bytes of the checkpoints that the trainer keeps until a round is done: weights and Adam's state."""
