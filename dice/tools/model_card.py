@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from dice.errors import printable
@@ -18,8 +17,8 @@ from dice.run import manifests
 from dice.run.manifests import manifest_of
 from dice.run.run import Run
 from dice.tools.curves import read_curves
+from dice.tools.templates import template
 
-TEMPLATES = Path(__file__).parent / "templates"
 MARKDOWN = re.compile(r"[\\`*_\[\]|~]")  # what would not be itself in the middle of a line
 FENCE = "````"
 SIGNATURE = "<!-- written by `dice export` -->"
@@ -40,7 +39,9 @@ def of_round(run: Run, t: int) -> str:
         "tags": ["dpo", "preference-optimization", "dice"],
         **({"base_model": recipe.policy} if _on_hub(recipe.policy) else {}),
     }
-    return _template("model_card.md").render(
+    return template("model_card.md", finalize=_shown).render(
+        code=_code,
+        table=_table,
         front=Markup(yaml.safe_dump(front, sort_keys=False)),
         signature=Markup(SIGNATURE),
         recipe=recipe,
@@ -70,17 +71,9 @@ def is_ours(folder: Path) -> bool:
     return readme.is_file() and SIGNATURE in readme.read_text(encoding="utf-8", errors="replace")
 
 
-def _template(name: str) -> Any:
-    """A template of Markdown, in which every value is shown as it is unless it is markup of our own."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        finalize=lambda value: value if isinstance(value, Markup) else _plain(value),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {"code": _code, "table": _table}
-    return environment.get_template(name)
+def _shown(value: Any) -> Any:
+    """What is put into a card, unless it is markup of our own."""
+    return value if isinstance(value, Markup) else _plain(value)
 
 
 def _plain(text: Any) -> str:
