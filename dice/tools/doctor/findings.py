@@ -1,8 +1,10 @@
 """What the doctor finds, and what it finds it in."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.errors import BadInput
@@ -74,22 +76,18 @@ class Case:
     @cached_property
     def prompts(self) -> list[list[Message]]:
         """All prompts of the recipe; none where they are not here or can't be read."""
-        recipe = self.recipe
-        try:
-            here = is_here(recipe, recipe.prompts)
-            rows = read_prompts(recipe.dataset_dir, recipe.prompts)[0] if here else []
-        except BadInput:
-            return []
-        return [row.messages for row in rows]
+        return [row.messages for row in self._rows(read_prompts, self.recipe.prompts)]
 
     @cached_property
     def offline(self) -> list[Preference]:
         """Some of the replayed pairs, spread over the data; none where they are not here, or unreadable."""
-        recipe = self.recipe
-        name = recipe.replay.dataset if recipe.replay.gamma > 0 else None
+        replay = self.recipe.replay
+        return spread(self._rows(read_preferences, replay.dataset if replay.gamma > 0 else None))
+
+    def _rows(self, read: Callable[[Path, str], tuple[list, Counter[str]]], name: str | None) -> list:
         try:
-            here = name and is_here(recipe, name)
-            return spread(read_preferences(recipe.dataset_dir, name)[0]) if here else []
+            there = name and is_here(self.recipe, name)
+            return read(self.recipe.dataset_dir, name)[0] if there else []
         except BadInput:
             return []
 
