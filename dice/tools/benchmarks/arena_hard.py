@@ -36,6 +36,63 @@ OWN_PROMPTS = str(files.PROMPTS / "arena_hard.yaml")
 OWN_TOKENS = "the model's own tokenizer"
 
 
+class Prompts:
+    """What the judge is asked: a YAML file like the benchmark's configuration, or else DICE's own.
+
+    Raises BadInput for a file of no use.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        self.template, self.system = _read_prompts(path or OWN_PROMPTS)
+        self.notes = [] if path else [files.OWN_PROMPTS]
+        if not self.system:
+            self.system = _read_prompts(OWN_PROMPTS)[1]
+            self.notes = [f"the judge's system prompt is DICE's own: {Path(path).name} has none"]
+        marks = ("<the question>", "<the first answer>", "<the second answer>")
+        try:
+            filled = self._fill(*marks)
+        except (LookupError, ValueError, AttributeError) as error:
+            raise BadInput(
+                f"--judge_prompts: {path}: prompt_template can't be filled in ({error!r})"
+            ) from None
+        files.check_filled(path, "prompt_template", filled, marks)
+
+    def _fill(self, question: str, first: str, second: str) -> str:
+        values = {"QUESTION": question, "ANSWER_A": first, "ANSWER_B": second}
+        older = {"question_1": question, "answer_1": first, "answer_2": second}
+        return self.template.format(**values, **older)
+
+    def messages(self, question: Question, first: str, second: str) -> list[Message]:
+        """What the judge is asked about two answers to a question."""
+        system = self.system.get(question.category) or self.system.get("")
+        if not system:
+            raise BadInput(f"--judge_prompts: system_prompt has none for category {question.category!r}")
+        user = self._fill(question.turns[0], first, second)
+        return [Message(role="system", content=system), Message(role="user", content=user)]
+
+
+def _read_prompts(path: str) -> tuple[str, dict[str, str]]:
+    """(template, system prompts by category) of a file; it may have none of the latter.
+
+    Raises BadInput where they are no texts.
+    """
+    try:
+        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        template, system = given["prompt_template"], given.get("system_prompt", {})
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError):
+        template = system = None
+    if isinstance(template, list) and len(template) == 1:  # one for each of the user's turns
+        (template,) = template
+    by_category = {"": system} if isinstance(system, str) else system
+    texts = [template, *by_category.values()] if isinstance(by_category, dict) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadInput(
+            f"--judge_prompts: {path} must be YAML with prompt_template (a text) and, unless DICE's is to be "
+            "used, system_prompt (a text, or texts by category), as Arena-Hard has them"
+        )
+    return template, by_category
+
+
 class ArenaHard(JudgedHere):
     """v0.1 has 500 questions and is the default, v2.0 has 750."""
 
@@ -44,6 +101,7 @@ class ArenaHard(JudgedHere):
     columns, key = {"uid": str, "category": str, "prompt": str}, "uid"
     hint = " (before March 2025 they were question_id and turns: take the current file)"
     versions = {500: "v0.1", 750: "v2.0"}
+    prompts = Prompts
 
     def question(self, number: int, where: str, row: Row) -> Question:
         return Question(row["uid"], row["category"], (row["prompt"],), row)
@@ -83,9 +141,6 @@ class ArenaHard(JudgedHere):
             "and can't be downloaded; with style control, set TIKTOKEN_CACHE_DIR to a folder that has it"
         ]
 
-    def prompts(self) -> "Prompts":
-        return Prompts(self.options.judge_prompts)
-
     def references(self) -> tuple[dict[str, Row], list[Path]]:
         """The baseline's answer to each question."""
         baselines = BASELINES[self.version]
@@ -118,9 +173,7 @@ class ArenaHard(JudgedHere):
         others = sorted({row["model"] for row in references.values()} - own)
         return [f"baseline {', '.join(others)} instead of {', '.join(sorted(own))}"] if others else []
 
-    def ask(
-        self, question: Question, answer: Row, reference: Row, prompts: "Prompts", n: int
-    ) -> list[Message]:
+    def ask(self, question: Question, answer: Row, reference: Row, prompts: Prompts, n: int) -> list[Message]:
         """Two games: in game 0 the baseline is A, in game 1 the model is."""
         theirs, ours = _answer(reference), _answer(answer)
         return prompts.messages(question, ours, theirs) if n else prompts.messages(question, theirs, ours)
@@ -178,63 +231,6 @@ def _check_answer(where: str, row: Row) -> None:
         is_text = False
     if not is_text:
         raise BadInput(f"{where}: the last message has no content.answer, which an Arena-Hard answer has")
-
-
-class Prompts:
-    """What the judge is asked: a YAML file like the benchmark's configuration, or else DICE's own.
-
-    Raises BadInput for a file of no use.
-    """
-
-    def __init__(self, path: str | None) -> None:
-        self.template, self.system = _read_prompts(path or OWN_PROMPTS)
-        self.notes = [] if path else [files.OWN_PROMPTS]
-        if not self.system:
-            self.system = _read_prompts(OWN_PROMPTS)[1]
-            self.notes = [f"the judge's system prompt is DICE's own: {Path(path).name} has none"]
-        marks = ("<the question>", "<the first answer>", "<the second answer>")
-        try:
-            filled = self._fill(*marks)
-        except (LookupError, ValueError, AttributeError) as error:
-            raise BadInput(
-                f"--judge_prompts: {path}: prompt_template can't be filled in ({error!r})"
-            ) from None
-        files.check_filled(path, "prompt_template", filled, marks)
-
-    def _fill(self, question: str, first: str, second: str) -> str:
-        values = {"QUESTION": question, "ANSWER_A": first, "ANSWER_B": second}
-        older = {"question_1": question, "answer_1": first, "answer_2": second}
-        return self.template.format(**values, **older)
-
-    def messages(self, question: Question, first: str, second: str) -> list[Message]:
-        """What the judge is asked about two answers to a question."""
-        system = self.system.get(question.category) or self.system.get("")
-        if not system:
-            raise BadInput(f"--judge_prompts: system_prompt has none for category {question.category!r}")
-        user = self._fill(question.turns[0], first, second)
-        return [Message(role="system", content=system), Message(role="user", content=user)]
-
-
-def _read_prompts(path: str) -> tuple[str, dict[str, str]]:
-    """(template, system prompts by category) of a file; it may have none of the latter.
-
-    Raises BadInput where they are no texts.
-    """
-    try:
-        given = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        template, system = given["prompt_template"], given.get("system_prompt", {})
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, LookupError, TypeError):
-        template = system = None
-    if isinstance(template, list) and len(template) == 1:  # one for each of the user's turns
-        (template,) = template
-    by_category = {"": system} if isinstance(system, str) else system
-    texts = [template, *by_category.values()] if isinstance(by_category, dict) else [None]
-    if not all(isinstance(text, str) for text in texts):
-        raise BadInput(
-            f"--judge_prompts: {path} must be YAML with prompt_template (a text) and, unless DICE's is to be "
-            "used, system_prompt (a text, or texts by category), as Arena-Hard has them"
-        )
-    return template, by_category
 
 
 def _share(battles: Iterable[tuple[str, float, int]]) -> float:

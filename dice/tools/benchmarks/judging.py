@@ -6,7 +6,7 @@ got no answer counts as unanswered, what can't be read as unreadable; both are a
 is no score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -45,15 +45,11 @@ class Score:
 class JudgedHere(Benchmark):
     """A benchmark whose judge DICE asks: about each question twice, 0 and 1, in games or about turns.
 
-    References are answers that the judge sees beside the model's.
+    References are answers that the judge sees beside the model's. `prompts` makes what the judge is asked out
+    of a file, or in DICE's words; its `notes` say what of that is not the benchmark's own.
     """
 
-    def prompts(self) -> Any:
-        """What the judge is asked, in DICE's words or a file's; its `notes` say what isn't the benchmark's.
-
-        Raises BadInput for a file of no use.
-        """
-        raise NotImplementedError
+    prompts: Callable[[str | None], Any]
 
     def references(self) -> tuple[dict[str, Any], list[Path]]:
         """The references by question, and their files. Raises BadInput where one is missing."""
@@ -92,7 +88,7 @@ class JudgedHere(Benchmark):
 
         Raises BadInput for prompts or references of no use.
         """
-        prompts = self.prompts()
+        prompts = self.prompts(self.options.judge_prompts)
         references, paths = self.references()
         notes = [*prompts.notes, *self.reference_notes(references)]
 

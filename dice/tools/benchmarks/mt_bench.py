@@ -29,6 +29,48 @@ OWN_PROMPTS = files.PROMPTS / "mt_bench.jsonl"
 PROMPTS = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
 
 
+class Prompts:
+    """What the judge is asked: a file like FastChat's judge_prompts.jsonl, or else DICE's own.
+
+    Raises BadInput for a file of no use.
+    """
+
+    def __init__(self, path: str | None) -> None:
+        file = files.local(path, "judge_prompts") if path else OWN_PROMPTS
+        rows = files.read_rows(file, {"name": str, "system_prompt": str, "prompt_template": str})
+        self.named = {row["name"]: (row["system_prompt"], row["prompt_template"]) for _, row in rows}
+        self.notes = [] if path else [files.OWN_PROMPTS]
+        if missing := sorted({*PROMPTS} - self.named.keys()):
+            raise BadInput(f"--judge_prompts: {path} lacks {', '.join(missing)}")
+        questions, answers = ([f"<{what} {number}>" for number in (1, 2)] for what in ("question", "answer"))
+        for name in PROMPTS:
+            seen = 2 if name.endswith("multi-turn") else 1
+            filled = self._fill(name, questions, answers, ["", ""])
+            files.check_filled(path, f"prompt {name!r}", filled, [*questions[:seen], *answers[:seen]])
+
+    def messages(
+        self, question: Question, turn: int, answers: list[str], reference: list[str] | None
+    ) -> list[Message]:
+        """What the judge is asked about the answer to a turn, 0 or 1."""
+        name = _prompt_name(question, turn)
+        user = self._fill(name, question.turns, answers, reference)
+        return [Message(role="system", content=self.named[name][0]), Message(role="user", content=user)]
+
+    def _fill(self, name: str, turns: Sequence[str], answers: list[str], reference: list[str] | None) -> str:
+        values = {"question": turns[0], "answer": answers[0]}
+        for what, texts in (("question", turns), ("answer", answers), ("ref_answer", reference or ())):
+            values |= {f"{what}_{number}": text for number, text in enumerate(texts, 1)}
+        try:
+            return self.named[name][1].format(**values)
+        except (LookupError, ValueError, AttributeError) as error:
+            raise BadInput(f"--judge_prompts: prompt {name!r} can't be filled in ({error!r})") from None
+
+
+def _prompt_name(question: Question, turn: int) -> str:
+    kind = "single-math-v1" if question.category in WITH_REFERENCE else "single-v1"
+    return kind + ("-multi-turn" if turn else "")
+
+
 class MtBench(JudgedHere):
     """The 80 questions, as FastChat has them."""
 
@@ -38,6 +80,7 @@ class MtBench(JudgedHere):
     hint = " (MT-Bench's question.jsonl, as FastChat has it)"
     versions = {80: ""}
     judge_model = "gpt-4"
+    prompts = Prompts
 
     def question(self, number: int, where: str, row: Row) -> Question:
         turns, category = row["turns"], row["category"]
@@ -66,9 +109,6 @@ class MtBench(JudgedHere):
             "tstamp": 0.0,
         }
 
-    def prompts(self) -> "Prompts":
-        return Prompts(self.options.judge_prompts)
-
     def references(self) -> tuple[dict[str, list[str]], list[Path]]:
         """The reference answers to both turns."""
         hub = HubFile(SPACE, "data/mt_bench/reference_answer/gpt-4.jsonl", "space")
@@ -90,7 +130,7 @@ class MtBench(JudgedHere):
         return found, [path]
 
     def ask(
-        self, question: Question, answer: Row, reference: list[str], prompts: "Prompts", n: int
+        self, question: Question, answer: Row, reference: list[str], prompts: Prompts, n: int
     ) -> list[Message]:
         """Two gradings: of the answer to turn 0, and of that to turn 1."""
         return prompts.messages(question, n, _turns(answer), reference)
@@ -145,48 +185,6 @@ class MtBench(JudgedHere):
 
 def _turns(row: Row) -> list[str]:
     return row["choices"][0]["turns"]
-
-
-class Prompts:
-    """What the judge is asked: a file like FastChat's judge_prompts.jsonl, or else DICE's own.
-
-    Raises BadInput for a file of no use.
-    """
-
-    def __init__(self, path: str | None) -> None:
-        file = files.local(path, "judge_prompts") if path else OWN_PROMPTS
-        rows = files.read_rows(file, {"name": str, "system_prompt": str, "prompt_template": str})
-        self.named = {row["name"]: (row["system_prompt"], row["prompt_template"]) for _, row in rows}
-        self.notes = [] if path else [files.OWN_PROMPTS]
-        if missing := sorted({*PROMPTS} - self.named.keys()):
-            raise BadInput(f"--judge_prompts: {path} lacks {', '.join(missing)}")
-        questions, answers = ([f"<{what} {number}>" for number in (1, 2)] for what in ("question", "answer"))
-        for name in PROMPTS:
-            seen = 2 if name.endswith("multi-turn") else 1
-            filled = self._fill(name, questions, answers, ["", ""])
-            files.check_filled(path, f"prompt {name!r}", filled, [*questions[:seen], *answers[:seen]])
-
-    def messages(
-        self, question: Question, turn: int, answers: list[str], reference: list[str] | None
-    ) -> list[Message]:
-        """What the judge is asked about the answer to a turn, 0 or 1."""
-        name = _prompt_name(question, turn)
-        user = self._fill(name, question.turns, answers, reference)
-        return [Message(role="system", content=self.named[name][0]), Message(role="user", content=user)]
-
-    def _fill(self, name: str, turns: Sequence[str], answers: list[str], reference: list[str] | None) -> str:
-        values = {"question": turns[0], "answer": answers[0]}
-        for what, texts in (("question", turns), ("answer", answers), ("ref_answer", reference or ())):
-            values |= {f"{what}_{number}": text for number, text in enumerate(texts, 1)}
-        try:
-            return self.named[name][1].format(**values)
-        except (LookupError, ValueError, AttributeError) as error:
-            raise BadInput(f"--judge_prompts: prompt {name!r} can't be filled in ({error!r})") from None
-
-
-def _prompt_name(question: Question, turn: int) -> str:
-    kind = "single-math-v1" if question.category in WITH_REFERENCE else "single-v1"
-    return kind + ("-multi-turn" if turn else "")
 
 
 def _mean(grades: Iterable[float]) -> float:

@@ -1,5 +1,6 @@
 """What the doctor finds, and what it finds it in."""
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from dice.stages.checks import ROLES, Check
 from dice.tools.plan import hardware
 from dice.tools.plan.budget import Budget, budget
 from dice.tools.plan.sizes import Size, size_of
-from dice.tools.plan.workload import is_here
+from dice.tools.plan.workload import rows_here
 
 FAULT, WARNING, FINE, OPEN = "fault", "warning", "fine", "open"
 ROWS = 32  # of the real data that are looked at closely
@@ -85,11 +86,9 @@ class Case:
         return spread(self._rows(read_preferences, replay.dataset if replay.gamma > 0 else None))
 
     def _rows(self, read: Callable[[Path, str], tuple[list, Counter[str]]], name: str | None) -> list:
-        try:
-            there = name and is_here(self.recipe, name)
-            return read(self.recipe.dataset_dir, name)[0] if there else []
-        except BadInput:
-            return []
+        with contextlib.suppress(BadInput):  # the quick part told of it
+            return rows_here(self.recipe, read, name)
+        return []
 
     @property
     def pairs(self) -> list[Preference]:
