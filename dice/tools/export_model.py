@@ -8,7 +8,7 @@ import contextlib
 import pickle
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from dice.run.manifests import require
 from dice.run.run import Run
 from dice.tools import model_card
 
-TOKENIZER = tuple(pattern for pattern in trainer.MODEL_FILES if "safetensors" not in pattern)
+NO_TOKENIZER = ("config.json", "adapter_config.json")
+TOKENIZER = [name for name in trainer.MODEL_FILES if "safetensors" not in name and name not in NO_TOKENIZER]
 PARTS = {  # of the metadata of an FSDP checkpoint, besides its own classes
     ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
     ("torch.distributed.checkpoint.filesystem", "_StoragePrefix"),
@@ -75,8 +76,7 @@ def _collect(source: Path, target: Path) -> str:
     if (source / "adapter_config.json").is_file():
         return _merge(source, target)
     if any(source.glob("model*.safetensors")):
-        for path in sorted({path for pattern in trainer.MODEL_FILES for path in source.glob(pattern)}):
-            shutil.copy2(path, target / path.name)
+        _copy(source, target, trainer.MODEL_FILES)
         return "copied"
     if any(source.glob("global_step*")):
         return _gather_deepspeed(source, target)
@@ -86,6 +86,11 @@ def _collect(source: Path, target: Path) -> str:
         f"{source}: no model here; a model has model*.safetensors, an adapter adapter_config.json, a "
         "checkpoint of DeepSpeed global_step*, one of FSDP pytorch_model_fsdp_*"
     )
+
+
+def _copy(source: Path, target: Path, patterns: Iterable[str]) -> None:
+    for path in {path for pattern in patterns for path in source.glob(pattern)}:
+        shutil.copy2(path, target / path.name)
 
 
 def _merge(adapter: Path, target: Path) -> str:
@@ -188,10 +193,8 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
         from transformers import AutoTokenizer
 
         AutoTokenizer.from_pretrained(str(source), **trust.of_config()).save_pretrained(target)
-        return
-    for path in sorted({path for pattern in TOKENIZER for path in source.glob(pattern)}):
-        if path.name not in ("config.json", "adapter_config.json"):
-            shutil.copy2(path, target / path.name)
+    else:
+        _copy(source, target, TOKENIZER)
 
 
 def _check_push(repository: str) -> None:

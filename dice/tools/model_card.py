@@ -1,28 +1,27 @@
 """The model card of an export: what a reader of the Hub, or oneself in a year, wants to know of a model."""
 
 import html
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
-from dice.errors import BadInput, printable
+from dice.errors import printable
+from dice.launch.console import with_error
 from dice.models.checkpoint import HUB_ID
 from dice.recipe.keys import resolve
 from dice.recipe.load import resolved_yaml
-from dice.run import files, manifests
+from dice.run import manifests
 from dice.run.manifests import manifest_of
 from dice.run.run import Run
+from dice.tools.curves import read_curves
+from dice.tools.templates import template
 
 MARKDOWN = re.compile(r"[\\`*_\[\]|~]")  # what would not be itself in the middle of a line
 FENCE = "````"
 SIGNATURE = "<!-- written by `dice export` -->"
-METHOD = (
-    "Trained by [DICE](https://arxiv.org/abs/2406.09760): in every round the model answers prompts, {judge} "
-    "ranks the answers, and DPO goes on with the best and the worst of them, mixed with offline pairs."
-)
 RANKS = {
     "implicit": "its own DPO implicit reward",
     "reward_model": "a scalar reward model",
@@ -33,30 +32,29 @@ RANKS = {
 
 def of_round(run: Run, t: int) -> str:
     """The card of round t's model: figures of all rounds up to it, data, recipe, versions."""
-    recipe = run.recipe
+    recipe, trained = run.recipe, manifest_of(run, t, "train")
     front = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["dpo", "preference-optimization", "dice"],
         **({"base_model": recipe.policy} if _on_hub(recipe.policy) else {}),
     }
-    trained = manifest_of(run, t, "train")
-    parts = [
-        f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{SIGNATURE}",
-        f"# {recipe.run}, round {t} of DICE",
-        METHOD.format(judge=RANKS[recipe.score.reward]),
-        _facts(run, t),
-        "## Rounds\n\n" + _table([_round(run, number) for number in range(1, t + 1)]),
-    ]
-    if results := _results(run):
-        judge = _code(str(recipe.evaluate.judge))
-        parts.append(f"## Evaluation\n\nJudged by {judge}.\n\n" + _table(results))
-    versions = ", ".join(f"{name} {version}" for name, version in trained["versions"].items())
-    parts += [
-        f"## Recipe\n\n{FENCE}yaml\n{resolved_yaml(recipe).replace(FENCE, '')}{FENCE}",
-        f"Versions: {versions}. DICE commit {trained.get('commit') or 'unknown'}.",
-    ]
-    return "\n\n".join(parts) + "\n"
+    return template("model_card.md", finalize=_shown).render(
+        code=_code,
+        table=_table,
+        front=Markup(yaml.safe_dump(front, sort_keys=False)),
+        signature=Markup(SIGNATURE),
+        recipe=recipe,
+        t=t,
+        ranks=RANKS[recipe.score.reward],
+        kind=recipe.train.args["finetuning_type"],
+        rounds=[_round(run, number) for number in range(1, t + 1)],
+        results=(manifests.read(run.path / "evaluate" / "evaluate.manifest.json") or {}).get("results", []),
+        with_error=with_error,
+        recipe_yaml=Markup(resolved_yaml(recipe).replace(FENCE, "")),
+        versions=", ".join(f"{name} {version}" for name, version in trained["versions"].items()),
+        commit=trained.get("commit") or "unknown",
+    )
 
 
 def plain(source: str) -> str:
@@ -67,44 +65,41 @@ def plain(source: str) -> str:
     )
 
 
-def _plain(text: Any) -> str:
-    """A text that is shown as it is, whatever of Markdown or HTML it holds, in one line."""
-    line = html.escape(printable(" ".join(str(text).split())), quote=False)
-    return MARKDOWN.sub(r"\\\g<0>", line)
-
-
-def _code(text: str) -> str:
-    """A text in the type of code; a backtick would end it."""
-    return f"`{printable(text).replace('`', chr(39))}`"
-
-
 def is_ours(folder: Path) -> bool:
     """Whether an export lies in a folder."""
     readme = folder / "README.md"
     return readme.is_file() and SIGNATURE in readme.read_text(encoding="utf-8", errors="replace")
 
 
-def _facts(run: Run, t: int) -> str:
-    recipe = run.recipe
-    kind = recipe.train.args["finetuning_type"]
-    facts = {
-        "starting point": _plain(recipe.policy),
-        "its reference": _plain(recipe.reference),
-        "chat template": f"{_code(recipe.template)} (LLaMA-Factory)",
-        "prompts": _plain(recipe.prompts),
-        "offline preferences": f"{_plain(recipe.replay.dataset)}, gamma {recipe.replay.gamma:g}",
-        "training": f"DPO, {kind}{', merged into the base' if kind == 'lora' else ''}",
-        "round": f"{t} of {recipe.rounds}",
-        "seed": recipe.seed,
-    }
-    return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {value} |" for name, value in facts.items())
+def _shown(value: Any) -> Any:
+    """What is put into a card, unless it is markup of our own."""
+    return value if isinstance(value, Markup) else _plain(value)
+
+
+def _plain(text: Any) -> str:
+    """A text that is shown as it is, whatever of Markdown or HTML it holds, in one line."""
+    line = html.escape(printable(" ".join(str(text).split())), quote=False)
+    return MARKDOWN.sub(r"\\\g<0>", line)
+
+
+def _code(text: str) -> Markup:
+    """A text in the type of code; a backtick would end it."""
+    return Markup(f"`{printable(text).replace('`', chr(39))}`")
+
+
+def _table(rows: list[dict[str, Any]]) -> Markup:
+    names = list(rows[0])
+    lines = [names, ["---"] * len(names), *([_plain(row[name]) for name in names] for row in rows)]
+    return Markup("\n".join(f"| {' | '.join(cells)} |" for cells in lines))
 
 
 def _round(run: Run, t: int) -> dict[str, Any]:
     generated, scored, paired, trained = (
         manifest_of(run, t, stage) or {} for stage in ("generate", "score", "pair", "train")
     )
-    last = _last_step(run.round_dir(t) / "curves.jsonl")
+    curves = run.round_dir(t) / "curves.jsonl"
+    steps = [step for step in (read_curves(curves) if curves.exists() else []) if "loss" in step]
+    last = steps[-1] if steps else {}  # of the steps that were logged
     return {
         "round": t,
         "responses": f"{generated.get('rows_out', 0):,}",
@@ -114,47 +109,8 @@ def _round(run: Run, t: int) -> dict[str, Any]:
         "length difference": f"{paired.get('length_difference', 0):+.1f}",
         "trained on": f"{trained.get('train_rows', 0):,}",
         "loss": f"{last['loss']:.3f}" if last else "-",
-        "accuracy": f"{last['rewards/accuracies']:.0%}" if last else "-",
+        "accuracy": f"{last['rewards/accuracies']:.0%}" if "rewards/accuracies" in last else "-",
     }
-
-
-def _last_step(curves: Path) -> dict[str, float]:
-    """Loss and accuracy of the last step that was logged; empty where none was. Raises BadInput."""
-    last: dict[str, float] = {}
-    if not curves.exists():
-        return last
-    with files.open_file(curves) as file:
-        for number, line in enumerate(file, 1):
-            try:
-                step = json.loads(line)
-                if "loss" in step:
-                    last = {key: float(step[key]) for key in ("loss", "rewards/accuracies")}
-            except (ValueError, TypeError, KeyError, RecursionError) as error:
-                raise BadInput(f"{curves}:{number}: not a step of a training ({error})") from None
-    return last
-
-
-def _results(run: Run) -> list[dict[str, str]]:
-    manifest = manifests.read(run.path / "evaluate" / "evaluate.manifest.json") or {}
-    return [
-        {
-            "model": result["model"],
-            "quality": f"{result['quality']:.3f}",
-            "win rate against DPO": _rate(result["win_rate"], result["win_rate_error"]),
-            "mean length": f"{result['mean_chars']:.1f} characters",
-        }
-        for result in manifest.get("results", [])
-    ]
-
-
-def _rate(rate: float | None, error: float | None) -> str:
-    return "-" if rate is None else f"{rate:.1%} ± {error:.1%}"
-
-
-def _table(rows: list[dict[str, Any]]) -> str:
-    names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([_plain(row[name]) for name in names] for row in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _on_hub(name: str) -> bool:

@@ -1,5 +1,6 @@
 """`python -m dice ablate RECIPE`: the paper's questions as a grid of runs, which ablate.sh makes."""
 
+import math
 from collections.abc import Sequence
 
 from dice.launch.console import console, say, shown
@@ -28,7 +29,7 @@ def show_plan(name: str, words: Sequence[str]) -> None:
         state = "done" if row.cell.is_done else hours(row.seconds)
         shared = f"shares {', '.join(row.shared)}" if row.shared else ""
         console.print(f"{row.cell.recipe.run:<48}{state:>8}   {shared}".rstrip())
-    known = [row.seconds for row in rows if row.seconds is not None]
+    known = [row.seconds for row in rows if not math.isnan(row.seconds)]
     untold = "" if len(known) == len(rows) else "   and what can't be told"
     console.print(f"{'in all':<48}{hours(sum(known)):>8}{untold}\n")
 

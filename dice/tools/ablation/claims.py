@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dice.tools.ablation.grid import Grid
-from dice.tools.ablation.results import Figures, Mean, Place, difference
+from dice.tools.ablation.results import Figures, Mean, Setting, difference
 
 
 class Claim(NamedTuple):
@@ -34,6 +34,7 @@ class Verdict:
 
     claim: str
     measured: str
+    measure: str
     found: Mean
 
     @property
@@ -46,35 +47,27 @@ class Verdict:
             return "can't tell"
         return "agrees" if found.mean > 0 else "disagrees"
 
-    @property
-    def scale(self) -> tuple[int, str]:
-        """What to multiply by to show it, and the unit behind it."""
-        return (1, "") if self.measured.startswith("characters") else (100, "%")
-
 
 def verdicts(figures: Figures, grid: Grid) -> list[Verdict]:
     """Every claim that the grid has something to say about."""
-    found = []
-    for claim in CLAIMS:
-        if claim.axis in grid.axes:
-            more, less = (Place(claim.axis, value, grid.axis_rounds) for value in (claim.more, claim.less))
-            what = "win rate" if claim.measure == "win_rate" else "characters"
-            told = f"{what}, {claim.axis} {claim.more} minus {claim.less}"
-            found.append(Verdict(claim.text, told, difference(figures, more, less, claim.measure)))
-    return found + _of_rounds(figures, grid.rounds)
 
+    def verdict(text: str, told: str, more: Setting, less: Setting, measure: str = "win_rate") -> Verdict:
+        what = "win rate" if measure == "win_rate" else "characters"
+        return Verdict(text, f"{what}, {told}", measure, difference(figures, more, less, measure))
 
-def _of_rounds(figures: Figures, rounds: int) -> list[Verdict]:
-    """That every round helps, and that the third one helps less than the second."""
     found = []
-    for t in range(1, rounds + 1):
-        now, before = Place("rounds", str(t), t), Place("rounds", str(t - 1), t - 1)
-        told = f"win rate, round {t} minus {f'round {t - 1}' if t > 1 else 'the start'}"
-        found.append(Verdict(f"Round {t} helps", told, difference(figures, now, before, "win_rate")))
-    if rounds >= 3:
-        places = [figures.get(Place("rounds", str(t), t), {}) for t in (1, 2, 3)]
-        rates = [[place[seed]["win_rate"] for place in places] for seed in places[0]]
+    for text, axis, more, less, measure in CLAIMS:
+        if axis in grid.axes:
+            both = (Setting(axis, value, grid.axis_rounds) for value in (more, less))
+            found.append(verdict(text, f"{axis} {more} minus {less}", *both, measure))
+    for t in range(1, grid.rounds + 1):
+        told = f"round {t} minus {f'round {t - 1}' if t > 1 else 'the start'}"
+        both = (Setting("rounds", str(n), n) for n in (t, t - 1))
+        found.append(verdict(f"Round {t} helps", told, *both))
+    if grid.rounds >= 3:
+        by_round = [figures.get(Setting("rounds", str(t), t), {}) for t in (1, 2, 3)]
+        rates = [[row[seed]["win_rate"] for row in by_round] for seed in by_round[0]]
         less = Mean.of((second - first) - (third - second) for first, second, third in rates)
         told = "win rate, gain of round 2 minus gain of round 3"
-        found.append(Verdict("Round 3 helps less than round 2", told, less))
+        found.append(Verdict("Round 3 helps less than round 2", told, "win_rate", less))
     return found

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,11 +19,11 @@ from dice.tools.plan.budget import Budget, budget
 
 @dataclass(frozen=True)
 class Expected:
-    """A run of the grid. Seconds are None where they can't be told."""
+    """A run of the grid. Seconds are NaN where they can't be told."""
 
     cell: Cell
     shared: list[str]  # stages that a run before it will have done
-    seconds: float | None
+    seconds: float
 
 
 def forecast(grid: Grid) -> list[Expected]:
@@ -40,11 +41,9 @@ def _expected(cell: Cell, known: set[str], measured: dict[str, list[float]]) -> 
             shared.append(f"{name} {t}" if t else name)
         else:
             cost = planned.cost(name) if planned else None
-            seconds.append(fmean(measured[name]) if name in measured else cost and cost.seconds)
+            seconds.append(fmean(measured.get(name, [cost.seconds if cost else math.nan])))
         known.add(key)
-    if cell.is_done:
-        return Expected(cell, shared, 0.0)
-    return Expected(cell, shared, None if None in seconds else sum(seconds))
+    return Expected(cell, shared, 0.0 if cell.is_done else sum(seconds))
 
 
 def _stages(cell: Cell) -> Iterator[tuple[str, int, str]]:

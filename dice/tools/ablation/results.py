@@ -1,4 +1,4 @@
-"""What the runs of a grid came to: figures by place and seed, means and standard errors over seeds."""
+"""What the runs of a grid came to: figures by setting and seed, means and standard errors over seeds."""
 
 import json
 import math
@@ -10,18 +10,45 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from dice.tools.ablation.grid import CENTER, Cell, Grid
+from dice.tools.ablation.grid import AXES, CENTER, Cell, Grid
 
-MEASURES = ("win_rate", "quality", "mean_chars")
 CONFIDENCE = 0.95
 
 
-class Place(NamedTuple):
+class Measure(NamedTuple):
+    """A column of the table, and how it is shown."""
+
+    title: str
+    digits: int
+    unit: str = ""
+    scale: int = 1  # what to multiply a value by
+
+
+MEASURES = {
+    "win_rate": Measure("win rate against the start", 1, "%", 100),
+    "quality": Measure("quality", 3),
+    "mean_chars": Measure("characters", 1),
+}
+
+
+class Setting(NamedTuple):
     """A row of the table: a value of an axis, after so many rounds."""
 
     axis: str
     value: str
     round: int
+
+    def __str__(self) -> str:
+        return "the start" if self == START else self.value
+
+
+START = Setting("rounds", "0", 0)
+
+
+def settings(grid: Grid) -> list[Setting]:
+    """The rows of the table, axis by axis."""
+    found = [Setting(axis, value, grid.axis_rounds) for axis in grid.axes for value in AXES[axis]]
+    return found + [Setting("rounds", str(t), t) for t in range(grid.rounds + 1)]
 
 
 @dataclass(frozen=True)
@@ -48,36 +75,36 @@ class Mean:
         return float(stdtrit(self.count - 1, (1 + CONFIDENCE) / 2)) * self.error
 
 
-Figures = dict[Place, dict[int, dict[str, float]]]  # place -> seed -> measure -> value
+Figures = dict[Setting, dict[int, dict[str, float]]]  # setting -> seed -> measure -> value
 
 
 def collect(grid: Grid) -> Figures:
-    """The figures of every run that is done, by place and seed."""
+    """The figures of every run that is done, by setting and seed."""
     figures: Figures = defaultdict(dict)
     for cell in grid.cells:
         if cell.is_done:
-            for place, row in _rows(cell, grid):
-                figures[place][cell.seed] = {name: row[name] for name in MEASURES}
+            for setting, row in _rows(cell, grid):
+                figures[setting][cell.seed] = {name: row[name] for name in MEASURES}
     return figures
 
 
-def _rows(cell: Cell, grid: Grid) -> Iterable[tuple[Place, dict[str, float]]]:
+def _rows(cell: Cell, grid: Grid) -> Iterable[tuple[Setting, dict[str, float]]]:
     results = {row["model"]: row for row in cell.results or ()}
     for axis, value in cell.values:
-        yield Place(axis, value, grid.axis_rounds), results[f"round-{grid.axis_rounds}"]
+        yield Setting(axis, value, grid.axis_rounds), results[f"round-{grid.axis_rounds}"]
     if cell.name == CENTER:
-        yield Place("rounds", "0", 0), results["DPO"] | {"win_rate": 0.5}
+        yield START, results["DPO"] | {"win_rate": 0.5}
         for t in range(1, grid.rounds + 1):
-            yield Place("rounds", str(t), t), results[f"round-{t}"]
+            yield Setting("rounds", str(t), t), results[f"round-{t}"]
 
 
-def summary(figures: Figures, place: Place, measure: str) -> Mean:
-    """The mean of a measure at a place."""
-    return Mean.of(row[measure] for row in figures.get(place, {}).values())
+def summary(figures: Figures, setting: Setting, measure: str) -> Mean:
+    """The mean of a measure at a setting."""
+    return Mean.of(row[measure] for row in figures.get(setting, {}).values())
 
 
-def difference(figures: Figures, first: Place, second: Place, measure: str) -> Mean:
-    """Of a measure at two places, seed by seed; seeds that one of them lacks are left out."""
+def difference(figures: Figures, first: Setting, second: Setting, measure: str) -> Mean:
+    """Of a measure at two settings, seed by seed; seeds that one of them lacks are left out."""
     ours, theirs = figures.get(first, {}), figures.get(second, {})
     return Mean.of(
         ours[seed][measure] - theirs[seed][measure] for seed in sorted(ours.keys() & theirs.keys())
@@ -85,10 +112,10 @@ def difference(figures: Figures, first: Place, second: Place, measure: str) -> M
 
 
 def as_json(figures: Figures) -> str:
-    """All figures, a row per place and seed."""
+    """All figures, a row per setting and seed."""
     rows = [
-        {**place._asdict(), "seed": seed, **row}
-        for place, by_seed in figures.items()
+        {**setting._asdict(), "seed": seed, **row}
+        for setting, by_seed in figures.items()
         for seed, row in by_seed.items()
     ]
     return json.dumps(rows, indent=1) + "\n"

@@ -4,7 +4,7 @@ Every model of a run answers a benchmark's questions as the benchmark has it, in
 read; a judge that the environment names compares or grades them. Answers and judgments are stages of
 their own under results/RUN/benchmarks/.
 
-    evaluation > alpaca_eval2, answers > judging, arena_hard, mt_bench > style, results, task > questions
+    evaluation > alpaca_eval2, arena_hard, mt_bench > answers, judging, style > results, task > questions
 
 `results` loads nothing that is heavy, since `status` and the report read it.
 """

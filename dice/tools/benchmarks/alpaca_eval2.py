@@ -20,94 +20,75 @@ from dice.run.run import Run
 from dice.run.stage import Outcome, Stage
 from dice.tools.benchmarks import judging
 from dice.tools.benchmarks import questions as files
-from dice.tools.benchmarks.questions import Decoding, HubFile, Question, Questions, of_recipe
-from dice.tools.benchmarks.task import Options, Reply, Task, Verdicts
+from dice.tools.benchmarks.judging import Score
+from dice.tools.benchmarks.questions import Decoding, HubFile, Question
+from dice.tools.benchmarks.task import Benchmark, Reply, Row, Task
 
-NAME, TITLE, ANSWERS, GRADES = "alpaca_eval2", "AlpacaEval 2", "model_outputs.json", False
 BASELINE, OLDER_BASELINE = "gpt4_1106_preview", "text_davinci_003"
 ANNOTATE = Path(__file__).with_name("annotate.py")
 VERSION = "0.6.6"
 RETRIES, TIMEOUT = 5, 180.0  # of each question to the judge; seconds for an attempt
+CACHE = "annotations/cache.json"  # of the package: its judgments so far
 
 
-def read_questions(options: Options) -> Questions:
-    """The instructions, in a file that also has the baseline's outputs: alpaca_eval_gpt4_baseline.json."""
-    path = files.fetch(
-        options.questions, HubFile("tatsu-lab/alpaca_eval", "alpaca_eval_gpt4_baseline.json"), "questions"
-    )
-    columns = {"instruction": str, "output": str, "generator": str, "dataset": str}
-    rows = [row for _, row in files.read_rows(path, columns)]
-    files.check_count(path, len(rows), {805: "the one version"}, TITLE)
-    files.check_distinct(path, (row["instruction"] for row in rows))
-    generators = sorted({row["generator"] for row in rows})
-    if generators == [OLDER_BASELINE]:
-        raise BadInput(
-            f"{path}: these are AlpacaEval 1's, with outputs of {OLDER_BASELINE}; AlpacaEval 2 compares with "
-            f"{BASELINE}: alpaca_eval_gpt4_baseline.json"
-        )
-    notes = () if generators == [BASELINE] else (f"baseline {', '.join(generators)} instead of {BASELINE}",)
-    items = [
-        Question(str(number), row["dataset"], (row["instruction"],), row) for number, row in enumerate(rows)
-    ]
-    return Questions("", items, path, notes)
+class AlpacaEval2(Benchmark):
+    """The instructions are in a file that also has the baseline's outputs: alpaca_eval_gpt4_baseline.json."""
 
+    name, title, answers_in = "alpaca_eval2", "AlpacaEval 2", "model_outputs.json"
+    source = HubFile("tatsu-lab/alpaca_eval", "alpaca_eval_gpt4_baseline.json")
+    columns, key = {"instruction": str, "output": str, "generator": str, "dataset": str}, "instruction"
+    versions = {805: ""}
+    judge_model = "gpt-4-1106-preview"
+    write_rows = staticmethod(write_array)
 
-def decoding(recipe: Recipe) -> Decoding:
-    """The recipe's own: the benchmark leaves it to each model, and the paper samples as for training."""
-    return of_recipe(recipe)
+    def question(self, number: int, where: str, row: Row) -> Question:
+        return Question(str(number), row["dataset"], (row["instruction"],), row)
 
+    def question_notes(self, items: list[Question]) -> list[str]:
+        generators = sorted({item.row["generator"] for item in items})
+        if generators == [OLDER_BASELINE]:
+            raise BadInput(
+                f"{self.path}: these are AlpacaEval 1's, with outputs of {OLDER_BASELINE}; AlpacaEval 2 "
+                f"compares with {BASELINE}: alpaca_eval_gpt4_baseline.json"
+            )
+        return [] if generators == [BASELINE] else [f"baseline {', '.join(generators)} instead of {BASELINE}"]
 
-def judge_model(questions: Questions) -> str:
-    return "gpt-4-1106-preview"
+    def decoding(self, recipe: Recipe) -> Decoding:
+        """The recipe's own: the benchmark leaves it to each model, and the paper samples as for training."""
+        options = recipe.generate
+        return Decoding(options.temperature, options.top_p, options.max_new_tokens)
 
+    def answer_row(self, question: Question, generator: str, replies: list[Reply]) -> Row:
+        """A row of the package's `model_outputs`, each instruction as in the question file."""
+        own = {key: question.row[key] for key in ("dataset", "instruction")}
+        return {**own, "output": replies[0].text, "generator": generator}
 
-def answers_name(generator: str) -> str:
-    return ANSWERS
+    def answers_file(self, generator: str) -> str:
+        return self.answers_in
 
+    def judge_stage(self, task: Task) -> Stage:
+        """The stage that has a model's answers judged. Raises BadInput where the package is missing."""
+        python = os.environ.get("ALPACA_EVAL_PYTHON") or sys.executable
+        version, options = _package(python), self.options
+        if options.judge_prompts or options.references:
+            where = "its prompts in the package and its baseline in the question file"
+            raise BadInput(f"alpaca_eval2 has {where}")
+        given = options.length_data
+        length_data = {"length_data": files.local(given, "length_data")} if given else {}
 
-def write_answers(path: Path, generator: str, questions: Questions, answers: list[list[Reply]]) -> list[str]:
-    """The package's `model_outputs`: a JSON array, each instruction as in the question file."""
-    write_array(
-        path,
-        (
-            {
-                "dataset": question.row["dataset"],
-                "instruction": question.row["instruction"],
-                "output": reply.text,
-                "generator": generator,
-            }
-            for question, (reply,) in zip(questions.items, answers, strict=True)
-        ),
-    )
-    return []
+        def inputs(run: Run, t: int) -> dict[str, str]:
+            paths = {"answers": task.answers_path(run), "questions": self.path} | length_data
+            return {name: file_digest(path) for name, path in paths.items()}
 
+        def settings(run: Run, t: int) -> dict[str, Any]:
+            own = {"request": options.judge_options, "alpaca_eval": version}
+            return judging.common_settings(task) | own
 
-def stage(task: Task) -> Stage:
-    """The stage that has one model's answers judged. Raises BadInput where the package is missing."""
-    python = os.environ.get("ALPACA_EVAL_PYTHON") or sys.executable
-    version = _package(python)
-    if task.options.judge_prompts or task.options.references:
-        raise BadInput("alpaca_eval2 has its prompts in the package and its baseline in the question file")
-    length_data = task.options.length_data
-    if length_data:
-        files.local(length_data, "length_data")
+        def judge(run: Run, t: int) -> Outcome:
+            return _judge(task, run, python)
 
-    def inputs(run: Run, t: int) -> dict[str, str]:
-        paths = {"answers": task.answers_path(run), "questions": task.questions.path}
-        if length_data:
-            paths["length_data"] = Path(length_data)
-        return {name: file_digest(path) for name, path in paths.items()}
-
-    def settings(run: Run, t: int) -> dict[str, Any]:
-        own = {"benchmark": task.name, "judge": task.server.model, "notes": [*task.notes]}
-        return {**own, "request": task.options.judge_options, "alpaca_eval": version}
-
-    def judge(run: Run, t: int) -> Outcome:
-        return _judge(task, run, python)
-
-    outputs = ("annotations", "annotations.json", "metrics.json")
-    parts = ("annotations/cache.json",)
-    return Stage("judge", inputs, settings, outputs, judge, task.judged_folder, parts=parts)
+        outputs = ("annotations", "annotations.json", "metrics.json")
+        return Stage("judge", inputs, settings, outputs, judge, task.judged_folder, parts=(CACHE,))
 
 
 def _package(python: str) -> str:
@@ -116,9 +97,8 @@ def _package(python: str) -> str:
     try:
         asked = subprocess.run([python, "-c", code], capture_output=True, text=True)
     except OSError as error:
-        raise BadInput(
-            f"environment: ALPACA_EVAL_PYTHON is {python!r}, no program ({error.strerror})"
-        ) from None
+        what = f"ALPACA_EVAL_PYTHON is {python!r}, no program ({error.strerror})"
+        raise BadInput(f"environment: {what}") from None
     if asked.returncode:
         raise BadInput(
             f"AlpacaEval 2 is judged by the package alpaca_eval, which {python} does not have; install it "
@@ -128,11 +108,10 @@ def _package(python: str) -> str:
 
 
 def _judge(task: Task, run: Run, python: str) -> Outcome:
-    folder = task.judged_folder(run)
+    folder, options, server = task.judged_folder(run), task.benchmark.options, task.server
     baseline = folder / "annotations" / "baseline.json"
-    write_array(baseline, (question.row for question in task.items))
-    cache = "annotations/cache.json"
-    for name in ("annotations.json", "metrics.json", *([cache] if task.anew else [])):
+    write_array(baseline, (question.row for question in task.questions))
+    for name in ("annotations.json", "metrics.json", *([CACHE] if task.anew else [])):
         remove(folder / name)
     settings = folder / "annotations" / "settings.json"
     write_json(
@@ -140,20 +119,20 @@ def _judge(task: Task, run: Run, python: str) -> Outcome:
         {
             "answers": str(task.answers_path(run)),
             "baseline": str(baseline),
-            "judge": task.server.model,
-            "options": task.options.judge_options,
-            "concurrency": task.server.concurrency,
+            "judge": server.model,
+            "options": options.judge_options,
+            "concurrency": server.concurrency,
             "retries": RETRIES,
             "timeout": TIMEOUT,
-            "length_data": task.options.length_data and str(Path(task.options.length_data).absolute()),
-            "cache": str(folder / cache),
+            "length_data": options.length_data and str(Path(options.length_data).absolute()),
+            "cache": str(folder / CACHE),
             "annotations": str(folder / "annotations.json"),
             "metrics": str(folder / "metrics.json"),
         },
     )
-    key = task.server.key or "none"  # the package wants one, also for a server that does not
+    key = server.key or "none"  # the package wants one, also for a server that does not
     env = {"OPENAI_API_KEY": key, "OPENAI_API_KEYS": key}
-    env |= {name: task.server.url for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE")}  # the latter goes first
+    env |= {name: server.url for name in ("OPENAI_BASE_URL", "OPENAI_API_BASE")}  # the latter goes first
     env["OPENAI_CLIENT_CONFIG_PATH"] = os.devnull  # what else the package would ask
     log = folder / "logs" / "judge.log"
     command = [python, "-P", str(ANNOTATE), str(settings)]  # -P: it must not take DICE's modules for its own
@@ -163,7 +142,7 @@ def _judge(task: Task, run: Run, python: str) -> Outcome:
         raise StageFailed(f"alpaca_eval wrote no metrics; its log: {log}")
     if failure := metrics.get("failure"):
         if metrics["status"] in REFUSALS:
-            raise BadInput(refusal(task.server.model, metrics["status"]))
+            raise BadInput(refusal(server.model, metrics["status"]))
         raise StageFailed(
             f"the judge does not answer ({failure}); what it answered before is kept: run the same command "
             "again once it is there"
@@ -172,23 +151,14 @@ def _judge(task: Task, run: Run, python: str) -> Outcome:
 
 
 def _outcome(task: Task, run: Run, metrics: dict[str, Any]) -> Outcome:
-    judgments, unanswered = int(metrics["n_total"]), metrics["unanswered"]
-    unreadable = len(task.items) - judgments - unanswered
-    judging.check_enough(
-        len(task.items),
-        unanswered,
-        "rate limits, say",
-        unreadable,
-        "it must return the log-probabilities of m and M",
+    asked, judgments, unanswered = len(task.questions), int(metrics["n_total"]), metrics["unanswered"]
+    unreadable = asked - judgments - unanswered
+    hint = "it must return the log-probabilities of m and M"
+    judging.check_enough(asked, unanswered, "rate limits, say", unreadable, hint)
+    rate, error, controlled = (
+        None if metrics.get(name) is None else metrics[name] / 100
+        for name in ("win_rate", "standard_error", "length_controlled_winrate")
     )
-    controlled = metrics.get("length_controlled_winrate")
     notes = [] if controlled is not None else [f"no length-controlled win rate: {metrics['uncontrolled']}"]
-    error = metrics["standard_error"]
-    scored = Verdicts(
-        score=metrics["win_rate"] / 100,
-        error=None if error is None else error / 100,
-        judgments=judgments,
-        parts={},
-        length_controlled=None if controlled is None else controlled / 100,
-    )
+    scored = Score(rate, error, judgments, parts={}, length_controlled=controlled)
     return judging.outcome(task, run, scored, judgments, unreadable, unanswered, notes)

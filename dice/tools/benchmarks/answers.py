@@ -4,6 +4,7 @@ Questions of one turn and temperature are one part, with prompts and shards of i
 prompts hold the model's own first answer. What is sampled stays, so a killed evaluation goes on.
 """
 
+import itertools
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def stage(task: Task) -> Stage:
 
     def inputs(run: Run, t: int) -> dict[str, str]:
         model = model_digest(models(run)[task.model])
-        return {"model": model, "questions": file_digest(task.questions.path)}
+        return {"model": model, "questions": file_digest(task.benchmark.path)}
 
     def settings(run: Run, t: int) -> dict[str, Any]:
         sampling = sampling_settings(_recipe(run.recipe, {}))
@@ -37,15 +38,19 @@ def stage(task: Task) -> Stage:
         own = {"benchmark": task.name, "model": task.model, "decoding": asdict(task.decoding)}
         return {**sampling, **own, "generate": options}
 
-    def work_through(run: Run, t: int) -> Outcome:
-        return _run(task, run)
-
-    outputs = ("turns", task.benchmark.ANSWERS)
+    outputs = ("turns", task.benchmark.answers_in)
     parts = ("turns/*/*/part-*.jsonl",)
     number = task.model.removeprefix("round-")
     needs = makers(int(number)) if number.isdigit() else []
     return Stage(
-        "answers", inputs, settings, outputs, work_through, task.folder, parts=parts, needs=lambda *_: needs
+        "answers",
+        inputs,
+        settings,
+        outputs,
+        run=lambda run, t: _run(task, run),
+        folder=task.folder,
+        parts=parts,
+        needs=lambda *_: needs,
     )
 
 
@@ -69,26 +74,28 @@ def _recipe(recipe: Recipe, sampling: dict[str, Any]) -> Recipe:
 
 def _run(task: Task, run: Run) -> Outcome:
     folder = task.folder(run)
-    replies: list[list[Reply]] = [[] for _ in task.items]
-    for turn in range(max(len(question.turns) for question in task.items)):
+    replies: list[list[Reply]] = [[] for _ in task.questions]
+    for turn in range(max(len(question.turns) for question in task.questions)):
         conversations = {
             index: _messages(question.turns[: turn + 1], replies[index])
-            for index, question in enumerate(task.items)
+            for index, question in enumerate(task.questions)
             if turn < len(question.turns)
         }
         answered = _sample(task, run, folder / "turns" / f"turn-{turn + 1}", conversations)
         for index, reply in answered.items():
             replies[index].append(reply)
-    path = task.answers_path(run)
-    notes = task.benchmark.write_answers(path, task.generator(run), task.questions, replies)
+    answered = zip(task.questions, replies, strict=True)
+    rows = (task.benchmark.answer_row(question, task.generator(run), own) for question, own in answered)
+    task.benchmark.write_rows(task.answers_path(run), rows)
+    notes = task.benchmark.answer_notes()
     every = [reply for of_question in replies for reply in of_question]
     cut_off = sum(reply.cut_off for reply in every)
     chars = sum(len(reply.text) for reply in every) / len(every)
     warnings = [f"{cut_off:,} of {len(every):,} answers were cut off"] if cut_off else []
     return Outcome(
-        rows_in=len(task.items),
+        rows_in=len(task.questions),
         rows_out=len(every),
-        summary=f"{task.model}: {len(every):,} answers to {len(task.items):,} questions, "
+        summary=f"{task.model}: {len(every):,} answers to {len(task.questions):,} questions, "
         f"{chars:,.0f} characters on average",
         figures={"mean_chars": chars, "cut_off": cut_off, "notes": notes},
         warnings=warnings + notes,
@@ -98,10 +105,10 @@ def _run(task: Task, run: Run) -> Outcome:
 def _messages(turns: tuple[str, ...], replies: list[Reply]) -> list[Message]:
     """The user's turns with the model's own answers between them."""
     messages: list[Message] = []
-    for index, turn in enumerate(turns):
+    for turn, reply in itertools.zip_longest(turns, replies):
         messages.append(Message(role="user", content=turn))
-        if index < len(turns) - 1:
-            messages.append(Message(role="assistant", content=replies[index].text))
+        if reply:
+            messages.append(Message(role="assistant", content=reply.text))
     return messages
 
 
@@ -110,7 +117,7 @@ def _sample(task: Task, run: Run, folder: Path, conversations: dict[int, list[Me
     groups: dict[float, dict[str, Prompt]] = {}
     for index, messages in conversations.items():
         prompt = Prompt(prompt_id(messages), messages)  # a question that comes twice is answered once
-        temperature = task.decoding.of(task.items[index].category)
+        temperature = task.decoding.of(task.questions[index].category)
         groups.setdefault(temperature, {})[prompt.prompt_id] = prompt
     for temperature, prompts in groups.items():
         part = folder / f"temperature-{temperature:g}"
@@ -128,12 +135,12 @@ def _sample(task: Task, run: Run, folder: Path, conversations: dict[int, list[Me
     }
     replies = {}
     for index, messages in conversations.items():
-        question = task.items[index]
+        question = task.questions[index]
         part = f"temperature-{task.decoding.of(question.category):g}"
         response = found.get((part, prompt_id(messages)))
         if response is None:
             raise BadInput(
-                f"{task.questions.path}: question {question.id!r} leaves {task.model} no room for an "
+                f"{task.benchmark.path}: question {question.id!r} leaves {task.model} no room for an "
                 f"answer in its context (see {task.folder(run)}/logs/benchmarks.log); all must be answered"
             )
         replies[index] = Reply(response.response, response.n_tokens, response.finish_reason == "length")

@@ -1,6 +1,5 @@
 """A benchmark from beginning to end: questions, every model's answers, judgments, a table."""
 
-import importlib
 import json
 from dataclasses import replace
 from typing import Any
@@ -11,12 +10,15 @@ from dice.rewards.openai_client import Server, environment
 from dice.run.run import Run
 from dice.run.stage import execute
 from dice.stages.evaluate import models
-from dice.tools.benchmarks import answers, judging, results
-from dice.tools.benchmarks.questions import UNCOMPARED, Decoding, Questions
+from dice.tools.benchmarks import answers, results
+from dice.tools.benchmarks.alpaca_eval2 import AlpacaEval2
+from dice.tools.benchmarks.arena_hard import ArenaHard
+from dice.tools.benchmarks.mt_bench import MtBench
+from dice.tools.benchmarks.questions import Decoding
 from dice.tools.benchmarks.results import Result
-from dice.tools.benchmarks.task import Options, Task
+from dice.tools.benchmarks.task import Benchmark, Options, Task
 
-NAMES = ("alpaca_eval2", "arena_hard", "mt_bench")  # each a module of this package
+BENCHMARKS = {benchmark.name: benchmark for benchmark in (AlpacaEval2, ArenaHard, MtBench)}
 
 
 def evaluate(run: Run, name: str, options: Options, force: bool = False) -> list[Result]:
@@ -27,25 +29,18 @@ def evaluate(run: Run, name: str, options: Options, force: bool = False) -> list
     BadInput for an unknown benchmark, model or option, and for a question file of another version;
     StageFailed for a judge that does not answer.
     """
-    if name not in NAMES:
-        raise BadInput(f"--benchmark is {name!r}; there are {', '.join(NAMES)}")
-    benchmark = importlib.import_module(f"dice.tools.benchmarks.{name}")
+    if name not in BENCHMARKS:
+        raise BadInput(f"--benchmark is {name!r}; there are {', '.join(BENCHMARKS)}")
     names = _chosen(run, options)
-    questions = benchmark.read_questions(options)
-    if options.questions:
-        questions = replace(questions, notes=(*questions.notes, UNCOMPARED))
-    if options.first:
-        questions = replace(questions, items=questions.items[: options.first])
+    benchmark = BENCHMARKS[name](options)
     decoding = _decoding(benchmark.decoding(run.recipe), options)
-    server = _server(benchmark, questions, options)
-    notes = _notes(benchmark, questions, options)
-    tasks = [Task(benchmark, questions, decoding, options, model, server, notes) for model in names]
+    server, notes = _server(benchmark), _notes(benchmark)
+    tasks = [Task(benchmark, decoding, model, server, notes) for model in names]
     if server and force:
-        tasks = [replace(task, anew=not _judged(task, run)) for task in tasks]
-    own_stage = getattr(benchmark, "stage", judging.stage)
-    judges = [own_stage(task) for task in tasks] if server else []  # before anything is sampled
-    for task in tasks:
-        execute(answers.stage(task), run, 0, force)
+        tasks = [replace(task, anew=not _is_judged(task, run)) for task in tasks]
+    judges = [benchmark.judge_stage(task) for task in tasks if server]  # before anything is sampled
+    for stage in [*map(answers.stage, tasks), *judges]:
+        execute(stage, run, 0, force)
     if not server:
         say(
             f"judge     not asked: neither OPENAI_BASE_URL nor OPENAI_API_KEY is set; the answers are in "
@@ -53,18 +48,13 @@ def evaluate(run: Run, name: str, options: Options, force: bool = False) -> list
             mark="!",
         )
         return []
-    for stage in judges:
-        execute(stage, run, 0, force)
-    found = [
-        result
-        for result in results.results(run)
-        if (result.benchmark, result.judge) == (tasks[0].name, server.model) and result.model in names
-    ]
+    asked = (tasks[0].name, server.model)
+    found = [r for r in results.results(run) if (r.benchmark, r.judge) == asked and r.model in names]
     results.show(found)
     return found
 
 
-def _judged(task: Task, run: Run) -> bool:
+def _is_judged(task: Task, run: Run) -> bool:
     """Whether a model's answers have a score."""
     return (task.judged_folder(run) / "judge.manifest.json").exists()
 
@@ -75,18 +65,20 @@ def parse(given: dict[str, Any]) -> Options:
     Raises BadInput for a value that can't be.
     """
     values = {key: value for key, value in given.items() if value is not None}
-    for key in ("questions", "references", "judge", "judge_prompts", "length_data"):
-        if key in values:
-            value = values[key]
-            values[key] = ",".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+    for key in {"questions", "references", "judge", "judge_prompts", "length_data"} & values.keys():
+        values[key] = ",".join(_words(values[key]))
+    if "models" in values:
+        values["models"] = tuple(name for word in _words(values["models"]) for name in word.split(","))
     if isinstance(values.get("judge_options"), str):
         values["judge_options"] = _json(values["judge_options"])
-    if "models" in values:
-        value = values["models"]
-        values["models"] = tuple(value if isinstance(value, tuple | list) else str(value).split(","))
     options = Options(**values)
     _check(options)
     return options
+
+
+def _words(value: Any) -> list[str]:
+    """What is separated by commas, which fire may have taken apart."""
+    return [*map(str, value if isinstance(value, tuple | list) else [value])]
 
 
 def _json(text: str) -> Any:
@@ -116,12 +108,10 @@ def _check(options: Options) -> None:
 def _chosen(run: Run, options: Options) -> list[str]:
     """The models to evaluate: the policy that the run starts from and every finished round's model."""
     known = models(run)
-    if not options.models:
-        return [name for name in known if name != "SFT"]
     for name in options.models:
         if name not in known:
             raise BadInput(f"--models: {run.path} has no model {name!r}; there are {', '.join(known)}")
-    return [name for name in known if name in options.models]
+    return [name for name in known if (name in options.models if options.models else name != "SFT")]
 
 
 def _decoding(own: Decoding, options: Options) -> Decoding:
@@ -134,23 +124,20 @@ def _decoding(own: Decoding, options: Options) -> Decoding:
     return replace(own, **changes)
 
 
-def _server(benchmark: Any, questions: Questions, options: Options) -> Server | None:
+def _server(benchmark: Benchmark) -> Server | None:
     """The judge of the environment; None where it names none."""
-    found = environment()
-    if found is None:
-        return None
-    url, key = found
-    return Server(options.judge or benchmark.judge_model(questions), url, key, options.concurrency)
+    options, found = benchmark.options, environment()
+    return Server(options.judge or benchmark.judge_model, *found, options.concurrency) if found else None
 
 
-def _notes(benchmark: Any, questions: Questions, options: Options) -> tuple[str, ...]:
-    """What of this evaluation is not the benchmark's own."""
+def _notes(benchmark: Benchmark) -> tuple[str, ...]:
+    """What the options make different from the benchmark's own way."""
+    options, own = benchmark.options, benchmark.judge_model
     notes = []
     if options.first:
         notes.append(
             f"a try-out on the first {options.first} questions: not comparable with published figures"
         )
-    own = benchmark.judge_model(questions)
     if options.judge and options.judge != own:
         notes.append(f"judge {options.judge} instead of {own}")
     if options.temperature is not None:

@@ -10,9 +10,10 @@ from typing import Any
 from dice.data import readers
 from dice.errors import BadInput
 from dice.models import hub
-from dice.recipe.keys import Recipe
 
 OWN_PROMPTS = "the judge's prompts are DICE's own, not the benchmark's"
+PROMPTS = Path(__file__).with_name("judge_prompts")  # where those are, in the benchmarks' formats
+KINDS = {str: "a text", list: "a list"}  # of a column, in messages
 UNCOMPARED = (
     "the questions are those of --questions: their number and columns were checked, their texts were not "
     "compared with the benchmark's"
@@ -29,20 +30,10 @@ class Question:
     row: dict[str, Any] = field(repr=False)  # the file's
 
 
-@dataclass(frozen=True)
-class Questions:
-    """A benchmark's questions in the order of its file."""
-
-    version: str
-    items: list[Question]
-    path: Path
-    notes: tuple[str, ...] = ()  # what is not the benchmark's own
-
-    @property
-    def digest(self) -> str:
-        """sha256 of the questions in their order, each a line of JSON: [id, turn, ...]."""
-        lines = [json.dumps([item.id, *item.turns]) for item in self.items]
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+def digest(questions: Iterable[Question]) -> str:
+    """sha256 of questions in their order, each a line of JSON: [id, turn, ...]."""
+    lines = [json.dumps([question.id, *question.turns]) for question in questions]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -66,12 +57,6 @@ class HubFile:
     repo: str
     path: str
     kind: str = "dataset"
-
-
-def of_recipe(recipe: Recipe) -> Decoding:
-    """The recipe's own way of sampling."""
-    options = recipe.generate
-    return Decoding(options.temperature, options.top_p, options.max_new_tokens)
 
 
 def local(given: str, option: str) -> Path:
@@ -110,8 +95,8 @@ def read_rows(path: Path, columns: dict[str, type], hint: str = "") -> list[tupl
     for where, row in readers.READERS["json"](path):
         for name, kind in columns.items():
             if name not in row or not isinstance(row[name], kind):
-                have = ", ".join(row) or "nothing"
-                raise BadInput(f"{where}: no column {name!r} with {_called(kind)}; the row has: {have}{hint}")
+                wanted, have = KINDS.get(kind, "a value"), ", ".join(row) or "nothing"
+                raise BadInput(f"{where}: no column {name!r} with {wanted}; the row has: {have}{hint}")
         found.append((where, row))
     return found
 
@@ -119,7 +104,7 @@ def read_rows(path: Path, columns: dict[str, type], hint: str = "") -> list[tupl
 def check_count(path: Path, count: int, versions: dict[int, str], title: str) -> str:
     """The version of a benchmark that has so many questions. Raises BadInput where none has."""
     if count not in versions:
-        known = " or ".join(f"{size} ({version})" for size, version in versions.items())
+        known = " or ".join(f"{size} ({name or 'the one version'})" for size, name in versions.items())
         raise BadInput(f"{path}: {count:,} questions; {title} has {known}")
     return versions[count]
 
@@ -133,12 +118,8 @@ def check_distinct(path: Path, ids: Iterable[str]) -> None:
         seen.add(name)
 
 
-def check_places(path: str, what: str, filled: str, marks: Sequence[str]) -> None:
+def check_filled(path: str, what: str, filled: str, marks: Sequence[str]) -> None:
     """Raises BadInput where a judge's prompt, filled in with marks, leaves one of them out."""
     for mark in marks:
         if mark not in filled:
             raise BadInput(f"--judge_prompts: {path}: {what} has no place for {mark.strip('<>')}")
-
-
-def _called(kind: type) -> str:
-    return {str: "a text", list: "a list"}.get(kind, "a value")

@@ -1,5 +1,6 @@
 """Length and Markdown of an answer, as Arena-Hard counts them: code fences are left out of the counts."""
 
+import functools
 import re
 from typing import Any
 
@@ -28,6 +29,7 @@ def markdown_counts(text: str) -> dict[str, dict[str, int]]:
     }
 
 
+@functools.cache
 def token_counter() -> Any | None:
     """tiktoken's encoding of gpt-4o, or None where its file is neither cached nor to be had from the net.
 

@@ -1,15 +1,19 @@
-"""What one model has to do in a benchmark, and what a kind of benchmark must know."""
+"""What a benchmark is, with the options of one evaluation, and one model's part of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from dice.recipe.keys import Recipe
 from dice.rewards.openai_client import Server
-from dice.run.rows import Judgment, Message
+from dice.run.files import write_rows
 from dice.run.run import Run
-from dice.tools.benchmarks.questions import Decoding, Question, Questions
+from dice.run.stage import Stage
+from dice.tools.benchmarks import questions as files
+from dice.tools.benchmarks.questions import Decoding, HubFile, Question
+
+Row = dict[str, Any]  # of a benchmark's file
 
 
 @dataclass(frozen=True)
@@ -38,100 +42,66 @@ class Reply:
     cut_off: bool  # whether it ended at the length limit
 
 
-@dataclass(frozen=True)
-class Verdicts:
-    """What the judge made of one model's answers."""
+class Benchmark:
+    """A benchmark's questions and its own way with them; each benchmark is a class that says how it differs.
 
-    score: float  # a win rate, 0 to 1, or a grade, 1 to 10
-    error: float | None  # its standard error over questions
-    judgments: int  # that it rests on
-    parts: dict[str, float]  # the same by category, turn, ...
-    length_controlled: float | None = None  # a win rate
+    Raises BadInput where the questions can't be had or are those of another version.
+    """
 
+    name: str  # on the command line and of the benchmark's folder
+    title: str
+    source: HubFile  # of the questions
+    columns: dict[str, type]  # that a row of the question file must have
+    hint = ""  # ends the message about a row without them
+    key: str  # the column that tells questions apart
+    versions: dict[int, str]  # by the number of questions; "" where there is only one version
+    answers_in = "model_answer"  # the file or folder with the answers
+    is_graded = False  # whether the score is a grade, 1 to 10; else it is a win rate, 0 to 1
+    write_rows: Callable[[Path, Any], None] = staticmethod(write_rows)  # of the answers
 
-Asked = tuple[str, list[Message]]  # the name of a judgment, and what the judge is asked for it
-Row = dict[str, Any]  # of a benchmark's file
-References = dict[str, Any]  # by question
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.path = files.fetch(options.questions, self.source, "questions")
+        rows = files.read_rows(self.path, self.columns, self.hint)
+        items = [self.question(number, where, row) for number, (where, row) in enumerate(rows)]
+        self.version = files.check_count(self.path, len(items), self.versions, self.title)
+        files.check_distinct(self.path, (str(row[self.key]) for _, row in rows))
+        self.notes = self.question_notes(items)  # what of the questions is not the benchmark's own
+        self.notes += [files.UNCOMPARED] if options.questions else []
+        self.questions = items[: options.first]
 
+    def question(self, number: int, where: str, row: Row) -> Question:
+        """A row of the question file. Raises BadInput, naming `where`, for one that is no question."""
+        raise NotImplementedError
 
-class Benchmark(Protocol):
-    """A kind of benchmark: a module of this package."""
-
-    NAME: str  # of the command line and of its folder
-    TITLE: str
-    ANSWERS: str  # the file or folder that its answers go to
-    GRADES: bool  # whether the score is a grade of 1 to 10; else it is a win rate
-
-    def read_questions(self, options: Options) -> Questions:
-        """Its questions. Raises BadInput where they can't be had or are those of another version."""
-        ...
+    def question_notes(self, items: list[Question]) -> list[str]:
+        """What of the questions is not the benchmark's own. Raises BadInput for another benchmark's."""
+        return []
 
     def decoding(self, recipe: Recipe) -> Decoding:
         """How the benchmark samples answers."""
-        ...
+        raise NotImplementedError
 
-    def judge_model(self, questions: Questions) -> str:
+    @property
+    def judge_model(self) -> str:
         """The judge that the benchmark's published figures are by."""
-        ...
+        raise NotImplementedError
 
-    def answers_name(self, generator: str) -> str:
-        """The name of the file with the answers."""
-        ...
+    def answer_row(self, question: Question, generator: str, replies: list[Reply]) -> Row:
+        """The answers to a question's turns in the benchmark's format."""
+        raise NotImplementedError
 
-    def write_answers(
-        self, path: Path, generator: str, questions: Questions, answers: list[list[Reply]]
-    ) -> list[str]:
-        """Write answers (for each question, its turns') in the benchmark's format; returns notes."""
-        ...
+    def answer_notes(self) -> list[str]:
+        """What of the answers' file is not as the benchmark writes it."""
+        return []
 
+    def answers_file(self, generator: str) -> str:
+        """The name of the file with the answers of the model that is called `generator`."""
+        return f"{self.answers_in}/{generator}.jsonl"
 
-class JudgedHere(Benchmark, Protocol):
-    """A benchmark whose verdicts DICE reads itself; one without these has a `stage` of its own.
-
-    References are answers that the judge sees beside the model's.
-    """
-
-    def Prompts(self, path: str | None) -> Any:
-        """What the judge is asked, DICE's wording or a file's; its `notes` say what is not the benchmark's.
-
-        Raises BadInput for a file of no use.
-        """
-        ...
-
-    def references(self, questions: Questions, options: Options) -> tuple[References, list[Path]]:
-        """The references and their files. Raises BadInput where one is missing."""
-        ...
-
-    def reference_notes(self, questions: Questions, found: References) -> list[str]:
-        """What of them is not the benchmark's own."""
-        ...
-
-    def judge_options(self, questions: Questions) -> dict[str, Any]:
-        """What the benchmark's requests to its judge say beside model and messages."""
-        ...
-
-    def asked(self, questions: Questions, answers: list[Row], found: References, prompts: Any) -> list[Asked]:
-        """All questions to the judge about one model's answers."""
-        ...
-
-    def read_verdict(self, text: str) -> str | float | None:
-        """The verdict in a judge's text, None where there is none."""
-        ...
-
-    def score(self, questions: Questions, verdicts: dict[str, Any]) -> Verdicts:
-        """The score from verdicts by the names of `asked`, of which a tenth may be missing."""
-        ...
-
-    def judgment_rows(
-        self,
-        task: "Task",
-        generator: str,
-        found: References,
-        judged: dict[str, Judgment],
-        asked_for: dict[str, list[Message]],
-    ) -> Iterator[Row]:
-        """Judgments in the benchmark's format."""
-        ...
+    def judge_stage(self, task: "Task") -> Stage:
+        """The stage that has a model's answers judged. Raises BadInput where something for it is missing."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -139,20 +109,17 @@ class Task:
     """One model's part of a benchmark."""
 
     benchmark: Benchmark
-    questions: Questions
     decoding: Decoding
-    options: Options
     model: str  # SFT, DPO, round-1, ...
     server: Server | None  # the judge; None: answers only
-    notes: tuple[str, ...] = ()  # what differs from the benchmark's own way
+    notes: tuple[str, ...] = ()  # what the options make different from the benchmark's own way
     anew: bool = False  # whether what the judge has said so far is asked again
 
     @property
     def name(self) -> str:
         """The benchmark with its version, and how much of it: a try-out has a folder of its own."""
-        version = f"-{self.questions.version}" if self.questions.version else ""
-        first = f"-first-{self.options.first}" if self.options.first else ""
-        return f"{self.benchmark.NAME}{version}{first}"
+        version, first = self.benchmark.version, self.benchmark.options.first
+        return self.benchmark.name + (f"-{version}" if version else "") + (f"-first-{first}" if first else "")
 
     def folder(self, run: Run, t: int = 0) -> Path:
         return run.path / "benchmarks" / self.name / self.model
@@ -167,8 +134,8 @@ class Task:
         return f"{run.path.name}-{self.model}"
 
     def answers_path(self, run: Run) -> Path:
-        return self.folder(run) / self.benchmark.answers_name(self.generator(run))
+        return self.folder(run) / self.benchmark.answers_file(self.generator(run))
 
     @property
-    def items(self) -> list[Question]:
-        return self.questions.items
+    def questions(self) -> list[Question]:
+        return self.benchmark.questions

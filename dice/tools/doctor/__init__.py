@@ -90,22 +90,20 @@ def _made(looks: Iterable[Look]) -> Findings:
 
 
 def _quick(recipe: Recipe, check: Check, later: dict[str, str]) -> Findings:
+    """What a check of `start` finds; of what may be on the Hub, which can't be asked, what is known."""
     finding = of_check(check, later)
-    is_absent = finding.level == OPEN and check.topic not in later
-    yield _absent(recipe, finding) if is_absent else finding
-
-
-def _absent(recipe: Recipe, finding: Finding) -> Finding:
-    """A finding on what may be on the Hub, which can't be asked."""
-    if finding.topic in data_sets(recipe):
-        return replace(finding, what=f"on the Hub, not in its cache: {finding.what}")
-    if finding.topic not in ROLES:
-        return replace(finding, what="not known before both models are on this machine")
-    name = getattr(recipe, finding.topic)
-    size = size_of(name)
-    told = f"about {gigabytes(2 * size.parameters)} by {size.source}" if size else "its size is not known"
-    what = f"{name}: not on this machine; a run downloads it ({told}) if the Hub has it: {finding.what}"
-    return replace(finding, what=what)
+    if finding.level != OPEN or check.topic in later:
+        yield finding
+    elif check.topic in data_sets(recipe):
+        yield replace(finding, what=f"on the Hub, not in its cache: {finding.what}")
+    elif check.topic in ROLES:
+        name = getattr(recipe, check.topic)
+        size = size_of(name)
+        told = f"about {gigabytes(2 * size.parameters)} by {size.source}" if size else "its size is not known"
+        what = f"not on this machine; a run downloads it ({told}) if the Hub has it: {finding.what}"
+        yield replace(finding, what=f"{name}: {what}")
+    else:
+        yield replace(finding, what="not known before both models are on this machine")
 
 
 @contextlib.contextmanager

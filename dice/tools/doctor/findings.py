@@ -1,8 +1,11 @@
 """What the doctor finds, and what it finds it in."""
 
+import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.errors import BadInput
@@ -14,7 +17,7 @@ from dice.stages.checks import ROLES, Check
 from dice.tools.plan import hardware
 from dice.tools.plan.budget import Budget, budget
 from dice.tools.plan.sizes import Size, size_of
-from dice.tools.plan.workload import is_here
+from dice.tools.plan.workload import rows_here
 
 FAULT, WARNING, FINE, OPEN = "fault", "warning", "fine", "open"
 ROWS = 32  # of the real data that are looked at closely
@@ -74,24 +77,18 @@ class Case:
     @cached_property
     def prompts(self) -> list[list[Message]]:
         """All prompts of the recipe; none where they are not here or can't be read."""
-        recipe = self.recipe
-        try:
-            here = is_here(recipe, recipe.prompts)
-            rows = read_prompts(recipe.dataset_dir, recipe.prompts)[0] if here else []
-        except BadInput:
-            return []
-        return [row.messages for row in rows]
+        return [row.messages for row in self._rows(read_prompts, self.recipe.prompts)]
 
     @cached_property
     def offline(self) -> list[Preference]:
         """Some of the replayed pairs, spread over the data; none where they are not here, or unreadable."""
-        recipe = self.recipe
-        name = recipe.replay.dataset if recipe.replay.gamma > 0 else None
-        try:
-            here = name and is_here(recipe, name)
-            return spread(read_preferences(recipe.dataset_dir, name)[0]) if here else []
-        except BadInput:
-            return []
+        replay = self.recipe.replay
+        return spread(self._rows(read_preferences, replay.dataset if replay.gamma > 0 else None))
+
+    def _rows(self, read: Callable[[Path, str], tuple[list, Counter[str]]], name: str | None) -> list:
+        with contextlib.suppress(BadInput):  # the quick part told of it
+            return rows_here(self.recipe, read, name)
+        return []
 
     @property
     def pairs(self) -> list[Preference]:

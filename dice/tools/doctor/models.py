@@ -17,6 +17,7 @@ LARGEST_ON_CPU = 1_000_000_000  # parameters: more would take more than the prom
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25, "float16": 0.05}
 AGREEING = 0.35  # of labels: below it, 32 pairs are no chance (p < 0.06 for a reward that knows nothing)
 RARELY = math.log(0.01)  # nats: an end of turn that is hardly ever sampled
+BROKEN = "set dtype=bfloat16 or float32; if it stays so, the weights are broken"
 SWAPPED = "policy is the model after DPO, reference the one before: are they swapped?"
 
 
@@ -40,7 +41,7 @@ def _model_checks(case: Case) -> Findings:
         scorer = Scorer(options)
         scorer.use(case.home("policy"))
         policy = scorer.token_logps(rows)
-        yield from same_again(policy, _apart(scorer, rows), dtype_name(recipe.dtype))
+        yield same_again(policy, _apart(scorer, rows), dtype_name(recipe.dtype))
         yield ends(case, rows, policy)
         if score.reward != "implicit":
             yield Finding(OPEN, "rewards", f"{score.reward} rewards are computed by a run alone")
@@ -50,7 +51,7 @@ def _model_checks(case: Case) -> Findings:
     except BadInput as error:
         yield Finding(FAULT, "rewards", str(error), "take models that load whole, with their own tokenizer")
         return
-    yield from rewards(policy, reference, labelled=bool(case.offline))
+    yield rewards(policy, reference, labelled=bool(case.offline))
 
 
 def _why_not(case: Case) -> str | None:
@@ -84,24 +85,20 @@ def _apart(scorer: "Scorer", rows: Sequence[tuple[list[int], list[int]]]) -> lis
     return [logps for pair in zip(chosen, rejected, strict=True) for logps in pair]
 
 
-def same_again(first: Sequence[np.ndarray], second: Sequence[np.ndarray], dtype: str) -> Findings:
+def same_again(first: Sequence[np.ndarray], second: Sequence[np.ndarray], dtype: str) -> Finding:
     """Is the implicit reward of the policy against itself 0, whatever stands beside a row in its batch?"""
     topic, tolerance = "step 0", TOLERANCE[dtype]
     ours, theirs = np.concatenate(first), np.concatenate(second)
     if not np.isfinite(ours).all():
         what = f"{np.sum(~np.isfinite(ours)):,} of {len(ours):,} log-probs under the policy are no numbers"
-        yield Finding(
-            FAULT, topic, what, "set dtype=bfloat16 or float32; if it stays so, the weights are broken"
-        )
-        return
+        return Finding(FAULT, topic, what, BROKEN)
     apart = np.abs(ours - theirs)
     sums = max(abs(float(a.sum() - b.sum())) for a, b in zip(first, second, strict=True))
     what = f"policy against itself: rewards of at most {sums:.1e} nats, {apart.max():.1e} a token ({dtype})"
     if np.all(apart <= tolerance * (1 + np.abs(ours))):
-        yield Finding(FINE, topic, what)
-    else:
-        advice = "set score.attn_implementation=eager and dtype=float32; report it if that doesn't help"
-        yield Finding(FAULT, topic, f"{what}: more than rounding ({tolerance:g})", advice)
+        return Finding(FINE, topic, what)
+    advice = "set score.attn_implementation=eager and dtype=float32; report it if that doesn't help"
+    return Finding(FAULT, topic, f"{what}: more than rounding ({tolerance:g})", advice)
 
 
 def ends(case: Case, rows: Sequence[tuple[list[int], list[int]]], logps: Sequence[np.ndarray]) -> Finding:
@@ -121,27 +118,20 @@ def ends(case: Case, rows: Sequence[tuple[list[int], list[int]]], logps: Sequenc
     return Finding(WARNING, topic, what, advice)
 
 
-def rewards(policy: Sequence[np.ndarray], reference: Sequence[np.ndarray], labelled: bool) -> Findings:
+def rewards(policy: Sequence[np.ndarray], reference: Sequence[np.ndarray], labelled: bool) -> Finding:
     """Are implicit rewards of policy against reference numbers, not all 0, and not the wrong way round?"""
     topic = "rewards"
     found = np.array([float(a.sum() - b.sum()) for a, b in zip(policy, reference, strict=True)])
     if not np.isfinite(found).all():
-        what = "log-probs under the reference are no numbers"
-        yield Finding(
-            FAULT, topic, what, "set dtype=bfloat16 or float32; if it stays so, the weights are broken"
-        )
-        return
+        return Finding(FAULT, topic, "log-probs under the reference are no numbers", BROKEN)
     if not found.any():
         what = f"the implicit rewards of {len(found)} answers are all 0: policy and reference are one model"
-        yield Finding(FAULT, topic, what, "set reference to the model before DPO and policy to the one after")
-        return
-    told = f"{len(found)} answers of the data, {np.abs(found).mean():.2g} nats on average in size"
+        return Finding(
+            FAULT, topic, what, "set reference to the model before DPO and policy to the one after"
+        )
+    what = f"{len(found)} answers of the data, {np.abs(found).mean():.2g} nats on average in size"
     if not labelled:
-        yield Finding(FINE, topic, told)
-        return
+        return Finding(FINE, topic, what)
     agreeing = float(np.mean(found[::2] > found[1::2]))
-    what = f"{told}; chosen above rejected in {agreeing:.0%} of {len(found) // 2} pairs"
-    if agreeing < AGREEING:
-        yield Finding(WARNING, topic, what, SWAPPED)
-    else:
-        yield Finding(FINE, topic, what)
+    what += f"; chosen above rejected in {agreeing:.0%} of {len(found) // 2} pairs"
+    return Finding(WARNING, topic, what, SWAPPED) if agreeing < AGREEING else Finding(FINE, topic, what)

@@ -15,9 +15,9 @@ from dice.recipe.load import load_recipe, origin
 from dice.run.run import Run
 from dice.stages.checks import ROLES, Place, after_preparation, before_preparation, to_be_made
 from dice.stages.prepare import load
-from dice.tools.plan import estimate, hardware
+from dice.tools.plan import hardware
 from dice.tools.plan.budget import Budget, budget
-from dice.tools.plan.estimate import Cost
+from dice.tools.plan.estimate import BANDWIDTH, SCORING, TRAINING, Cost
 from dice.tools.plan.forecast import (
     Row,
     download_bytes,
@@ -127,9 +127,8 @@ def _show_stages(planned: Budget, rows: list[Row]) -> None:
         heading = (f"round {row.round}" if row.round else outside) if first else ""
         time = "" if row.done else hours(row.seconds)
         lines.append((heading, row.stage, row.rows, _memory(row.cost, device), time, row.state))
-    left = [row.seconds for row in rows]
-    total = None if None in left else sum(left)
-    spent = f"{total / 3600 * planned.machine.count:,.1f} GPU hours" if total and device.is_gpu else ""
+    total = sum(row.seconds for row in rows)  # NaN where one of them can't be told
+    spent = f"{total / 3600 * planned.machine.count:,.1f} GPU hours" if total > 0 and device.is_gpu else ""
     lines.append(("in all", "", "", "", hours(total), spent))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     console.print()
@@ -178,35 +177,27 @@ def _show_advice(planned: Budget) -> None:
 def _show_how(planned: Budget, rows: list[Row]) -> None:
     """How the figures came about: an estimate that doesn't say so is a promise."""
     device = planned.machine.device
-    told = [text for text in planned.work.assumptions if text]
     console.print("\nHow this was estimated (docs/plan-and-doctor.md has the formulas):")
-    if told:
-        console.print(f"  assumed: {'; '.join(told)}")
+    if planned.work.assumptions:
+        console.print(f"  assumed: {'; '.join(planned.work.assumptions)}")
     if measured := sorted({row.stage for row in rows if row.measured}):
         console.print(f"  as measured in this run: the time of {', '.join(measured)}")
-    if device.flops is None:
+    if math.isnan(device.flops):
         console.print(
             f"  {device.name} is not in the table of GPUs, so time can't be told; gpus= names one that is"
         )
         return
-    kind = 0 if device.is_gpu else 1
-    peak = f"{device.flops / 1e12:,.0f} TFLOP/s" if device.is_gpu else f"{device.flops / 1e9:,.0f} GFLOP/s"
-    shares = {
-        "training": estimate.TRAINING,
-        "scoring": estimate.SCORING,
-        "memory bandwidth": estimate.BANDWIDTH,
-    }
+    kind, scale, unit, whose = (0, 1e12, "T", "GPU") if device.is_gpu else (1, 1e9, "G", "worker (assumed)")
+    peak = f"{device.flops / scale:,.0f} {unit}FLOP/s and {device.bandwidth / 1e9:,.0f} GB/s"
+    shares = {"training": TRAINING, "scoring": SCORING, "memory bandwidth": BANDWIDTH}
     used = ", ".join(f"{share[kind]:.0%} for {what}" for what, share in shares.items())
-    whose = (
-        f"{peak} and {device.bandwidth / 1e9:,.0f} GB/s per {'GPU' if device.is_gpu else 'worker (assumed)'}"
-    )
-    console.print(f"  {whose}, of which is used: {used}")
+    console.print(f"  {peak} per {whose}, of which is used: {used}")
     console.print("  right within a factor of two or so; a stage that has run here is taken at its own time")
 
 
-def hours(seconds: float | None) -> str:
+def hours(seconds: float) -> str:
     """A time for people: 40 s, 12 min, 3.4 h; ? where it can't be told."""
-    if seconds is None or math.isinf(seconds):
+    if not math.isfinite(seconds):
         return "?"
     if seconds < 100:
         return f"{seconds:.0f} s"

@@ -16,7 +16,7 @@ from dice.tools.plan import estimate
 from dice.tools.plan.estimate import Cost, Sampling, Training
 from dice.tools.plan.hardware import Machine
 from dice.tools.plan.sizes import Size, size_of
-from dice.tools.plan.workload import Workload, is_here, workload
+from dice.tools.plan.workload import Workload, rows_here, workload
 
 # Unless generate.engine_args say otherwise: the share of a GPU's memory, rows that are decoded at once.
 VLLM_SHARE, VLLM_ROWS = 0.9, 256
@@ -74,9 +74,8 @@ class Budget:
             return None
         if stage in ("generate", "evaluate"):
             cost = estimate.generate(size, machine, work, self.sampling)
-            if stage == "generate" or cost.seconds is None:
-                return cost
-            return replace(cost, seconds=cost.seconds * self.evaluated / work.responses)
+            share = 1 if stage == "generate" else self.evaluated / work.responses
+            return replace(cost, seconds=cost.seconds * share)
         if stage == "score":
             return self._scoring(size)
         if stage == "train_rm":
@@ -105,9 +104,8 @@ class Budget:
     @cached_property
     def ranked(self) -> int:
         """Pairs that a reward model is trained on: the offline ones, as many as prompts where unknown."""
-        if not is_here(self.recipe, self.recipe.replay.dataset):
-            return self.work.prompts
-        return len(read_preferences(self.recipe.dataset_dir, self.recipe.replay.dataset)[0])
+        offline = rows_here(self.recipe, read_preferences, self.recipe.replay.dataset)
+        return len(offline) or self.work.prompts
 
     @cached_property
     def evaluated(self) -> int:
@@ -115,9 +113,7 @@ class Budget:
         options = self.recipe.evaluate
         if not options.prompts:
             return 0
-        prompts = HELD_OUT
-        if is_here(self.recipe, options.prompts):
-            prompts = len(read_prompts(self.recipe.dataset_dir, options.prompts)[0])
+        prompts = len(rows_here(self.recipe, read_prompts, options.prompts)) or HELD_OUT
         return prompts * options.samples * (self.recipe.rounds + 2)
 
     @property
@@ -132,10 +128,10 @@ class Budget:
     @property
     def disk_to_come(self) -> int | None:
         """Bytes of `disk` that do not lie in the run's folder already."""
+        if self.disk is None:
+            return None
         files = (path for path in self.recipe.run_dir.rglob("*") if path.is_file())
-        return (
-            None if self.disk is None else max(0, sum(self.disk) - sum(path.stat().st_size for path in files))
-        )
+        return max(0, sum(self.disk) - sum(path.stat().st_size for path in files))
 
     def _checkpoints(self) -> int:
         """Bytes of the checkpoints that the trainer keeps until a round is done: weights and Adam's state."""

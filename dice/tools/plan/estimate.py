@@ -17,7 +17,6 @@ READ_RATE = 1.5e9  # bytes per second at which weights are read from the disk
 START_SECONDS = {"generate": (60, 8), "score": (30, 8), "train": (60, 15)}  # beside reading weights
 PAIR_SECONDS = 30e-6  # of a response, in the pair stage
 OVERHEAD = (3 * GIB, GIB // 2)  # of the CUDA context, buffers of NCCL and what fragmentation costs
-SCORING_TOKENS = (65536, 640)  # of a forward pass; halved where they do not fit
 ADAM = 16  # bytes of a trained parameter: weight and gradient in bf16, master copy and two moments in float32
 FOUR_BIT = 0.56  # bytes of a parameter in 4 bits, with its scales
 USABLE = 0.95  # of a device's memory; a twentieth is never free
@@ -56,7 +55,7 @@ class Cost:
     """Of one stage. Memory is what a device needs at least, in bytes."""
 
     memory: int
-    seconds: float | None  # None where the device's speed is not known
+    seconds: float  # NaN where the device's speed is not known
     share: float = USABLE  # of a device's memory that it may take
 
     def fits(self, device: Device) -> bool:
@@ -85,12 +84,13 @@ def _attention_flops(size: Size, length: float) -> float:
     return 2 * size.layers * size.hidden * length
 
 
-def _seconds(flops: float, device: Device, share: tuple) -> float | None:
-    return flops / (device.flops * _of(share, device)) if device.flops else None
+def _seconds(flops: float, device: Device, share: tuple) -> float:
+    return flops / (device.flops * _of(share, device))
 
 
-def _plus(first: float | None, second: float) -> float | None:
-    return None if first is None else first + second
+def _start(stage: str, device: Device, weights: float) -> float:
+    """Seconds until a stage begins, which reads so many bytes of weights first."""
+    return weights / READ_RATE + _of(START_SECONDS[stage], device)
 
 
 def generate(size: Size, machine: Machine, work: Workload, how: Sampling) -> Cost:
@@ -102,20 +102,17 @@ def generate(size: Size, machine: Machine, work: Workload, how: Sampling) -> Cos
     whole = weight_bytes(size, device)
     weights, per_token = whole / how.devices, cache_bytes(size, device) / how.devices
     needed = weights + per_token * how.held_tokens + _of(OVERHEAD, device)
-    usable = min(how.memory_share, USABLE)
-    if not device.flops:
-        return Cost(int(needed), None, usable)
     row = work.prompt_tokens / work.samples + work.response_tokens
     room = device.memory * how.memory_share - weights - _of(OVERHEAD, device)
     at_once = max(1, min(how.rows, room / (per_token * row)))
     context = work.prompt_tokens + work.response_tokens / 2
     moved = (weights + at_once * per_token * context) / (device.bandwidth * _of(BANDWIDTH, device))
     flops = at_once * (2 * size.parameters + _attention_flops(size, context)) / how.devices
-    step = max(moved, flops / (device.flops * _of(DECODING, device))) + STEP_SECONDS
+    step = max(moved, _seconds(flops, device, DECODING)) + STEP_SECONDS
     decoding = work.responses * work.response_tokens / at_once * step
     reading = work.prompts * work.prompt_tokens * 2 * size.parameters / how.devices
-    seconds = (decoding + _seconds(reading, device, SCORING)) / engines
-    return Cost(int(needed), seconds + whole / READ_RATE + _of(START_SECONDS["generate"], device), usable)
+    seconds = (decoding + _seconds(reading, device, SCORING)) / engines + _start("generate", device, whole)
+    return Cost(int(needed), seconds, share=min(how.memory_share, USABLE))
 
 
 def score(size: Size, machine: Machine, work: Workload, bits: int | None, models: int = 2) -> Cost:
@@ -130,10 +127,7 @@ def score(size: Size, machine: Machine, work: Workload, bits: int | None, models
     length = work.prompt_tokens + work.response_tokens
     flops = models * tokens * (2 * size.parameters + _attention_flops(size, length))
     logits = 4 * 128 * size.vocabulary
-    started = models * weights / READ_RATE + _of(START_SECONDS["score"], device)
-    seconds = _seconds(flops, device, SCORING)
-    if seconds is not None:
-        seconds = seconds / machine.count + started
+    seconds = _seconds(flops, device, SCORING) / machine.count + _start("score", device, models * weights)
     return Cost(int(weights + logits + _of(OVERHEAD, device)), seconds)
 
 
@@ -197,11 +191,8 @@ def train(size: Size, machine: Machine, work: Workload, how: Training, longest: 
     pairs, validations = work.steps * work.batch, work.held_out * how.evaluations
     referred = pairs + validations if how.keeps_reference else work.offline
     flops = 2 * length * forward * (passes * pairs + validations + referred)
-    seconds = _seconds(flops, device, TRAINING)
-    if seconds is None:
-        return Cost(memory, None)
-    moved = 2 * weight_bytes(size, device) / READ_RATE  # read at the start, written at the end
-    return Cost(memory, seconds / machine.count + moved + _of(START_SECONDS["train"], device))
+    moved = 2 * weight_bytes(size, device)  # read at the start, written at the end
+    return Cost(memory, _seconds(flops, device, TRAINING) / machine.count + _start("train", device, moved))
 
 
 def disk_bytes(size: Size, work: Workload, how: Training) -> tuple[int, int]:
@@ -218,7 +209,6 @@ def disk_bytes(size: Size, work: Workload, how: Training) -> tuple[int, int]:
 
 def least_gpus(size: Size, machine: Machine, how: Training, longest: int) -> int | None:
     """The smallest power of two of these devices on which training fits; None up to 64."""
-    for count in (2**power for power in range(7)):
-        if Cost(train_memory(size, machine.device, count, how, longest), None).fits(machine.device):
-            return count
-    return None
+    usable = USABLE * machine.device.memory
+    counts = (2**power for power in range(7))
+    return next((n for n in counts if train_memory(size, machine.device, n, how, longest) <= usable), None)

@@ -1,6 +1,7 @@
 """A recipe's stages one by one: what is done, what is to do, what it takes and how long."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ class Row:
     rows: str
     cost: Cost | None
     state: str  # done, to do, or why it runs again
-    seconds: float | None  # still to come; None where they can't be told
+    seconds: float  # still to come; NaN where they can't be told
     measured: bool = False  # the seconds are of a round of this run
     done: bool = False
 
@@ -70,7 +71,7 @@ def rows_of(planned: Budget, run: Run, here: bool) -> Iterator[Row]:
             continue
         changed = True
         possible = cost and cost.fits(planned.machine.device)
-        seconds = measured.get(one.name, cost.seconds if possible else None)
+        seconds = measured.get(one.name, cost.seconds if possible else math.nan)
         state = f"again: {reasons[0]}" if reasons else "to do"
         yield Row(t, one.name, texts[one.name], cost, state, seconds, one.name in measured)
 

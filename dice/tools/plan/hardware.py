@@ -1,5 +1,6 @@
 """The machine that a plan is for: the GPUs that are here, those that `gpus=` names, or the CPU."""
 
+import math
 import os
 import re
 import shutil
@@ -18,8 +19,8 @@ class Device:
 
     name: str
     memory: int  # bytes
-    flops: float | None  # per second, bf16 without sparsity; of a CPU float32; None where it isn't known
-    bandwidth: float | None  # bytes of memory per second
+    flops: float  # per second, bf16 without sparsity; of a CPU float32; NaN where it isn't known
+    bandwidth: float  # bytes of memory per second
     is_gpu: bool = True
 
 
@@ -104,6 +105,6 @@ def recognize(product: str, memory: int) -> Device:
     words = set(re.split(r"[\s-]+", product.upper()))
     alike = [gpu for gpu in GPUS.values() if words & ({*gpu.name.split("-")} - {"RTX"})]
     if not alike:
-        return Device(product, memory, None, None)
+        return Device(product, memory, math.nan, math.nan)
     nearest = min(alike, key=lambda gpu: abs(gpu.memory - memory))
     return Device(product, memory, nearest.flops, nearest.bandwidth)

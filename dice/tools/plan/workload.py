@@ -1,17 +1,18 @@
 """What a round of a recipe has to do, in rows and tokens: counted where the data is here, else assumed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.models.checkpoint import downloaded, tokenizer_home
 from dice.pairing import replay
 from dice.recipe.keys import Recipe, resolve
-from dice.run.rows import Preference, Prompt
+from dice.run.rows import Preference
 
 SAMPLED = 200  # rows whose tokens are counted
 CHARS_PER_TOKEN = 4.0  # of English under the usual vocabularies, where there is no tokenizer to ask
@@ -51,14 +52,17 @@ class Workload:
 
 def workload(recipe: Recipe) -> Workload:
     """A round's work. Raises BadInput where a data set that is here can't be read."""
-    prompts = _prompts(recipe)
-    pairs = _pairs(recipe)
+    prompts = rows_here(recipe, read_prompts, recipe.prompts)
+    offline = recipe.replay.dataset if recipe.replay.gamma > 0 else None
+    pairs = rows_here(recipe, read_preferences, offline)
     assumptions = []
-    count = len(prompts) if prompts else _count_of_recipe(recipe)
+    count = len(prompts) or _count_of_recipe(recipe)
     if not prompts:
         assumptions.append(f"{count:,} prompts: the data set is not here yet")
-    offline = len({pair.prompt_id for pair in pairs}) if pairs else count
-    generated, replayed = replay.mixture_sizes(offline, count * recipe.pair.per_prompt, recipe.replay.gamma)
+    replayable = len({pair.prompt_id for pair in pairs}) or count
+    generated, replayed = replay.mixture_sizes(
+        replayable, count * recipe.pair.per_prompt, recipe.replay.gamma
+    )
     if prompts and not _tokenizer_file(recipe.policy):
         assumptions.append(f"{CHARS_PER_TOKEN:g} characters a token")
     prompt_tokens, longest = PROMPT_TOKENS, PROMPT_TOKENS * 4
@@ -85,20 +89,15 @@ def workload(recipe: Recipe) -> Workload:
     )
 
 
-def _prompts(recipe: Recipe) -> list[Prompt]:
-    if not is_here(recipe, recipe.prompts):
-        return []
-    return read_prompts(recipe.dataset_dir, recipe.prompts)[0]
+def rows_here(recipe: Recipe, read: Callable[[Path, str], tuple[list, Any]], name: str | None) -> list:
+    """The rows of a data set, read by `read`; none where the set is not here, or there is no name.
+
+    Raises BadInput where it can't be read, or isn't registered.
+    """
+    return read(recipe.dataset_dir, name)[0] if name and _is_here(recipe, name) else []
 
 
-def _pairs(recipe: Recipe) -> list[Preference]:
-    name = recipe.replay.dataset
-    if not name or recipe.replay.gamma == 0 or not is_here(recipe, name):
-        return []
-    return read_preferences(recipe.dataset_dir, name)[0]
-
-
-def is_here(recipe: Recipe, name: str) -> bool:
+def _is_here(recipe: Recipe, name: str) -> bool:
     """Whether a data set can be read without the network. Raises BadInput where it isn't registered."""
     source = dataset_info.find_entry(recipe.dataset_dir, name)
     return source.is_local and (source.hub is not None or source.file.exists())

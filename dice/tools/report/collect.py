@@ -1,6 +1,5 @@
 """What a run has left behind, as numbers: everything that its report shows but the texts of pairs."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from dice.run.stage import STAGES
 from dice.stages.evaluate import Result
 from dice.tools.benchmarks.results import Result as BenchmarkResult
 from dice.tools.benchmarks.results import results as benchmark_results
+from dice.tools.curves import read_curves
 
 # What a report reads of a stage that is done.
 NEEDED = {
@@ -34,8 +34,6 @@ PAIR_FIGURES = (
     "length_difference",
     "length_difference_without_shaping",
 )
-# What is read of an entry of the trainer's log, where it is there; validation's begin with eval_.
-LOGGED = ("loss", "rewards/accuracies", "rewards/chosen", "rewards/rejected", "rewards/margins")
 
 
 @dataclass(frozen=True)
@@ -48,9 +46,9 @@ class StageRecord:
     failed: str  # why its last attempt failed, in one line; empty where none did
 
     @property
-    def dropped(self) -> dict[str, int]:
-        """Rows that it left out, by reason; reasons that nothing was dropped for are left out."""
-        return {reason: n for reason, n in (self.manifest or {}).get("dropped", {}).items() if n}
+    def left_out(self) -> str:
+        """How many rows it left out, and why; empty for none."""
+        return "; ".join(f"{n:,} {why}" for why, n in (self.manifest or {}).get("dropped", {}).items() if n)
 
 
 @dataclass(frozen=True)
@@ -118,12 +116,16 @@ class Collected:
             found.append(f"not judged yet: {', '.join(left)}")
         return found
 
+    @property
+    def finished(self) -> list[tuple[str, StageRecord]]:
+        """(where, what) of every stage that is done."""
+        records = [(f"round {r.t}, {s.name}", s) for r in self.rounds for s in r.stages.values()]
+        records += [("evaluation", self.evaluation)] if self.evaluation else []
+        return [(where, record) for where, record in records if record.manifest]
+
     def warnings(self) -> list[tuple[str, str]]:
         """(where, what) of everything that a stage found worth a look."""
-        records = [(f"round {r.t}, {s.name}", s.manifest) for r in self.rounds for s in r.stages.values()]
-        if self.evaluation:
-            records.append(("evaluation", self.evaluation.manifest))
-        return [(where, text) for where, manifest in records for text in (manifest or {}).get("warnings", [])]
+        return [(where, text) for where, s in self.finished for text in s.manifest.get("warnings", [])]
 
 
 def collect(run: Run) -> Collected:
@@ -177,7 +179,7 @@ def _round(run: Run, t: int) -> Round:
     balance = None
     if readable("pair"):
         balance = _balance(folder / "alpha.jsonl")
-    curves = _curves(folder / "curves.jsonl") if readable("train") else []
+    curves = read_curves(folder / "curves.jsonl") if readable("train") else []
     return Round(t, run.recipe.score.unit, stages, scored, balance, curves, gone)
 
 
@@ -191,22 +193,6 @@ def _balance(path: Path) -> np.ndarray:
     if not steps:
         raise BadInput(f"{path}: empty; `pair` writes the length difference at one alpha at least")
     return np.array(steps).T
-
-
-def _curves(path: Path) -> list[dict[str, float]]:
-    entries = []
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
-        try:
-            entry = json.loads(line)
-        except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-            raise BadInput(f"{path}:{number}: not JSON ({error})") from None
-        if not isinstance(entry, dict) or "step" not in entry:
-            raise BadInput(f"{path}:{number}: not an entry of the trainer's log, which has a step")
-        for key in ("step", *LOGGED, *(f"eval_{key}" for key in LOGGED)):
-            if key in entry and type(entry[key]) not in (int, float):
-                raise BadInput(f"{path}:{number}: {key} is {entry[key]!r:.40}, not a number")
-        entries.append(entry)
-    return entries
 
 
 def _scored(run: Run, t: int, stages: dict[str, StageRecord], paired: bool) -> Scored:

@@ -9,19 +9,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dice.stages.evaluate import Result
 from dice.tools.report.collect import Collected
-from dice.tools.report.svg import (
-    ACCENT,
-    ALL,
-    CHOSEN,
-    DASHED,
-    INK,
-    MUTED,
-    REJECTED,
-    STYLE,
-    Plot,
-    canvas,
-    to_svg,
-)
+from dice.tools.report.svg import DASHED, STYLE, Colour, Plot, canvas, to_svg
 from dice.tools.report.verdict import STANDARD_ERRORS
 
 
@@ -36,18 +24,17 @@ def of_models(collected: Collected) -> list[Plot]:
 
 def _win_rates(results: list[Result]) -> Plot:
     shown = [result for result in results if result.win_rate is not None]
-    figure, axes = _rows(shown)
+    figure, axes = _rows(shown, "win rate against the starting policy, DPO")
     for row, result in enumerate(shown):
         error = result.win_rate_error if math.isfinite(result.win_rate_error) else 0.0
-        colour = CHOSEN if result.win_rate > 0.5 else REJECTED
+        colour = Colour.CHOSEN if result.win_rate > 0.5 else Colour.REJECTED
         reach = [100 * (result.win_rate + side * STANDARD_ERRORS * error) for side in (-1, 1)]
         axes.plot(reach, [row, row], color=colour, linewidth=2.5, alpha=0.55)
         axes.plot(100 * result.win_rate, row, "o", color=colour, markersize=6)
-        above = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "color": INK}
+        above = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "color": Colour.INK}
         axes.annotate(f"{result.win_rate:.1%}", (100 * result.win_rate, row), **above)
-    axes.axvline(50, color=MUTED, linewidth=1, linestyle=DASHED)
+    axes.axvline(50, color=Colour.MUTED, linewidth=1, linestyle=DASHED)
     axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
-    axes.set_xlabel("win rate against the starting policy, DPO")
     caption = (
         f"Dots: share of comparisons won, ties half. Bars: {STANDARD_ERRORS} standard errors to either side. "
         "Beyond the dashed line is better than the start."
@@ -57,39 +44,37 @@ def _win_rates(results: list[Result]) -> Plot:
 
 
 def _qualities(results: list[Result]) -> Plot:
-    figure, axes = _bars(results, [result.quality for result in results], "{:.3f}")
-    axes.set_xlabel("mean quality, in the judge's units")
-    values = ", ".join(f"{result.model} {result.quality:.3f}" for result in results)
+    figure, values = _bars(results, "quality", ".3f", "mean quality, in the judge's units")
     caption = "The judge's mean over all answers to the held-out prompts."
     return Plot("Quality", caption, to_svg(figure, "quality", f"Mean quality: {values}"))
 
 
 def _answer_lengths(results: list[Result]) -> Plot:
-    figure, axes = _bars(results, [result.mean_chars for result in results], "{:.1f}")
-    axes.set_xlabel("mean length of the answers, characters")
-    values = ", ".join(f"{result.model} {result.mean_chars:.1f}" for result in results)
+    figure, values = _bars(results, "mean_chars", ".1f", "mean length of the answers, characters")
     caption = (
         "Of the same answers. Growth from round to round is the trouble that the length balance is there for."
     )
-    return Plot(
-        "Length of the answers", caption, to_svg(figure, "answer-length", f"Mean characters: {values}")
-    )
+    svg = to_svg(figure, "answer-length", f"Mean characters: {values}")
+    return Plot("Length of the answers", caption, svg)
 
 
-def _rows(results: list[Result]) -> tuple[Figure, Axes]:
+def _bars(results: list[Result], measure: str, form: str, label: str) -> tuple[Figure, str]:
+    """A bar for each model with its figure of a measure, and all the figures in words."""
+    figure, axes = _rows(results, label)
+    lengths = [getattr(result, measure) for result in results]
+    values = [format(length, form) for length in lengths]
+    colours = [Colour.ACCENT if result.model.startswith("round-") else Colour.ALL for result in results]
+    bars = axes.barh(range(len(results)), lengths, height=0.56, color=colours)
+    axes.bar_label(bars, values, padding=4, color=Colour.INK)
+    return figure, ", ".join(f"{r.model} {value}" for r, value in zip(results, values, strict=True))
+
+
+def _rows(results: list[Result], label: str) -> tuple[Figure, Axes]:
     """Axes with a row for each model, the first one on top."""
-    figure, axes = canvas(height=0.75 + 0.34 * max(len(results), 2))
-    axes.set_yticks(range(len(results)), [result.model for result in results], color=INK)
+    figure, axes = canvas(label, height=0.75 + 0.34 * max(len(results), 2))
+    axes.set_yticks(range(len(results)), [result.model for result in results], color=Colour.INK)
     axes.set_ylim(len(results) - 0.5, -0.6)
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.15)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    return figure, axes
-
-
-def _bars(results: list[Result], values: list[float], form: str) -> tuple[Figure, Axes]:
-    figure, axes = _rows(results)
-    colours = [ACCENT if result.model.startswith("round-") else ALL for result in results]
-    bars = axes.barh(range(len(results)), values, height=0.56, color=colours)
-    axes.bar_label(bars, [form.format(value) for value in values], padding=4, color=INK)
     return figure, axes

@@ -10,26 +10,14 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dice.pairing import health, length_balance
 from dice.tools.report.collect import Round, Scored
-from dice.tools.report.svg import (
-    ACCENT,
-    ALL,
-    CHOSEN,
-    DASHED,
-    INK,
-    MUTED,
-    REJECTED,
-    STYLE,
-    Plot,
-    canvas,
-    legend,
-    to_svg,
-)
+from dice.tools.report.svg import DASHED, STYLE, Colour, Plot, canvas, legend, to_svg
 from dice.tools.report.text import minus
 
 TAIL = 0.1  # percent of the values at either end that a plot may leave out
 MOST_BINS = 48
 HEXAGONS = (22, 10)  # of a density, across and up: each takes some 130 bytes of the page
 MOST_POINTS = 200_000  # responses that a density is drawn of; of more, so many at random
+NAMES = {"rewards/chosen": "chosen", "rewards/rejected": "rejected", "rewards/margins": "margin"}
 UNITS = {"chars": "characters", "tokens": "tokens"}
 
 
@@ -53,11 +41,9 @@ def of_round(done: Round) -> list[Plot]:
 
 def _rewards(done: Round) -> Plot:
     scored = done.scored
-    figure, axes = canvas()
+    figure, axes = canvas(f"reward, {done.reward_unit}", _density_of(done.reward_unit))
     outside = _histograms(axes, scored, scored.rewards, whole=False)
-    axes.axvline(0, color=MUTED, linewidth=0.8)
-    axes.set_xlabel(f"reward, {done.reward_unit}")
-    axes.set_ylabel(f"density, 1/{done.reward_unit.removesuffix('s')}")
+    axes.axvline(0, color=Colour.MUTED, linewidth=0.8)
     mean = scored.rewards.mean()
     caption = f"Of {len(scored.rewards):,} scored responses; their mean is {mean:+z.2f} {done.reward_unit}."
     if len(scored.chosen):
@@ -68,10 +54,8 @@ def _rewards(done: Round) -> Plot:
 
 def _lengths(done: Round) -> Plot:
     scored, unit = done.scored, UNITS[done.scored.unit]
-    figure, axes = canvas()
+    figure, axes = canvas(f"length of a response, {unit}", _density_of(unit))
     outside = _histograms(axes, scored, scored.lengths, whole=True)
-    axes.set_xlabel(f"length of a response, {unit}")
-    axes.set_ylabel(f"density, 1/{unit.removesuffix('s')}")
     caption = f"The mean is {scored.lengths.mean():,.1f} {unit}."
     if len(scored.chosen):
         chosen, rejected = scored.lengths[scored.chosen].mean(), scored.lengths[scored.rejected].mean()
@@ -85,11 +69,10 @@ def _pair_margins(done: Round) -> Plot:
     margins = shaped[scored.chosen] - shaped[scored.rejected]
     edges = _edges(margins, len(margins), whole=False)
     edges = edges[edges >= 0] if edges[0] < 0 < edges[-2] else edges
-    figure, axes = canvas()
-    _stairs(axes, margins, edges, ACCENT, 0.3, "margins")
-    axes.axvline(np.median(margins), color=INK, linewidth=1, linestyle=DASHED)
-    axes.set_xlabel(f"margin of a pair in shaped reward, {done.reward_unit}")
-    axes.set_ylabel(f"density, 1/{done.reward_unit.removesuffix('s')}")
+    label = f"margin of a pair in shaped reward, {done.reward_unit}"
+    figure, axes = canvas(label, _density_of(done.reward_unit))
+    _stairs(axes, margins, edges, Colour.ACCENT, 0.3, "margins")
+    axes.axvline(np.median(margins), color=Colour.INK, linewidth=1, linestyle=DASHED)
     median = f"{np.median(margins):.2f} {done.reward_unit}"
     caption = f"Of {len(margins):,} pairs; the dashed line is the median, {median}."
     if done.reward_unit == "nats":
@@ -97,11 +80,15 @@ def _pair_margins(done: Round) -> Plot:
     return _plot(done, "pair-margin", "Margins", figure, caption + _outside(margins, edges))
 
 
+def _density_of(unit: str) -> str:
+    return f"density, 1/{unit.removesuffix('s')}"
+
+
 def _histograms(axes: Axes, scored: Scored, values: np.ndarray, whole: bool) -> str:
     """Densities of all, chosen and rejected over the same bins; says how many values lie outside."""
     edges = _edges(values, len(scored.chosen) or len(values), whole)
-    groups = [("all", values, ALL, 0.28), ("chosen", values[scored.chosen], CHOSEN, 0.1)]
-    groups.append(("rejected", values[scored.rejected], REJECTED, 0.1))
+    groups = [("all", values, Colour.ALL, 0.28), ("chosen", values[scored.chosen], Colour.CHOSEN, 0.1)]
+    groups.append(("rejected", values[scored.rejected], Colour.REJECTED, 0.1))
     for label, part, colour, shade in groups:
         if len(part):
             _stairs(axes, part, edges, colour, shade, label)
@@ -152,12 +139,11 @@ def _density(done: Round, shaped: bool) -> Plot:
     drawn = slice(None)
     if len(x) > MOST_POINTS:
         drawn = np.random.default_rng(done.t).choice(len(x), MOST_POINTS, replace=False)
-    figure, axes = canvas()
+    label = f"{'shaped ' * shaped}reward, {done.reward_unit} (relative)"
+    figure, axes = canvas(f"length, {unit} (relative to the prompt's mean)", label)
     _hexagons(axes, x[drawn], y[drawn])
-    axes.plot(*_trend(x, y, min(max(2, len(x) // 30), 16)), color=INK, linewidth=1.6)
-    axes.axhline(0, color=MUTED, linewidth=0.8)
-    axes.set_xlabel(f"length, {unit} (relative to the prompt's mean)")
-    axes.set_ylabel(f"{'shaped ' * shaped}reward, {done.reward_unit} (relative)")
+    axes.plot(*_trend(x, y, min(max(2, len(x) // 30), 16)), color=Colour.INK, linewidth=1.6)
+    axes.axhline(0, color=Colour.MUTED, linewidth=0.8)
     figure_of = pair["correlation" if shaped else "correlation_without_shaping"]
     correlation = "none" if figure_of is None else f"{figure_of:+z.2f}"
     if shaped:
@@ -182,7 +168,7 @@ def _hexagons(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
     grid = axes.hexbin(x, y, gridsize=HEXAGONS, extent=(left, right, low, high), mincnt=1, linewidths=0)
     depth = np.log1p(grid.get_array())
     depth = 0.08 + 0.82 * depth / depth.max()
-    rgb = matplotlib.colors.to_rgb(ACCENT)
+    rgb = matplotlib.colors.to_rgb(Colour.ACCENT)
     grid.set_array(None)
     grid.set_facecolors([(*rgb, round(float(share), 2)) for share in depth])
     axes.set_xlim(left, right)
@@ -203,18 +189,19 @@ def _balance(done: Round) -> Plot:
     pair = done.manifest("pair")
     unit = UNITS[pair["recipe"]["pair"]["length"]]
     alpha, left = pair["alpha"], pair["length_difference"]
-    figure, axes = canvas()
+    per = f"{done.reward_unit} per {unit.removesuffix('s')}"
+    figure, axes = canvas(f"alpha, {per}", f"mean difference, {unit}")
     steep = np.abs(differences) <= 0.8 * np.abs(differences).max()
     ends = [0.0, alpha, *alphas[steep]]
     room = 0.06 * (max(ends) - min(ends)) or 1.0
-    axes.plot(alphas, differences, color=ACCENT, drawstyle="steps-mid", label="best minus worst")
-    axes.axhline(0, color=MUTED, linewidth=0.8)
-    axes.axvline(alpha, color=INK, linewidth=1, linestyle=DASHED)
-    axes.plot(alpha, left, "o", color=INK, markersize=5, label=minus(f"alpha {alpha:.4g}: {left:+z.1f}"))
+    axes.plot(alphas, differences, color=Colour.ACCENT, drawstyle="steps-mid", label="best minus worst")
+    axes.axhline(0, color=Colour.MUTED, linewidth=0.8)
+    axes.axvline(alpha, color=Colour.INK, linewidth=1, linestyle=DASHED)
+    axes.plot(
+        alpha, left, "o", color=Colour.INK, markersize=5, label=minus(f"alpha {alpha:.4g}: {left:+z.1f}")
+    )
     axes.set_xlim(min(ends) - room, max(ends) + room)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.set_xlabel(f"alpha, {done.reward_unit} per {unit.removesuffix('s')}")
-    axes.set_ylabel(f"mean difference, {unit}")
     legend(axes)
     before = pair["length_difference_without_shaping"]
     caption = (
@@ -224,58 +211,60 @@ def _balance(done: Round) -> Plot:
     return _plot(done, "balance", "Length difference against alpha", figure, caption)
 
 
-def _series(done: Round, key: str) -> tuple[list[float], list[float]]:
-    """Steps and values of an entry of the trainer's log."""
-    found = [(entry["step"], entry[key]) for entry in done.curves if key in entry]
-    return [step for step, _ in found], [value for _, value in found]
-
-
-def _steps(done: Round, unit: str, *lines: tuple[str, str, str], scale: float = 1.0) -> tuple[Figure, Axes]:
-    """Axes with lines of the trainer's log against its steps: (key, label, colour) each."""
-    figure, axes = canvas(height=2.4)
-    for entry, label, colour in lines:
-        for prefix, style in (("", "-"), ("eval_", "--")):
-            steps, values = _series(done, prefix + entry)
-            if steps:
-                shown = [scale * value for value in values]
-                marker = "o" if len(steps) < 3 else None
-                where = f"{label}, validation" if prefix else label
-                axes.plot(steps, shown, style, color=colour, label=where, marker=marker, markersize=3.5)
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel(unit)
+def _training(done: Round, unit: str, lines: dict[str, str], scale: float = 1.0) -> tuple[Figure, Axes]:
+    """Entries of the trainer's log, and of its validation, against its steps; `lines` have their colours."""
+    figure, axes = canvas("optimizer step", unit, height=2.4)
+    for key, colour in lines.items():
+        label = NAMES.get(key, "training")
+        for entry, where, style in ((key, label, "-"), (f"eval_{key}", f"{label}, validation", "--")):
+            if logged := [(row["step"], scale * row[entry]) for row in done.curves if entry in row]:
+                marker = "o" if len(logged) < 3 else None
+                axes.plot(
+                    *zip(*logged, strict=True),
+                    style,
+                    color=colour,
+                    label=where,
+                    marker=marker,
+                    markersize=3.5,
+                )
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(5))
+    legend(axes)
     return figure, axes
 
 
+def _ends(done: Round, key: str) -> tuple[float, float]:
+    """The first and the last value of an entry of the trainer's log."""
+    values = [row[key] for row in done.curves if key in row]
+    return values[0], values[-1]
+
+
 def _loss(done: Round) -> Plot:
-    figure, axes = _steps(done, "loss, nats", ("loss", "training", ACCENT))
-    legend(axes)
-    values = _series(done, "loss")[1]
-    caption = f"From {values[0]:.3f} to {values[-1]:.3f}."
+    figure, _ = _training(done, "loss, nats", {"loss": Colour.ACCENT})
+    first, last = _ends(done, "loss")
+    caption = f"From {first:.3f} to {last:.3f}."
     if done.manifest("train")["recipe"]["train"]["args"].get("pref_loss", "sigmoid") == "sigmoid":
         caption += " Where policy and reference are one, DPO's loss is ln 2 = 0.693."
     return _plot(done, "loss", "Training: loss", figure, caption)
 
 
 def _accuracy(done: Round) -> Plot:
-    figure, axes = _steps(done, "accuracy", ("rewards/accuracies", "training", ACCENT), scale=100)
-    axes.axhline(50, color=MUTED, linewidth=0.8, linestyle=DASHED)
+    figure, axes = _training(done, "accuracy", {"rewards/accuracies": Colour.ACCENT}, scale=100)
+    axes.axhline(50, color=Colour.MUTED, linewidth=0.8, linestyle=DASHED)
     axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
-    legend(axes)
-    values = _series(done, "rewards/accuracies")[1]
-    caption = f"Share of pairs whose chosen response is ahead: {values[0]:.0%}, at the end {values[-1]:.0%}."
+    first, last = _ends(done, "rewards/accuracies")
+    caption = f"Share of pairs whose chosen response is ahead: {first:.0%}, at the end {last:.0%}."
     return _plot(done, "accuracy", "Training: accuracy", figure, caption)
 
 
 def _margins(done: Round) -> Plot:
-    lines = [("rewards/chosen", "chosen", CHOSEN), ("rewards/rejected", "rejected", REJECTED)]
-    figure, axes = _steps(done, "beta × nats", *lines, ("rewards/margins", "margin", INK))
-    axes.axhline(0, color=MUTED, linewidth=0.8)
-    legend(axes)
-    values = _series(done, "rewards/margins")[1]
+    colours = {"chosen": Colour.CHOSEN, "rejected": Colour.REJECTED, "margins": Colour.INK}
+    lines = {f"rewards/{name}": colour for name, colour in colours.items()}
+    figure, axes = _training(done, "beta × nats", lines)
+    axes.axhline(0, color=Colour.MUTED, linewidth=0.8)
+    _, last = _ends(done, "rewards/margins")
     caption = (
-        f"Rewards of the training, relative to where the round started; the margin ends at {values[-1]:.3f}. "
+        f"Rewards of the training, relative to where the round started; the margin ends at {last:.3f}. "
         "Both lines falling means that the margin is won by making both answers less probable."
     )
     return _plot(done, "margins", "Training: rewards and margin", figure, caption)

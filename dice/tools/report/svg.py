@@ -8,18 +8,25 @@ import html
 import io
 import re
 from dataclasses import dataclass
+from enum import StrEnum
 
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Colours of the page by what they mean (templates/report.css); each is drawn as a hex code of its own.
-INK, MUTED, GRID, ALL, CHOSEN, REJECTED, ACCENT = (f"#0{i}0{i}0{i}" for i in range(1, 8))
-VARIABLES = {
-    INK: "--ink", MUTED: "--muted", GRID: "--grid", ALL: "--all", CHOSEN: "--chosen",
-    REJECTED: "--rejected", ACCENT: "--accent",
-}  # fmt: skip
+
+class Colour(StrEnum):
+    """The page's colours by what they mean (templates/report.css); each is drawn as a hex code of its own."""
+
+    INK = "#010101"
+    MUTED = "#020202"
+    GRID = "#030303"
+    ALL = "#040404"
+    CHOSEN = "#050505"
+    REJECTED = "#060606"
+    ACCENT = "#070707"
+
 
 DASHED = (0, (3, 3))  # a line style
 WIDTH, HEIGHT = 4.6, 2.9  # inches of 72 units: drawn about as large as a phone shows it
@@ -28,19 +35,19 @@ STYLE = {
     "font.family": "sans-serif",
     "font.size": 10.5,
     "axes.labelsize": 10.5,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": MUTED,
+    "axes.edgecolor": Colour.MUTED,
+    "axes.labelcolor": Colour.MUTED,
     "axes.linewidth": 0.6,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.unicode_minus": True,
-    "grid.color": GRID,
+    "grid.color": Colour.GRID,
     "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
+    "text.color": Colour.INK,
+    "xtick.color": Colour.MUTED,
+    "ytick.color": Colour.MUTED,
     "xtick.major.size": 0,
     "ytick.major.size": 0,
     "legend.frameon": False,
@@ -61,10 +68,13 @@ class Plot:
     svg: Markup
 
 
-def canvas(height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """An empty figure with one pair of axes. Call it, and draw, within `matplotlib.rc_context(STYLE)`."""
+def canvas(x: str, y: str = "", height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes, which `x` and `y` name.
+
+    Call it, and draw, within `matplotlib.rc_context(STYLE)`.
+    """
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.add_subplot()
+    return figure, figure.add_subplot(xlabel=x, ylabel=y)
 
 
 def legend(axes: Axes) -> None:
@@ -74,6 +84,24 @@ def legend(axes: Axes) -> None:
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=count, borderaxespad=0.2)
 
 
+def _rounded(attribute: re.Match) -> str:
+    """Coordinates to a hundredth of a unit."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])
+
+
+# What is taken out of matplotlib's SVG, or made shorter.
+CLEANED = (
+    (re.compile(r"<metadata>.*?</metadata>\s*", re.DOTALL), ""),
+    (re.compile(r"<!--.*?-->\s*", re.DOTALL), ""),
+    (re.compile(r"<style.*?</style>\s*", re.DOTALL), ""),  # it would be the whole page's
+    (re.compile(r'<g id="[^"]*"'), "<g"),
+    (re.compile(r" font-family: [^;]*;"), ""),
+    (re.compile(r' transform="rotate\(-0 [^"]*"'), ""),
+    (re.compile(r'(?<= )(d|x|y|points|transform)="[^"]*"'), _rounded),
+    (re.compile(r"\n\s*"), "\n"),
+)
+
+
 def to_svg(figure: Figure, key: str, description: str) -> Markup:
     """The figure as an <svg> element; `key` is unlike that of every other figure of the page."""
     buffer = io.StringIO()
@@ -81,22 +109,11 @@ def to_svg(figure: Figure, key: str, description: str) -> Markup:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
-    drawing = re.sub(r"<metadata>.*?</metadata>\s*", "", drawing, flags=re.DOTALL)
-    drawing = re.sub(r"<!--.*?-->\s*", "", drawing, flags=re.DOTALL)
-    drawing = re.sub(r"<style.*?</style>\s*", "", drawing, flags=re.DOTALL)  # it would be the whole page's
-    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing)
-    drawing = re.sub(r" font-family: [^;]*;", "", drawing)
-    drawing = re.sub(r' transform="rotate\(-0 [^"]*"', "", drawing)
-    drawing = re.sub(r'(?<= )(d|x|y|points|transform)="[^"]*"', _rounded, drawing)
-    drawing = re.sub(r"\n\s*", "\n", drawing)
-    for colour, variable in VARIABLES.items():
-        drawing = drawing.replace(colour, f"var({variable})")
+    for pattern, replacement in CLEANED:
+        drawing = pattern.sub(replacement, drawing)
+    for colour in Colour:
+        drawing = drawing.replace(colour, f"var(--{colour.name.lower()})")
     box = re.search(r'viewBox="[^"]*"', drawing)[0]
     label = html.escape(description, quote=True)
     opening = f'<svg xmlns="http://www.w3.org/2000/svg" {box} role="img" aria-label="{label}">'
     return Markup(opening + re.sub(r"^<svg[^>]*>", "", drawing).replace("xlink:href", "href"))
-
-
-def _rounded(attribute: re.Match) -> str:
-    """Coordinates to a hundredth of a unit."""
-    return re.sub(r"(\.\d\d)\d+", r"\1", attribute[0])

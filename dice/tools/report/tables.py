@@ -1,7 +1,6 @@
-"""The tables of a report: rounds at a glance, time, what was left out, where everything comes from."""
+"""The tables of a report: rounds at a glance, time, versions. The template makes the simpler ones itself."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,47 +13,12 @@ from dice.tools.report.text import duration, minus
 NOTHING = "–"
 
 
-@dataclass(frozen=True)
-class Line:
-    """A figure of every round; what a round has not come to yet is a dash."""
-
-    label: str
-    values: list[str]
-
-
-@dataclass(frozen=True)
-class Time:
-    """How long a stage took in every round."""
-
-    stage: str
-    cells: list[tuple[str, float]]  # words, and the share of the longest, 0 to 1
-
-
-@dataclass(frozen=True)
-class Left:
-    """What a stage was given, what it made of it, and what it left out."""
-
-    stage: str
-    rows_in: str
-    rows_out: str
-    reasons: list[str]
-
-
-@dataclass(frozen=True)
-class Source:
-    """What a stage worked from."""
-
-    where: str
-    commit: str
-    inputs: dict[str, str]  # name -> digest
-
-
-def glance(collected: Collected) -> list[Line]:
-    """The rounds side by side."""
+def glance(collected: Collected) -> dict[str, list[str]]:
+    """Figures by name, a value for each round; a dash is what a round has not come to yet."""
     unit = next((UNITS[r.scored.unit] for r in collected.rounds if r.scored), "characters")
     figures = _figures(unit, collected.rounds[0].reward_unit)
-    lines = [Line(label, [minus(value(r)) for r in collected.rounds]) for label, value in figures]
-    return [line for line in lines if set(line.values) != {NOTHING}]
+    lines = {label: [minus(value(r)) for r in collected.rounds] for label, value in figures.items()}
+    return {label: values for label, values in lines.items() if {*values} != {NOTHING}}
 
 
 def _manifest(stage: str, words: Callable[[dict[str, Any]], str]) -> Callable[[Round], str]:
@@ -111,35 +75,33 @@ def _time(done: Round) -> str:
     return duration(sum(map(_seconds, done.stages.values())))
 
 
-def _figures(unit: str, reward_unit: str) -> list[tuple[str, Callable[[Round], str]]]:
+def _figures(unit: str, reward_unit: str) -> dict[str, Callable[[Round], str]]:
     """What each line is called and how a round comes by it; lengths are in `unit`."""
-    return [
-        ("Responses sampled", _manifest("generate", lambda m: f"{m['rows_out']:,}")),
-        (
-            "… cut off at the length limit",
-            _manifest("generate", lambda m: _share(m["cut_off"], m["rows_out"])),
-        ),
-        ("… repeating another one", _manifest("pair", lambda m: f"{m['duplicate_share']:.1%}")),
-        (f"Mean length, {unit}", _mean_length),
-        (f"Mean reward, {reward_unit}", _manifest("score", lambda m: f"{m['mean_reward']:+z.2f}")),
-        (
-            f"Alpha, {reward_unit} per {unit.removesuffix('s')}",
-            _manifest("pair", lambda m: f"{m['alpha']:.4g}"),
-        ),
-        (f"Chosen longer by, {unit}", _manifest("pair", _difference)),
-        ("Correlation of reward and length", _manifest("pair", _correlation)),
-        (f"Median margin (5% to 95%), {reward_unit}", _manifest("pair", _margins)),
-        ("Pairs: generated + offline", _manifest("pair", lambda m: f"{m['generated']:,} + {m['offline']:,}")),
-        ("Training loss at the end", _last("loss", "{:.3f}")),
-        ("Training accuracy at the end", _last("rewards/accuracies", "{:.0%}")),
-        ("Time", _time),
-    ]
+    per = f"{reward_unit} per {unit.removesuffix('s')}"
+    return {
+        "Responses sampled": _manifest("generate", lambda m: f"{m['rows_out']:,}"),
+        "… cut off at the length limit": _manifest("generate", lambda m: _share(m["cut_off"], m["rows_out"])),
+        "… repeating another one": _manifest("pair", lambda m: f"{m['duplicate_share']:.1%}"),
+        f"Mean length, {unit}": _mean_length,
+        f"Mean reward, {reward_unit}": _manifest("score", lambda m: f"{m['mean_reward']:+z.2f}"),
+        f"Alpha, {per}": _manifest("pair", lambda m: f"{m['alpha']:.4g}"),
+        f"Chosen longer by, {unit}": _manifest("pair", _difference),
+        "Correlation of reward and length": _manifest("pair", _correlation),
+        f"Median margin (5% to 95%), {reward_unit}": _manifest("pair", _margins),
+        "Pairs: generated + offline": _manifest("pair", lambda m: f"{m['generated']:,} + {m['offline']:,}"),
+        "Training loss at the end": _last("loss", "{:.3f}"),
+        "Training accuracy at the end": _last("rewards/accuracies", "{:.0%}"),
+        "Time": _time,
+    }
 
 
-def times(collected: Collected) -> list[Time]:
-    """How long each stage took, and its share of the longest one."""
+def times(collected: Collected) -> dict[str, list[tuple[str, float]]]:
+    """How long each stage took in every round: in words, and as a share of the longest, 0 to 1.
+
+    A star marks the time of a last attempt alone.
+    """
     longest = max(_seconds(record) for r in collected.rounds for record in r.stages.values()) or 1.0
-    return [Time(name, [_cell(r.stages[name], longest) for r in collected.rounds]) for name in STAGES]
+    return {name: [_cell(r.stages[name], longest) for r in collected.rounds] for name in STAGES}
 
 
 def _cell(record: StageRecord, longest: float) -> tuple[str, float]:
@@ -149,36 +111,10 @@ def _cell(record: StageRecord, longest: float) -> tuple[str, float]:
     return duration(seconds) + "*" * ("resumed" in record.manifest), seconds / longest
 
 
-def left_out(done: Round) -> list[Left]:
-    """What the finished stages of a round left out, by reason."""
-    return [_left(record) for record in done.stages.values() if record.manifest]
-
-
-def _left(record: StageRecord) -> Left:
-    rows_in, rows_out = record.manifest["rows_in"], record.manifest["rows_out"]
-    reasons = [f"{n:,} {reason}" for reason, n in record.dropped.items()]
-    return Left(record.name, f"{rows_in:,}", f"{rows_out:,}", reasons)
-
-
-def sources(collected: Collected) -> list[Source]:
-    """Digests of what the finished stages read, and the commit that they ran at."""
-    records = [(f"round {r.t}, {s.name}", s) for r in collected.rounds for s in r.stages.values()]
-    if collected.evaluation:
-        records.append(("evaluation", collected.evaluation))
-    return [
-        Source(where, record.manifest.get("commit") or "unknown", record.manifest["inputs"])
-        for where, record in records
-        if record.manifest
-    ]
-
-
 def versions(collected: Collected) -> dict[str, list[str]]:
     """The versions of every package that stages ran with; more than one where they changed in between."""
-    found: dict[str, list[str]] = {}
-    for r in collected.rounds:
-        for record in r.stages.values():
-            for package, version in (record.manifest or {}).get("versions", {}).items():
-                seen = found.setdefault(package, [])
-                if version not in seen:
-                    seen.append(version)
-    return found
+    found: dict[str, dict[str, None]] = {}
+    for _, record in collected.finished:
+        for package, version in record.manifest.get("versions", {}).items():
+            found.setdefault(package, {})[version] = None
+    return {package: [*seen] for package, seen in found.items()}

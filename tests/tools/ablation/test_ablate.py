@@ -15,7 +15,7 @@ from dice.tools import reuse
 from dice.tools.ablation import grid, table
 from dice.tools.ablation.claims import Verdict, verdicts
 from dice.tools.ablation.forecast import _stages, forecast
-from dice.tools.ablation.results import Mean, Place, collect, difference
+from dice.tools.ablation.results import Mean, Setting, collect, difference
 
 
 def make(fake_settings, *words):
@@ -99,11 +99,11 @@ def test_means_and_intervals():
     ],
 )
 def test_verdicts(values, says):
-    assert Verdict("a claim", "win rate", Mean.of(values)).says == says
+    assert Verdict("a claim", "win rate", "win_rate", Mean.of(values)).says == says
 
 
 def test_differences_are_taken_seed_by_seed():
-    first, second = Place("gamma", "0.5", 1), Place("gamma", "0", 1)
+    first, second = Setting("gamma", "0.5", 1), Setting("gamma", "0", 1)
     figures = {
         first: {1: {"quality": 0.6}, 2: {"quality": 0.9}, 3: {"quality": 0.7}},
         second: {3: {"quality": 0.4}, 1: {"quality": 0.5}},

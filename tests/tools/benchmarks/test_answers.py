@@ -1,24 +1,19 @@
-"""The benchmarks' files: questions of the right version in, answers in their formats out, scores by hand."""
+"""Answers to the benchmarks' questions, in the benchmarks' own formats, with no judge to be asked."""
 
 import json
-import math
 import re
 from types import SimpleNamespace
 
 import benchmark_files
 import pytest
 
-from dice import __main__ as main
-from dice.errors import BadInput
 from dice.recipe import load
 from dice.run import files
 from dice.run.digests import file_digest
 from dice.run.rows import Response
 from dice.run.run import create_run
 from dice.tools import benchmarks
-from dice.tools.benchmarks import alpaca_eval2, annotate, arena_hard, evaluation, judging, mt_bench, style
-from dice.tools.benchmarks.questions import Question, Questions
-from dice.tools.benchmarks.task import Options
+from dice.tools.benchmarks import arena_hard, evaluation, mt_bench
 
 MAKERS = {
     "alpaca_eval2": benchmark_files.alpaca_eval,
@@ -138,183 +133,3 @@ def test_a_second_time_nothing_is_sampled_and_after_a_kill_the_rest(run, tmp_pat
     written = kept.stat().st_mtime_ns
     evaluate(run, "mt_bench", tmp_path, first=30)
     assert answers.read_bytes() == before and lost.exists() and kept.stat().st_mtime_ns == written
-
-
-@pytest.mark.parametrize(
-    ("name", "make", "message"),
-    [
-        (
-            "alpaca_eval2",
-            lambda p: benchmark_files.alpaca_eval(p, 804),
-            "804 questions; AlpacaEval 2 has 805",
-        ),
-        (
-            "alpaca_eval2",
-            lambda p: benchmark_files.alpaca_eval(p, generator="text_davinci_003"),
-            "these are AlpacaEval 1's",
-        ),
-        (
-            "alpaca_eval2",
-            benchmark_files.mt_bench,
-            ":1: no column 'instruction' with a text; the row has: quest",
-        ),
-        ("arena_hard", lambda p: benchmark_files.arena_hard(p, 499), r"has 500 \(v0.1\) or 750 \(v2.0\)"),
-        ("arena_hard", benchmark_files.mt_bench, "before March 2025 they were question_id and turns"),
-        ("mt_bench", lambda p: benchmark_files.mt_bench(p, 79), "79 questions; MT-Bench has 80"),
-        ("mt_bench", benchmark_files.arena_hard, ":1: no column 'question_id'"),
-    ],
-)
-def test_questions_of_another_version_are_refused(run, tmp_path, name, make, message):
-    path = make(tmp_path / "q.jsonl")
-    with pytest.raises(BadInput, match=message):
-        evaluation.evaluate(run, name, Options(questions=str(path)))
-    assert not (run.path / "benchmarks").exists()
-
-
-def test_the_digest_is_of_the_texts_in_their_order():
-    one, two = (Question(id, "c", (text,), {}) for id, text in (("1", "a"), ("2", "b")))
-    digests = {Questions("", items, None).digest for items in ([one, two], [two, one], [one], [two])}
-    assert len(digests) == 4 and Questions("v", [one, two], None).digest in digests
-
-
-def test_alpaca_evals_gaps_are_counted_and_leave_its_cache(tmp_path):
-    """-1 is what the package keeps where it has no verdict; a choice without a message, where it gave up."""
-    cache, unanswered = tmp_path / "cache.json", []
-    annotate.forget_missing(cache)
-    cache.write_text('[{"preference": 1.5}, {"preference": -1.0}, {"preference": 0}]')
-    annotate.forget_missing(cache)
-    assert json.loads(cache.read_text()) == [{"preference": 1.5}, {"preference": 0}]
-    choices = [{"text": "", "total_tokens": 0}, {"text": " ", "message": {}}]
-    ask = annotate.watched(lambda prompts, **_: {"completions_all": choices[: len(prompts)]}, unanswered)
-    assert ask(prompts=["a", "b"], model_name="x") == {"completions_all": choices} and unanswered == ["a"]
-
-
-def test_a_question_twice_and_unknown_categories_are_refused(tmp_path):
-    rows = json.loads(benchmark_files.alpaca_eval(tmp_path / "a.json").read_text())
-    (tmp_path / "a.json").write_text(json.dumps([*rows[:804], rows[0]]))
-    with pytest.raises(BadInput, match="comes twice"):
-        alpaca_eval2.read_questions(Options(questions=str(tmp_path / "a.json")))
-    questions = rows_of(benchmark_files.mt_bench(tmp_path / "m.jsonl"))
-    questions[3]["category"] = "poetry"
-    benchmark_files.write_lines(tmp_path / "m.jsonl", questions)
-    with pytest.raises(BadInput, match=r"m.jsonl:4: unknown category 'poetry'"):
-        mt_bench.read_questions(Options(questions=str(tmp_path / "m.jsonl")))
-
-
-def test_the_hub_out_of_reach_is_one_line(monkeypatch):
-    def offline(*_, **__):
-        raise ConnectionError("no route\nto the Hub")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
-    with pytest.raises(BadInput, match=r"\(no route\); give a copy by --questions=FILE"):
-        arena_hard.read_questions(Options())
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"models": "round-2"}, "has no model 'round-2'; there are SFT, DPO"),
-        ({"temperature": 3}, "--temperature is 3; it must be between 0 and 2"),
-        ({"first": 0}, "--first is 0; it must be a whole number of at least 1"),
-        ({"judge_options": "hot"}, "--judge_options is 'hot'; it must be a JSON object"),
-        ({"judge_options": '{"model": "other"}'}, "--judge_options has 'model', .* --judge names the model"),
-        ({"questions": "gone.jsonl"}, "--questions: there is no file gone.jsonl"),
-    ],
-)
-def test_options_that_can_not_be(run, given, message):
-    with pytest.raises(BadInput, match=message):
-        evaluation.evaluate(run, "mt_bench", evaluation.parse(given))
-
-
-def test_the_command_line_knows_benchmarks_and_options(run):
-    from commands import run_dice
-
-    for words, message in (
-        (
-            ["--benchmark=mt_bench", "--quesions=x"],
-            "evaluate has no option --quesions; with --benchmark=NAME",
-        ),
-        (["--first=3"], "evaluate has no option --first; with --benchmark=NAME there are --questions"),
-    ):
-        told = run_dice("evaluate", str(run.path), *words)
-        assert told.returncode == 2 and message in told.stderr and told.stderr.count("\n") == 1
-
-
-def test_options_of_the_request_are_json(run, monkeypatch):
-    """As the command line gives them, and not as a Python literal."""
-    given = '{"chat_template_kwargs": {"enable_thinking": false}, "max_tokens": null, "seed": 1}'
-    got = []
-    monkeypatch.setattr(evaluation, "evaluate", lambda run, name, options, force: got.append(options))
-    command = ["dice", "evaluate", str(run.path), "--benchmark=mt_bench", f"--judge_options={given}"]
-    monkeypatch.setattr("sys.argv", command)
-    main._main()
-    assert got[0].judge_options == json.loads(given)
-    task = SimpleNamespace(benchmark=mt_bench, questions=None, options=got[0])
-    asked = {"temperature": 0.0, "chat_template_kwargs": {"enable_thinking": False}, "seed": 1}
-    assert judging.request_options(task) == asked
-
-
-def test_markdown_is_counted_outside_of_code():
-    text = (
-        "# One\n## Two\n* a\n- b\n  1. c\n**bold** __too__\n```python\n# no\n- no\n**no**\n```\n####### no\n"
-    )
-    assert style.markdown_counts(text) == {
-        "header_count": {"h1": 1, "h2": 1, "h3": 0, "h4": 0, "h5": 0, "h6": 0},
-        "list_count": {"ordered": 1, "unordered": 2},
-        "bold_count": {"**": 1, "__": 1},
-    }
-
-
-def test_arena_hard_by_hand():
-    """Four questions. Game 0 has the baseline as A, game 1 the model as A.
-
-    q1: B>>A, A>>B: wins 3 of 3 and 3 of 3. q2: A=B twice: 1/2 of 1 each. q3: A>>B and B>A: 0 of 3, 0 of 1.
-    q4 lacks a verdict and is left out. Share: (6 + 1 + 0) / (6 + 2 + 4) = 7/12.
-    Error: deviations 6 - 6*7/12 = 5/2, 1 - 2*7/12 = -1/6, 0 - 4*7/12 = -7/3;
-    their squares add up to 25/4 + 1/36 + 49/9 = 422/36; times 3/2, root, over 12.
-    """
-    items = [Question(f"q{n}", "c", ("?",), {}) for n in (1, 2, 3, 4)]
-    questions = Questions("v0.1", items, None)
-    labels = {"q1": ("B>>A", "A>>B"), "q2": ("A=B", "B=A"), "q3": ("A>>B", "B>A"), "q4": ("A>B",)}
-    verdicts = {f"{q}/{game}": label for q, both in labels.items() for game, label in enumerate(both)}
-    found = arena_hard.score(questions, verdicts)
-    assert found.score == pytest.approx(7 / 12) and found.parts == {} and found.judgments == 6
-    assert found.error == pytest.approx(math.sqrt(422 / 36 * 3 / 2) / 12)
-
-
-@pytest.mark.parametrize(
-    ("text", "label"),
-    [
-        ("x [[A>B]] y [[B>>A]]", "B>>A"),
-        ("[[a=b]]", "A=B"),
-        ("[[A>C]] none", None),
-        ("A>B", None),
-        ("[A>B] [B>A]", "B>A"),
-        ("[[A=B]] [A>B]", "A=B"),
-    ],
-)
-def test_verdicts_are_the_last_label(text, label):
-    assert arena_hard.read_verdict(text) == label
-
-
-def test_mt_bench_by_hand():
-    """Question 1: 4 and 8, question 2: 6 alone: on average 6. The questions' means are 6 and 6: error 0."""
-    items = [Question(str(n), category, ("a", "b"), {}) for n, category in ((1, "math"), (2, "stem"))]
-    found = mt_bench.score(Questions("", items, None), {"1/0": 4.0, "1/1": 8.0, "2/0": 6.0})
-    assert (found.score, found.error) == (6.0, 0.0)
-    assert found.parts == {"turn 1": 5.0, "turn 2": 8.0, "math": 6.0, "stem": 6.0}
-
-
-@pytest.mark.parametrize(
-    ("text", "grade"),
-    [
-        ("so [[7]] or [[2]]", 7.0),
-        ("[[8.5]]", 8.5),
-        ("grade [6]", 6.0),
-        ("[[11]]", None),
-        ("[[0]]", None),
-        ("7", None),
-    ],
-)
-def test_grades_are_the_first_in_brackets(text, grade):
-    assert mt_bench.read_verdict(text) == grade

@@ -52,7 +52,7 @@ def test_a_template_without_a_system_prompt_is_said_so(tmp_path):
     read = arena_hard.Prompts(str(prompts))
     assert read.notes == ["the judge's system prompt is DICE's own: arena-hard.yaml has none"]
     system, user = read.messages(Question("q", "c", ("Why?",), {}), "one", "two")
-    assert system["content"] == arena_hard.SYSTEM_PROMPT and user["content"] == "Why? one two"
+    assert system["content"] == arena_hard.Prompts(None).system[""] and user["content"] == "Why? one two"
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,7 @@ def test_prompts_of_no_use(tmp_path, benchmark, text, message):
 def test_mt_benchs_prompts_must_show_what_is_graded(tmp_path):
     """FastChat's places are filled; a multi-turn prompt that leaves out the second answer is refused."""
     one, two = "{question} {answer}", "{question_1} {answer_1} {question_2} {answer_2}"
-    named = dict(zip(mt_bench._own_prompts(), (one, one + " {ref_answer_1}", two, two), strict=True))
+    named = dict(zip(mt_bench.PROMPTS, (one, one + " {ref_answer_1}", two, two), strict=True))
     for second, wrong in (
         (two, None),
         (two.replace("{answer_2}", ""), "'single-v1-multi-turn' has no place"),
@@ -107,13 +107,13 @@ def test_version_2_has_a_baseline_for_each_category(tmp_path):
     hard = benchmark_files.arena_answers(tmp_path / "hard.jsonl", "o3-mini-2025-01-31", uids)
     creative = benchmark_files.arena_answers(tmp_path / "creative.jsonl", "gemini-2.0-flash-001", uids)
     options = Options(questions=str(questions), references=f"{hard},{creative}")
-    asked = arena_hard.read_questions(options)
-    assert asked.version == "v2.0" and arena_hard.judge_model(asked) == "gpt-4.1"
-    found, _ = arena_hard.references(asked, options)
+    asked = arena_hard.ArenaHard(options)
+    assert asked.version == "v2.0" and asked.judge_model == "gpt-4.1"
+    found, _ = asked.references()
     assert [found[uid]["model"] for uid in ("q499", "q500")] == ["o3-mini-2025-01-31", "gemini-2.0-flash-001"]
     labels = {f"{uid}/{game}": "A=B" for uid in uids[:500] for game in (0, 1)}
     labels |= {f"{uid}/{game}": ("B>A", "A>B")[game] for uid in uids[500:] for game in (0, 1)}
-    score = arena_hard.score(asked, labels)
+    score = asked.score(asked.questions, labels)
     assert score.score == pytest.approx(2 / 3)
     assert score.parts == {"creative_writing": 1.0, "hard_prompt": 0.5}
 

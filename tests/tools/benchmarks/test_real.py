@@ -20,7 +20,7 @@ from dice.models.chat_template import load_tokenizer
 from dice.recipe import load
 from dice.run.run import create_run
 from dice.tools import benchmarks
-from dice.tools.benchmarks import alpaca_eval2, arena_hard, evaluation, mt_bench
+from dice.tools.benchmarks import alpaca_eval2, evaluation
 
 pytestmark = pytest.mark.slow
 needs_alpaca_eval = pytest.mark.skipif(
@@ -239,9 +239,8 @@ def test_vllms_server_judges(run, tmp_path, monkeypatch, vllm_server):
     (path,) = run.path.rglob("mt_bench*/DPO/*/model_judgment/*.jsonl")
     grades = [json.loads(line)["score"] for line in path.open()]
     assert result.score == pytest.approx(sum(grades) / 10) and len(grades) == 10 == result.judgments
-    assert arena_hard.NAME in str(benchmarks.results_of(run)) and mt_bench.NAME in str(
-        benchmarks.results_of(run)
-    )
+    found = str(benchmarks.results_of(run))
+    assert "arena_hard" in found and "mt_bench" in found
 
 
 @needs_vllm

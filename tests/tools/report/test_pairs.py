@@ -76,7 +76,7 @@ def test_models_that_are_gone_leave_the_pairs_plain(run, monkeypatch):
 
 def test_rewards_of_another_source_have_their_own_unit_and_no_tokens(run):
     run.recipe.score.reward = "judge"
-    assert "Mean reward, grades" in [line.label for line in tables.glance(collect(run))]
+    assert "Mean reward, grades" in tables.glance(collect(run))
     shown = sample(run, collect(run).rounds[0], True, room=10_000)
     assert shown["unit"] == "grades" and "only implicit rewards" in shown["note"]
 
