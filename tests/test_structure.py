@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from importlib import metadata
 
 import house
 import pytest
@@ -49,10 +50,7 @@ def test_pairing_is_pure():
     """numpy, what Python brings along, and the errors."""
     allowed = {"numpy", "dice", *sys.stdlib_module_names}
     for path in (PACKAGE / "pairing").glob("*.py"):
-        for node in ast.walk(house.tree_of(path)):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                named = [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-                assert {name.split(".")[0] for name in named} <= allowed
+        assert house.libraries(path) <= allowed
     for module in MODULES:
         if house.room(module) == "pairing":
             assert {house.room(other) for other in house.imports(module)} <= {"pairing", "errors"}
@@ -75,6 +73,26 @@ def test_files_and_functions_stay_short():
 def test_llama_factory_is_imported_through_one_door():
     pattern = re.compile(r"^\s*(from|import) llamafactory", re.MULTILINE)
     assert not [path for path in PACKAGE.rglob("*.py") if pattern.search(path.read_text(encoding="utf-8"))]
+
+
+def test_every_library_that_is_imported_is_pinned():
+    """By requirements.txt or an extra of setup.py, and not only because another library needs it today."""
+
+    def plain(name: str) -> str:
+        return re.sub(r"[-_.]+", "-", name).lower()
+
+    pins = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("requirements.txt", "setup.py"))
+    pinned = {plain(name) for name in re.findall(r"([\w.-]+)==\d", pins)}
+    beside = (path.stem for path in FILES if PACKAGE not in path.parents)
+    ours = {"dice", *beside, *sys.stdlib_module_names}
+    provided = metadata.packages_distributions()
+    missing = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in FILES
+        for name in house.libraries(path) - ours
+        if pinned.isdisjoint(map(plain, provided.get(name, [name])))
+    }
+    assert not missing
 
 
 @pytest.mark.parametrize(
