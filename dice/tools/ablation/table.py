@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from dice.errors import counted
 from dice.run.files import write_text
 from dice.tools.ablation.claims import Verdict, verdicts
 from dice.tools.ablation.grid import AXES, Grid
@@ -29,7 +30,7 @@ def markdown(figures: Figures, grid: Grid, command: str) -> str:
         "",
         f"Seeds {', '.join(map(str, seeds))}; means, and standard errors over seeds. The seed is that of",
         "sampling, mixing and training; all runs begin with the same models, and answer the same held-out",
-        f"prompts. All axes but that of the rounds are compared after {_rounds(grid.axis_rounds)}.",
+        f"prompts. All axes but that of the rounds are compared after {counted(grid.axis_rounds, 'round')}.",
         "",
         f"| axis | value | {' | '.join(COLUMNS.values())} | seeds |",
         f"| --- | --- | {' | '.join('---' for _ in COLUMNS)} | --- |",
@@ -50,10 +51,6 @@ def markdown(figures: Figures, grid: Grid, command: str) -> str:
         "difference whose interval has zero in it.",
     ]
     return "\n".join(lines) + "\n"
-
-
-def _rounds(count: int) -> str:
-    return f"{count} round{'s' * (count > 1)}"
 
 
 def _value(place: Place) -> str:

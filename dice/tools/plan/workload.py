@@ -8,6 +8,7 @@ from statistics import fmean
 
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
+from dice.errors import counted
 from dice.models.checkpoint import downloaded, tokenizer_home
 from dice.pairing import replay
 from dice.recipe.keys import Recipe, resolve
@@ -56,7 +57,7 @@ def workload(recipe: Recipe) -> Workload:
     assumptions = []
     count = len(prompts) if prompts else _count_of_recipe(recipe)
     if not prompts:
-        assumptions.append(f"{count:,} prompts: the data set is not here yet")
+        assumptions.append(f"{counted(count, 'prompt')}: the data set is not here yet")
     offline = len({pair.prompt_id for pair in pairs}) if pairs else count
     generated, replayed = replay.mixture_sizes(offline, count * recipe.pair.per_prompt, recipe.replay.gamma)
     if prompts and not _tokenizer_file(recipe.policy):

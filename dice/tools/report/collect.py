@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from dice.data.round import read_prompts, read_scores
-from dice.errors import BadInput
+from dice.errors import BadInput, spelled
 from dice.pairing.table import Table
 from dice.run import files
 from dice.run.rows import Pair, Step
@@ -204,7 +204,7 @@ def _curves(path: Path) -> list[dict[str, float]]:
             raise BadInput(f"{path}:{number}: not an entry of the trainer's log, which has a step")
         for key in ("step", *LOGGED, *(f"eval_{key}" for key in LOGGED)):
             if key in entry and type(entry[key]) not in (int, float):
-                raise BadInput(f"{path}:{number}: {key} is {entry[key]!r:.40}, not a number")
+                raise BadInput(f"{path}:{number}: {key} is {spelled(entry[key]):.40}, not a number")
         entries.append(entry)
     return entries
 
