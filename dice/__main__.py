@@ -1,7 +1,4 @@
-"""`python -m dice COMMAND`: one command per stage, and what the loop around them needs.
-
-The loop itself is bash: scripts/run_dice/iter.sh and pipeline.sh.
-"""
+"""The commands, `dice COMMAND` or `python -m dice COMMAND`. The loop itself is scripts/run_dice/iter.sh."""
 
 import signal
 
@@ -11,234 +8,60 @@ if __name__ == "__main__":
 import functools
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
-
-import fire
 
 from dice import __version__
 from dice.errors import BadInput
-from dice.launch import machines
+from dice.launch import command_line, machines
 from dice.launch.console import console, run, say, shown
 from dice.launch.processes import die_with_parent
 from dice.recipe.load import load_recipe
 from dice.run.run import Run, open_run
 from dice.run.stage import execute, facts, stage_named
-from dice.tools import status
+from dice.tools import reuse, status
 
 
-class Promise:
-    """A command that is still to be run."""
+class ForUsers:
+    """Commands for you:"""
 
-    def __init__(self, command: Callable[[], object]) -> None:
-        self._command = command
-
-
-def promised(method: Callable) -> Callable:
-    """Put off a command: fire calls a method before it finds that it has arguments left over."""
-
-    @functools.wraps(method)
-    def promise(*args: Any, **kwargs: Any) -> Promise:
-        return Promise(functools.partial(method, *args, **kwargs))
-
-    return promise
-
-
-class Commands:
-    """Bootstrapping language models with DPO implicit rewards."""
-
-    @promised
-    def resolve(self, recipe: str, *overrides: str) -> str:
-        """Print the number of rounds and the run's folder of a recipe with overrides; change nothing."""
-        loaded = load_recipe(str(recipe), overrides)
-        return f"{loaded.rounds} {shown(loaded.run_dir)}"
-
-    @promised
-    def start(self, recipe: str, *overrides: str, force: bool = False) -> None:
-        """Check a recipe (key=value overrides any key), make what it needs, write its recipe.yaml.
-
-        With --force also where finished stages will have to run again.
-        """
-        from dice.stages.prepare import start
-
-        start(str(recipe), overrides, bool(force))
-
-    @promised
-    def hold(self, run: str, recipe: str, *overrides: str) -> None:
-        """Take a run for the loop that this process belongs to; iter.sh does."""
-        from dice.stages.prepare import hold
-
-        hold(open_run(str(run)), str(recipe), overrides)
-
-    @promised
     def plan(self, recipe: str, *overrides: str) -> None:
-        """Print what a recipe would run, its memory, disk and hours; run nothing.
+        """Print what a recipe would run: memory, disk and hours.
 
-        python -m dice plan RECIPE [key=value ...] [gpus=8xA100-80G]
+        Nothing is run. gpus=8xA100-80G plans for other GPUs than this machine's.
         """
         from dice.tools.plan import show_plan
 
-        show_plan(str(recipe), [str(override) for override in overrides])
+        show_plan(recipe, list(overrides))
 
-    @promised
     def doctor(self, recipe: str, *overrides: str) -> None:
-        """Find out what would go wrong with a recipe, in about a minute; change nothing.
+        """Find out in a minute what would go wrong with a recipe.
 
-        Status 0: nothing at fault; 1: a run would go wrong; 2: `start` would refuse the recipe.
+        Status 0: nothing is at fault; 1: a run would go wrong; 2: `dice start` would refuse the recipe.
         """
         from dice.tools.doctor import examine
 
-        sys.exit(examine(str(recipe), [str(override) for override in overrides]))
+        sys.exit(examine(recipe, list(overrides)))
 
-    @promised
-    def share(self, run: str) -> None:
-        """Take over the stages that other runs beside this one have done and that would be the same here."""
-        from dice.tools import reuse
+    def status(self, run: str | None = None, *, check: bool = False) -> None:
+        """Print what of a run is done, running or failed, and why.
 
-        reuse.share(open_run(str(run)))
-
-    @promised
-    def ablate(self, recipe: str, *words: str, plan: bool = False, cells: bool = False) -> None:
-        """Print and write the table of an ablation; scripts/run_dice/ablate.sh makes its runs.
-
-        python -m dice ablate RECIPE [key=value ...] [seeds=1,2,3] [axes=reward,balance,gamma] [axis_rounds=1]
-        With --plan: what is still to be run; with --cells: the overrides of each such run.
+        Args:
+            run: The run's folder, such as results/tiny; without it all runs are listed.
+            check: Compare every file with its stage's manifest; the status is 1 where one was changed.
         """
-        from dice.tools import ablation
-
-        given = [str(word) for word in words]
-        if plan or cells:
-            (ablation.show_plan if plan else ablation.show_cells)(str(recipe), given)
-        elif not ablation.show_table(str(recipe), given):
+        if run is None:
+            status.show_all()
+        elif status.show_run(open_run(run), check):
             sys.exit(1)
 
-    @promised
-    def train_rm(self, run: str, *, force: bool = False) -> None:
-        """Train the scalar reward model of the offline pairs, where the recipe's rewards come from it."""
-        from dice.stages import train_reward_model
-
-        opened = open_run(str(run))
-        if train_reward_model.is_wanted(opened.recipe):
-            execute(train_reward_model.STAGE, opened, 0, bool(force))
-
-    @promised
-    def generate(self, run: str, round: int, *, force: bool = False) -> None:
-        """Sample K responses per prompt from the round's policy.
-
-        With --force again where it was done with something else or its files were changed.
-        """
-        _stage("generate", run, round, force)
-
-    @promised
-    def score(
-        self,
-        run: str,
-        *round: Any,
-        recipe: str | None = None,
-        output: str | None = None,
-        per_token: bool = False,
-        force: bool = False,
-    ) -> None:
-        """Compute the reward of every response: of a round, or of any file of responses.
-
-        python -m dice score RUN ROUND
-        python -m dice score FILE --recipe=RECIPE [key=value ...] [--output=FILE] [--per_token]
-        python -m dice score FILE policy=MODEL reference=MODEL template=NAME [key=value ...]
-
-        FILE is JSON, JSON Lines, CSV or Parquet, or a name of dataset_info.json. The output has its rows
-        with their rewards; with --per_token also each token's.
-        """
-        if len(round) == 1 and isinstance(round[0], int):
-            _stage("score", run, *round, force)
-            return
-        if (Path(str(run)) / "recipe.yaml").is_file():
-            raise BadInput(f"{run} is a run; which round? python -m dice score {run} 1")
-        from dice.tools.score_file import score_file
-
-        score_file(str(run), recipe, _overrides(round), output, per_token)
-
-    @promised
-    def reward(self, preferences: str, *overrides: str, recipe: str | None = None) -> None:
-        """Print how well an implicit reward agrees with the labels of a preference set.
-
-        python -m dice reward FILE_OR_NAME --recipe=RECIPE [key=value ...]
-        python -m dice reward FILE_OR_NAME policy=MODEL reference=MODEL template=NAME [key=value ...]
-        """
-        from dice.tools.agreement import show_agreement
-
-        show_agreement(str(preferences), recipe, _overrides(overrides))
-
-    @promised
-    def pair(self, run: str, round: int, *, force: bool = False) -> None:
-        """Balance lengths, choose best and worst, mix in offline pairs, export the data set."""
-        _stage("pair", run, round, force)
-
-    @promised
-    def register(self, round_dir: str, name: str, mixed: bool = False) -> None:
-        """Add a round's pairs to data/dataset_info.json (with --mixed: what the round trained on)."""
-        from dice.data.dataset_dir import register
-
-        register(str(round_dir), str(name), bool(mixed))
-
-    @promised
-    def train(self, run: str, round: int, *, force: bool = False) -> None:
-        """Train the round's model by DPO, with LLaMA-Factory."""
-        _stage("train", run, round, force)
-
-    @promised
-    def export(
-        self, source: str, round: int | None = None, output: str | None = None, push: str | None = None
-    ) -> None:
-        """Write a model as a plain Hugging Face folder: adapters merged, sharded checkpoints gathered.
-
-        python -m dice export RUN ROUND [--output=FOLDER] [--push=OWNER/NAME]
-        python -m dice export CHECKPOINT_FOLDER --output=FOLDER [--push=OWNER/NAME]
-        """
-        from dice.tools import export_model
-
-        if round is None and not (Path(str(source)) / "recipe.yaml").is_file():
-            export_model.export_checkpoint(str(source), output, push)
-            return
-        opened = open_run(str(source))
-        export_model.export_round(opened, _round_of(opened, round), output, push)
-
-    @fire.decorators.SetParseFns(judge_options=str)  # JSON: fire would make a text of true, false and null
-    @promised
-    def evaluate(
-        self, run: str, benchmark: str | None = None, *, force: bool = False, **options: Any
-    ) -> None:
-        """Answer held-out prompts with every model of the run; print quality and win rates.
-
-        python -m dice evaluate RUN
-        python -m dice evaluate RUN --benchmark=alpaca_eval2|arena_hard|mt_bench [options]
-
-        With a benchmark: its questions instead, judged by the server of OPENAI_BASE_URL and OPENAI_API_KEY.
-        Options (docs/benchmarks.md): --questions=FILE, --references=FILE[,FILE], --judge=MODEL,
-        --judge_prompts=FILE, --judge_options=JSON, --concurrency=N, --models=NAME[,NAME], --first=N,
-        --temperature=T, --max_new_tokens=N, --length_data=FILE, --force (what was made for others, anew).
-        """
-        from dice.stages import evaluate
-
-        opened = open_run(str(run))
-        if benchmark is not None or options:
-            _benchmark(opened, benchmark, options, bool(force))
-            return
-        if not opened.recipe.evaluate.judge:
-            console.print("  evaluate  this recipe has no judge; nothing to do")
-            return
-        evaluate.show(execute(evaluate.STAGE, opened, 0, bool(force)))
-
-    @promised
     def report(self, run: str, *, quick: bool = False, in_loop: bool = False) -> None:
-        """Write a run's report, report.html in its folder, of what is there so far.
+        """Write a run's report, report.html in its folder.
 
-        It shows pairs token by token, for which both models of every round are loaded once; with --quick
-        nothing is loaded, and pairs whose tokens were not read yet stay plain. With --in_loop (iter.sh):
-        only where the recipe wants it, and without a failure if it can't be done.
+        Args:
+            quick: Load no model; otherwise those of every round are, to show pairs token by token.
+            in_loop: For iter.sh: write it only where the recipe wants it, and never fail.
         """
-        opened = open_run(str(run))
+        opened = open_run(run)
         if in_loop and not opened.recipe.report:
             return
         from dice.tools.report import write_report
@@ -246,62 +69,219 @@ class Commands:
         try:
             with machines.meeting("report") as meeting:
                 meeting.agree(functools.partial(facts, opened))
-                write_report(opened, bool(quick)) if meeting.leads else meeting.wait()
+                write_report(opened, quick) if meeting.leads else meeting.wait()
         except Exception as error:
             if not in_loop:
                 raise
             say(f"report    not written: {error}".splitlines()[0], mark="!")
 
-    @promised
-    def status(self, run: str | None = None, *, check: bool = False) -> None:
-        """Print what of a run is done, running or failed and why; without a run, list them all.
+    def score(
+        self,
+        source: str,
+        *words: str,
+        recipe: str | None = None,
+        output: str | None = None,
+        per_token: bool = False,
+        force: bool = False,
+    ) -> None:
+        """Compute the rewards of a round, or of any file of responses.
 
-        With --check every file is compared with its stage's manifest; status 1 where one was changed.
+        dice score RUN ROUND [--force]
+        dice score FILE --recipe=RECIPE [key=value ...] [--output=FILE] [--per_token]
+        dice score FILE policy=MODEL reference=MODEL template=NAME [key=value ...]
+
+        Args:
+            source (RUN or FILE): A run's folder; or responses in JSON, JSON Lines, CSV or Parquet.
+            words (ROUND or key=value): The round of a run; or other values for keys of the recipe.
+            output (FILE): Where a file's rows go with their rewards; beside the file by default.
+            per_token: Write the reward of each token of a file's responses as well.
         """
-        if run is None:
-            status.show_all()
+        if len(words) == 1 and words[0].isdigit():
+            _stage("score", source, int(words[0]), force)
             return
-        if status.show_run(open_run(str(run)), bool(check)):
+        if (Path(source) / "recipe.yaml").is_file():
+            raise BadInput(f"{source} is a run; which round? python -m dice score {source} 1")
+        if strange := [word for word in words if "=" not in word]:
+            raise BadInput(f"{strange[0]!r} is neither a round of a run nor key=value")
+        from dice.tools.score_file import score_file
+
+        score_file(source, recipe, list(words), output, per_token)
+
+    def reward(self, preferences: str, *overrides: str, recipe: str | None = None) -> None:
+        """Print how well rewards agree with the labels of preferences.
+
+        dice reward FILE --recipe=RECIPE [key=value ...]
+        dice reward FILE policy=MODEL reference=MODEL template=NAME [key=value ...]
+
+        Args:
+            preferences (FILE): A file of preferences, or a name of dataset_info.json.
+        """
+        from dice.tools.agreement import show_agreement
+
+        show_agreement(preferences, recipe, list(overrides))
+
+    def evaluate(
+        self, run: str, *, benchmark: str | None = None, force: bool = False, **options: str | float
+    ) -> None:
+        """Answer held-out prompts with every model; print win rates.
+
+        dice evaluate RUN [--force]
+        dice evaluate RUN --benchmark=NAME [--judge=MODEL] [--first=N] [...]
+
+        With a benchmark its questions are answered instead, and the server of OPENAI_BASE_URL and
+        OPENAI_API_KEY judges the answers. The flags from --questions on are for benchmarks.
+
+        Args:
+            benchmark (NAME): One of alpaca_eval2, arena_hard, mt_bench.
+            questions (FILE): The benchmark's questions, instead of the Hub's file.
+            references (FILE[,FILE]): Answers to compare with, instead of the Hub's file.
+            judge (MODEL): The judging model's name on the server.
+            judge_prompts (FILE): The benchmark's own prompts for the judge, in its own format.
+            judge_options (JSON): More of each request to the judge; null leaves a key out.
+            concurrency (N): Requests to the judge at once; 8 by default.
+            models (NAME[,NAME]): The models to evaluate, such as DPO,round-2; by default all but SFT.
+            first (N): The first N questions only, for a try-out.
+            temperature (T): The temperature of sampling, instead of the benchmark's.
+            max_new_tokens (N): The longest answer in tokens, instead of the benchmark's.
+            length_data (FILE): AlpacaEval's df_gamed.csv, instead of the Hub's.
+        """
+        from dice.stages import evaluate
+        from dice.tools.benchmarks import evaluation
+
+        opened = open_run(run)
+        if benchmark is not None:
+            evaluation.evaluate(opened, benchmark, evaluation.parse(options), force)
+            return
+        if options:
+            raise BadInput(f"evaluate: --{next(iter(options))} needs --benchmark=NAME")
+        if not opened.recipe.evaluate.judge:
+            console.print("  evaluate  this recipe has no judge; nothing to do")
+            return
+        evaluate.show(execute(evaluate.STAGE, opened, 0, force))
+
+    def export(
+        self, source: str, round: int | None = None, *, output: str | None = None, push: str | None = None
+    ) -> None:
+        """Write a model as a plain Hugging Face folder with a card.
+
+        dice export RUN ROUND [--output=FOLDER] [--push=OWNER/NAME]
+        dice export CHECKPOINT --output=FOLDER [--push=OWNER/NAME]
+
+        Adapters are merged, and the parts of DeepSpeed's and FSDP's checkpoints gathered.
+
+        Args:
+            source (RUN or CHECKPOINT): A run's folder, or that of any checkpoint.
+            round: The round of the run whose model it is.
+            output (FOLDER): Where the model goes; for a round a folder of the run by default.
+            push (OWNER/NAME): The Hub's repository to upload it to, which is private at first.
+        """
+        from dice.tools import export_model
+
+        if round is None and not (Path(source) / "recipe.yaml").is_file():
+            export_model.export_checkpoint(source, output, push)
+            return
+        opened = open_run(source)
+        export_model.export_round(opened, _round_of(opened, round), output, push)
+
+    def register(self, round_dir: str, *, name: str, mixed: bool = False) -> None:
+        """Add a round's pairs to data/dataset_info.json.
+
+        Args:
+            round_dir: The round's folder, such as results/tiny/round-1.
+            name: The name of the new data set.
+            mixed: Take all that the round trained on, offline pairs included.
+        """
+        from dice.data.dataset_dir import register
+
+        register(round_dir, name, mixed)
+
+    def ablate(self, recipe: str, *words: str, plan: bool = False, cells: bool = False) -> None:
+        """Print and write an ablation's table; ablate.sh makes its runs.
+
+        Args:
+            words (key=value): Keys of the recipe; or seeds=1,2,3, axes=reward,balance,gamma, axis_rounds=1.
+            plan: Print what is still to be run, and for how long.
+            cells: Print the overrides of each run that is still to be made.
+        """
+        from dice.tools import ablation
+
+        if plan or cells:
+            (ablation.show_plan if plan else ablation.show_cells)(recipe, list(words))
+        elif not ablation.show_table(recipe, list(words)):
             sys.exit(1)
 
-    @promised
+
+class ForTheLoop:
+    """Commands that iter.sh runs for you, as it does score, evaluate and report:"""
+
+    def start(self, recipe: str, *overrides: str, force: bool = False) -> None:
+        """Check a recipe, make what it needs, write its run's recipe.yaml."""
+        from dice.stages.prepare import start
+
+        start(recipe, overrides, force)
+
+    def resolve(self, recipe: str, *overrides: str) -> str:
+        """Print a recipe's number of rounds and its run's folder."""
+        loaded = load_recipe(recipe, overrides)
+        return f"{loaded.rounds} {shown(loaded.run_dir)}"
+
+    def hold(self, run: str, recipe: str, *overrides: str) -> None:
+        """Lock a run for the loop that this process belongs to."""
+        from dice.stages.prepare import hold
+
+        hold(open_run(run), recipe, overrides)
+
+    def share(self, run: str) -> None:
+        """Take over what other runs beside this one have done alike."""
+        reuse.share(open_run(run))
+
+    def train_rm(self, run: str, *, force: bool = False) -> None:
+        """Train the reward model, where score.reward_model is train."""
+        from dice.stages import train_reward_model
+
+        opened = open_run(run)
+        if train_reward_model.is_wanted(opened.recipe):
+            execute(train_reward_model.STAGE, opened, 0, force)
+
+    def generate(self, run: str, round: int, *, force: bool = False) -> None:
+        """Sample K responses to each prompt from the round's policy."""
+        _stage("generate", run, round, force)
+
+    def pair(self, run: str, round: int, *, force: bool = False) -> None:
+        """Balance lengths, pair best and worst, mix in offline pairs."""
+        _stage("pair", run, round, force)
+
+    def train(self, run: str, round: int, *, force: bool = False) -> None:
+        """Train the round's model by DPO, with LLaMA-Factory."""
+        _stage("train", run, round, force)
+
     def places(self, run: str) -> None:
         """Print where a run's models, data sets and logs lie."""
-        status.show_places(open_run(str(run)))
-
-    @promised
-    def version(self) -> str:
-        """Print DICE's version."""
-        return __version__
+        status.show_places(open_run(run))
 
 
-def _overrides(given: tuple[Any, ...]) -> list[str]:
-    for override in given:
-        if not isinstance(override, str) or "=" not in override:
-            raise BadInput(f"{override!r} is neither a round of a run nor key=value")
-    return list(given)
+class Commands(ForUsers, ForTheLoop):
+    """DICE: bootstrapping language models with DPO implicit rewards.
+
+    Args:
+        run: The run's folder, such as results/tiny.
+        round: The round, from 1 on.
+        recipe: A recipe's name, such as tiny, or the folder of one of your own.
+        overrides (key=value): Other values for keys of the recipe, such as rounds=3.
+        force: Make finished work anew if it was made with another recipe, or its files were changed.
+    """
 
 
-def _stage(name: str, run: str, t: int, force: bool) -> None:
-    opened = open_run(str(run))
-    execute(stage_named(name), opened, _round_of(opened, t), bool(force))
+def _stage(name: str, run: str, round: int, force: bool) -> None:
+    opened = open_run(run)
+    execute(stage_named(name), opened, _round_of(opened, round), force)
 
 
-def _benchmark(run: Run, name: str | None, given: dict[str, Any], force: bool) -> None:
-    from dice.tools.benchmarks import evaluation, task
-
-    known = [spec.name for spec in fields(task.Options)]
-    for key in given:
-        if name is None or key not in known:
-            there = f"with --benchmark=NAME there are --{', --'.join(known)}"
-            raise BadInput(f"evaluate has no option --{key}; {there}")
-    evaluation.evaluate(run, str(name), evaluation.parse(given), force)
-
-
-def _round_of(run: Run, t: Any) -> int:
-    if not isinstance(t, int) or not 1 <= t <= run.recipe.rounds:
-        raise BadInput(f"round is {t!r}; this run has rounds 1 to {run.recipe.rounds}")
-    return t
+def _round_of(run: Run, round: object) -> int:
+    if not isinstance(round, int) or not 1 <= round <= run.recipe.rounds:
+        asked = "which round?" if round is None else f"there is no round {round};"
+        raise BadInput(f"{asked} this run has rounds 1 to {run.recipe.rounds}")
+    return round
 
 
 def main() -> None:
@@ -311,12 +291,7 @@ def main() -> None:
 
 
 def _main() -> None:
-    def shown(result: object) -> object:
-        return None if isinstance(result, Promise) else result
-
-    chosen = fire.Fire(Commands(), name="dice", serialize=shown)
-    if isinstance(chosen, Promise) and (answer := chosen._command()) is not None:
-        print(answer)
+    command_line.call(Commands, sys.argv[1:], __version__)
 
 
 if __name__ == "__main__":

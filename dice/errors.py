@@ -1,9 +1,11 @@
 """The two ways to fail: the input is wrong (status 2), or a stage broke (status 1).
 
-Secrets of the environment, HF_TOKEN say, stay out of everything that is shown or kept.
+Secrets of the environment, HF_TOKEN say, stay out of everything that is shown or kept. Counts and values in
+messages are written for readers who know no Python.
 """
 
 import contextlib
+import json
 import os
 import re
 import urllib.parse
@@ -71,6 +73,16 @@ def first_in(text: str) -> str | None:
 def printable(text: str) -> str:
     """A text in which nothing moves a terminal's cursor, colours it or hides: as escapes, \\x1b or \\n."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def counted(number: int, what: str) -> str:
+    """A count with what is counted: "1 prompt", "2,000 prompts"."""
+    return f"{number:,} {what}{'s' * (number != 1)}"
+
+
+def spelled(value: object) -> str:
+    """A value as it is written in files, null or true, and not as in Python, None or True; text in quotes."""
+    return repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 class BadInput(Exception):

@@ -1,7 +1,7 @@
-# Sourced by the other scripts. Goes to the repository's root, sets up the environment where that is
-# needed, and defines `dice`, the command line of package dice.
+# The other scripts source this file. It goes to the repository's root, makes the environment if there is
+# none, and defines `dice`, which runs package dice of this checkout.
 #
-# DICE_PYTHON=/path/to/python uses an environment of your own instead of .venv.
+# DICE_PYTHON=/path/to/python uses your own environment instead of .venv.
 if [[ ${DICE_PYTHON:-} == */* && -f $DICE_PYTHON ]]; then
   export DICE_PYTHON="$(cd "$(dirname "$DICE_PYTHON")" && pwd)/$(basename "$DICE_PYTHON")"
 fi

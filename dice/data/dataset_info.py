@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dice.errors import BadInput
+from dice.errors import BadInput, spelled
 from dice.recipe.keys import may_exist, resolve
 from dice.run.digests import file_digest
 from dice.run.files import write_json, write_text
@@ -178,7 +178,7 @@ def _problem(source: Source) -> str | None:
         return "an entry must be an object"
     for key in ("file_name", "hf_hub_url", "subset", "folder", "split", "file_sha1"):
         if not isinstance(entry.get(key, ""), str):
-            return f"{key} is {entry[key]!r}; it must be text"
+            return f"{key} is {spelled(entry[key])}; it must be text"
     on_hub = bool(entry.get("hf_hub_url"))
     if not on_hub and (other := [key for key in OTHER_PLACES if key in entry]):
         return f"{other[0]} is not supported; name the data by file_name or hf_hub_url"
@@ -194,11 +194,11 @@ def _problem(source: Source) -> str | None:
             return f"{key} is for {'a local file' if on_hub else 'sets on the Hub (hf_hub_url)'}"
     count = entry.get("num_samples", 1)
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        return f"num_samples is {count!r}; it must be a whole number of at least 1"
+        return f"num_samples is {spelled(count)}; it must be a whole number of at least 1"
     if entry.get("formatting", "alpaca") not in ("alpaca", "sharegpt"):
-        return f"formatting is {entry['formatting']!r}; there are alpaca, sharegpt"
+        return f"formatting is {spelled(entry['formatting'])}; there are alpaca, sharegpt"
     if not isinstance(entry.get("ranking", False), bool):
-        return f"ranking is {entry['ranking']!r}; it must be true or false"
+        return f"ranking is {spelled(entry['ranking'])}; it must be true or false"
     for key in ("columns", "tags"):
         names = entry.get(key) or {}
         if not isinstance(names, dict) or not all(isinstance(v, str) for v in names.values()):

@@ -10,7 +10,7 @@ from typing import Any
 
 from dice.data import readers
 from dice.data.dataset_info import Source, find_source
-from dice.errors import BadInput
+from dice.errors import BadInput, spelled
 from dice.run.rows import Message, Preference, Prompt, prompt_id
 
 
@@ -96,7 +96,7 @@ def _column(source: Source, row: dict[str, Any], line: str, role: str) -> Any:
 def text_of(value: Any, line: str, what: str) -> str:
     """A value that must be text. Raises BadInput where it is not, Dropped where it can't be encoded."""
     if not isinstance(value, str):
-        raise BadInput(f"{line}: {what} is {value!r:.40}; it must be text")
+        raise BadInput(f"{line}: {what} is {spelled(value):.40}; it must be text")
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -152,7 +152,9 @@ def _sharegpt(source: Source, row: dict[str, Any], line: str) -> list[Message]:
 def _turn(source: Source, turn: Any, line: str, roles: dict[str, str]) -> Message:
     role_tag, content_tag = source.tags["role_tag"], source.tags["content_tag"]
     if not isinstance(turn, dict) or role_tag not in turn or content_tag not in turn:
-        raise BadInput(f"{line}: a turn must have {role_tag!r} and {content_tag!r}; this one is {turn!r:.60}")
+        raise BadInput(
+            f"{line}: a turn must have {role_tag!r} and {content_tag!r}; this one is {spelled(turn):.60}"
+        )
     role = text_of(turn[role_tag], line, f"{role_tag!r} of a turn")
     if role not in roles:
         raise Dropped(f"rows with turns by {role!r:.40}")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dice.data.dataset_info import FILE_TYPES, Source
-from dice.errors import BadInput
+from dice.errors import BadInput, spelled
 
 SPACE = re.compile(r"[ \t\r\n]*")
 Rows = Iterator[tuple[str, dict[str, Any]]]
@@ -109,7 +109,9 @@ def _json(path: Path) -> Rows:
     try:
         for number, row in read(path, text):
             if not isinstance(row, dict):
-                raise BadInput(f"{path}:{number}: a row must be a JSON object, this one is {row!r:.40}")
+                raise BadInput(
+                    f"{path}:{number}: a row must be a JSON object, this one is {spelled(row):.40}"
+                )
             yield f"{path}:{number}", row
     except json.JSONDecodeError as error:
         raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg}, column {error.colno})") from None

@@ -106,7 +106,7 @@ def _checked(raw: Raw, where: str) -> str:
     except UnicodeDecodeError as error:
         raise BadInput(f"{where}: not UTF-8 ({error.reason} at byte {error.start} of the response)") from None
     if not text.startswith('"'):
-        raise BadInput(f"{where}: column 'response' is {text:.40}, not str")
+        raise BadInput(f"{where}: column 'response' is {text:.40}, not text")
     return text
 
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 
-from dice.errors import BadInput
+from dice.errors import BadInput, counted
 from dice.launch.peers import node_count, number
 
 
@@ -34,7 +34,7 @@ def workers_per_node() -> int:
     gpus = gpu_count()
     workers = number("NPROC_PER_NODE", max(1, gpus), 1)
     if workers > gpus > 0:
-        raise BadInput(f"environment: NPROC_PER_NODE is {workers}, more than the {_gpus(gpus)} here")
+        raise BadInput(f"environment: NPROC_PER_NODE is {workers}, more than the {counted(gpus, 'GPU')} here")
     return workers
 
 
@@ -54,11 +54,7 @@ def engines_per_node(gpus_each: int) -> int:
     if processes % gpus_each:
         fitting = ", ".join(str(n) for n in range(1, processes + 1) if processes % n == 0)
         raise BadInput(
-            f"generate.tensor_parallel is {gpus_each}, which {_gpus(processes)} can't be shared out by; "
-            f"it can be {fitting}, or set NPROC_PER_NODE to a multiple of it"
+            f"generate.tensor_parallel is {gpus_each}, which {counted(processes, 'GPU')} can't be shared out "
+            f"by; it can be {fitting}, or set NPROC_PER_NODE to a multiple of it"
         )
     return processes // gpus_each
-
-
-def _gpus(count: int) -> str:
-    return f"{count} GPU{'s' * (count != 1)}"

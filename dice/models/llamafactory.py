@@ -19,6 +19,8 @@ from typing import Any
 
 import pydantic
 
+from dice.errors import spelled
+
 
 def llamafactory(module: str) -> types.ModuleType:
     """Import `llamafactory.<module>` (a few seconds, the first time).
@@ -47,7 +49,7 @@ def wrong_arguments(args: dict[str, Any], section: str) -> Iterator[tuple[str, s
             hint = f"; did you mean {' or '.join(close)}?" if close else ""
             yield key, f"unknown key {key!r}: neither DICE nor LLaMA-Factory has it{hint}"
         elif wanted := _misfit(value, known[name]):
-            yield key, f"{key} is {value!r}; LLaMA-Factory takes {wanted}"
+            yield key, f"{key} is {spelled(value)}; LLaMA-Factory takes {wanted.replace('None', 'null')}"
 
 
 def arguments() -> dict[str, Any]:

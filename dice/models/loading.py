@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from dice.errors import BadInput
+from dice.errors import BadInput, spelled
 from dice.models import trust
 from dice.models.checkpoint import alters_base, base_of, only_pickles
 from dice.recipe.keys import resolve
@@ -202,7 +202,9 @@ def end_ids(name: str) -> list[int]:
     eos = config.eos_token_id
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]
     if not all(isinstance(token, int) for token in ids):
-        raise BadInput(f"model {name!r}: eos_token_id in its generation config is {eos!r}, not numbers")
+        raise BadInput(
+            f"model {name!r}: eos_token_id in its generation config is {spelled(eos)}, not numbers"
+        )
     return sorted(ids)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from dice.errors import counted
 from dice.pairing.length_balance import Balance
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -64,7 +65,9 @@ def warnings(figures: dict[str, Any], prompts: int, pairs: int, unit: str = "nat
             "policy ends its answers"
         )
     if pairs < prompts / 2:
-        found.append(f"only {pairs:,} of {prompts:,} prompts became a pair; the reasons are counted above")
+        found.append(
+            f"only {pairs:,} of {counted(prompts, 'prompt')} became a pair; the reasons are counted above"
+        )
     implicit = unit == "nats"  # of other rewards nobody knows what is small
     if implicit and figures["margins"] and (median := figures["margins"]["50%"]) < SMALL_MARGIN:
         found.append(

@@ -9,7 +9,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from dice.errors import BadInput
+from dice.errors import BadInput, counted
 
 
 def mixture_sizes(offline: int, generated: int, gamma: float) -> tuple[int, int]:
@@ -35,7 +35,7 @@ def check_size(offline: int, gamma: float) -> None:
     if int(needed * (1 - gamma)) == 0:  # the product may be a rounding error below 1
         needed += 1
     raise BadInput(
-        f"the offline set has {offline:,} prompts, too few for replay.gamma {gamma}, which needs "
+        f"the offline set has {counted(offline, 'prompt')}, too few for replay.gamma {gamma}, which needs "
         f"{needed:,} beside a single generated pair; missing: {needed - offline:,}"
     )
 

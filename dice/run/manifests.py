@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from dice.errors import BadInput
+from dice.errors import BadInput, spelled
 from dice.recipe.keys import ROOT
 from dice.run.digests import file_digest
 from dice.run.files import read_json, write_json
@@ -52,7 +52,7 @@ def read(path: Path) -> dict[str, Any] | None:
         raise BadInput(f"{path}: not as it was written, its digest says; {advice}")
     for key, kind in SHAPE.items():
         if not isinstance(found.get(key), kind):
-            raise BadInput(f"{path}: not a manifest: {key} is {found.get(key)!r:.40}; {advice}")
+            raise BadInput(f"{path}: not a manifest: {key} is {spelled(found.get(key)):.40}; {advice}")
     if not 0 <= found["seconds"] <= LONGEST:
         raise BadInput(f"{path}: not a manifest: seconds is {found['seconds']!r:.40}; {advice}")
     for name in found["outputs"]:
@@ -139,7 +139,8 @@ def differences(before: Any, after: Any, key: str = "") -> list[str]:
         return []
     if key.startswith("inputs."):
         return [f"{key.removeprefix('inputs.')} changed"]
-    return [f"{key.removeprefix('recipe.')} {before} -> {after}"]
+    told = [value if isinstance(value, str) else spelled(value) for value in (before, after)]
+    return [f"{key.removeprefix('recipe.')} {' -> '.join(told)}"]
 
 
 def versions() -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Any, TypedDict, TypeVar, get_type_hints
 
 import msgspec
 
-from dice.errors import BadInput
+from dice.errors import BadInput, spelled
 
 
 class Message(TypedDict):
@@ -214,13 +214,16 @@ def _from_odd_line(kind: type[Row], line: str | bytes, where: str) -> Row:
     for name, expected in _plain_types(kind).items():
         value = data[name]
         if type(value) is not expected and not (expected is float and type(value) is int):
-            raise BadInput(f"{where}: column {name!r} is {value!r:.40}, not {expected.__name__}")
+            raise BadInput(f"{where}: column {name!r} is {spelled(value):.40}, not {IN_WORDS[expected]}")
     try:
         if kind is UnreadResponse:
             data["response"] = msgspec.Raw(json.dumps(data["response"]).encode())
         return msgspec.convert(data, kind)
     except (msgspec.ValidationError, UnicodeError) as error:
         raise BadInput(f"{where}: {error}") from None
+
+
+IN_WORDS = {str: "text", int: "a whole number", float: "a number"}
 
 
 @cache

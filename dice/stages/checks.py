@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from dice.data import dataset_info
-from dice.errors import BadInput
+from dice.errors import BadInput, counted
 from dice.launch import devices
 from dice.models import chat_template, llamafactory, trainer
 from dice.models.checkpoint import base_of, check_different, check_model
@@ -89,7 +89,7 @@ def check_batch(recipe: Recipe) -> str:
     total = recipe.train.global_batch_size
     per_device = recipe.train.args.get("per_device_train_batch_size", 1)
     size, steps = trainer.batch_sizes(total, per_device, processes)
-    return f"{total} pairs a step: {processes} x {size} pairs, {steps} times"
+    return f"{counted(total, 'pair')} a step: {processes} x {counted(size, 'pair')}, {counted(steps, 'time')}"
 
 
 def check_engine(recipe: Recipe, place: Place) -> str:
@@ -112,7 +112,7 @@ def check_gpus(recipe: Recipe) -> str:
             f"generate.engine is {options.engine}"
         )
     engines = devices.engines_per_node(options.tensor_parallel)
-    return f"{engines} of {options.tensor_parallel} GPU{'s' * (options.tensor_parallel > 1)} each"
+    return f"{engines} of {counted(options.tensor_parallel, 'GPU')} each"
 
 
 def check_packages(recipe: Recipe, place: Place) -> str:

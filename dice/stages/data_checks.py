@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
-from dice.errors import BadInput
+from dice.errors import BadInput, counted
 from dice.models import hub
 from dice.models.checkpoint import NotDownloaded, NotHere
 from dice.pairing import replay
@@ -69,7 +69,7 @@ def check_enough(recipe: Recipe, counts: dict[str, int]) -> str:
     generated = counts["prompts"] * recipe.pair.per_prompt
     pairs = sum(replay.mixture_sizes(counts.get("replay.dataset", 0), generated, recipe.replay.gamma))
     train.check_rows(pairs, recipe)
-    return f"at most {pairs:,} pairs a round"
+    return f"at most {counted(pairs, 'pair')} a round"
 
 
 def _left_out(dropped: Counter[str]) -> str:

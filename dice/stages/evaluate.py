@@ -18,7 +18,7 @@ from rich.table import Table
 
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_prompts
-from dice.errors import BadInput
+from dice.errors import BadInput, counted
 from dice.launch import processes
 from dice.launch.console import console, with_error
 from dice.launch.worker import Worker
@@ -133,7 +133,7 @@ def _run(run: Run, t: int) -> Outcome:
     return Outcome(
         rows_in=rows_read,
         rows_out=judged,
-        summary=f"{judged:,} answers to {len(prompts):,} held-out prompts judged",
+        summary=f"{counted(judged, 'answer')} to {counted(len(prompts), 'held-out prompt')} judged",
         dropped=dict(dropped),
         figures={"results": [asdict(result) for result in results]},
     )

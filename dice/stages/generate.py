@@ -14,7 +14,7 @@ from typing import Any
 
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_prompts
-from dice.errors import BadInput, StageFailed
+from dice.errors import BadInput, StageFailed, counted
 from dice.inference.load import load_chat, load_sampler
 from dice.inference.sampler import Request, Sampled, Sampler
 from dice.launch import processes
@@ -260,7 +260,8 @@ def _run(run: Run, t: int) -> Outcome:
     return Outcome(
         rows_in=rows_read,
         rows_out=rows,
-        summary=f"{rows:,} responses to {answered:,} prompts, {tokens / rows:.0f} tokens on average",
+        summary=f"{counted(rows, 'response')} to {counted(answered, 'prompt')}, "
+        f"{tokens / rows:.0f} tokens on average",
         dropped=dict(dropped),
         figures={"tokens": tokens, "cut_off": cut_off},
     )

@@ -16,7 +16,7 @@ from dice.data import dataset_info
 from dice.data.dataset_dir import write, write_trl
 from dice.data.prompts_and_preferences import read_preferences
 from dice.data.round import read_prompts, read_scores, read_texts
-from dice.errors import BadInput
+from dice.errors import BadInput, counted
 from dice.pairing import health, length_balance, replay
 from dice.pairing.selection import Choice, Picks, choose, told_apart
 from dice.pairing.table import Sampled, Table
@@ -93,7 +93,8 @@ def _enough(run: Run, t: int, table: Table) -> tuple[Counter[str], np.ndarray]:
     if not len(kept):
         raise BadInput(
             f"{run.round_dir(t) / 'scores'}: no prompt has {least} scored responses (pair.min_samples); "
-            f"{int(table.present.sum())} responses of {len(table.prompt_ids)} prompts were scored"
+            f"scored were {counted(table.present.sum(), 'response')} to "
+            f"{counted(len(table.prompt_ids), 'prompt')}"
         )
     unanswered = manifest_of(run, t, "generate")["dropped"][UNANSWERED]  # counted there already
     missing = len(table.prompt_ids) - len(kept) - unanswered
@@ -105,8 +106,9 @@ def _told_apart(run: Run, t: int, table: Table, kept: np.ndarray, dropped: Count
     told = told_apart(table, kept)
     if not len(told):
         raise BadInput(
-            f"{run.round_dir(t) / 'scores'}: all responses to a prompt have the same reward, for each of "
-            f"{len(kept):,} prompts, so none is better than another; score.reward must tell them apart"
+            f"{run.round_dir(t) / 'scores'}: all responses to a prompt have the same reward "
+            f"({counted(len(kept), 'prompt')}), so none is better than another; score.reward must tell "
+            "them apart"
         )
     dropped["prompts whose rewards are all equal"] = len(kept) - len(told)
     return told

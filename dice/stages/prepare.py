@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
-from dice.errors import BadInput, StageFailed
+from dice.errors import BadInput, StageFailed, counted
 from dice.inference.load import resolve_engine
 from dice.launch import machines, processes
 from dice.launch.console import console, say, shown
@@ -92,8 +92,7 @@ def load(name: str, overrides: Sequence[str]) -> Recipe:
 def _introduce(name: str, run: Run) -> None:
     """The first lines of a run's story."""
     recipe = run.recipe
-    rounds = f"{recipe.rounds} round{'s' * (recipe.rounds > 1)}"
-    console.print(f"DICE {Path(name).name}: {rounds} in {shown(run.path)}")
+    console.print(f"DICE {Path(name).name}: {counted(recipe.rounds, 'round')} in {shown(run.path)}")
     if recipe.trust_remote_code:
         say(f"trust     code of {recipe.policy} and {recipe.reference} is run (trust_remote_code)", mark="!")
 

@@ -12,7 +12,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from dice.errors import BadInput
+from dice.errors import BadInput, counted
 from dice.launch import devices, processes
 from dice.launch.console import say
 from dice.launch.peers import node_count
@@ -106,7 +106,7 @@ def check_rows(rows: int, recipe: Recipe) -> None:
     batch, validation = recipe.train.global_batch_size, recipe.train.args.get("val_size") or 0
     held = int(validation * rows) if validation < 1 else int(validation)
     if held >= rows:
-        raise BadInput(f"train.val_size is {validation:g}, but the round has only {rows:,} pairs")
+        raise BadInput(f"train.val_size is {validation:g}, but the round has only {counted(rows, 'pair')}")
     if rows - held < batch:
         raise BadInput(
             f"train.global_batch_size is {batch}, but only {rows - held:,} pairs are left to train on"
@@ -177,7 +177,7 @@ def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe, expected: int)
     return Outcome(
         rows_in=rows,
         rows_out=used,
-        summary=f"{trained.train_rows:,} pairs{how}",
+        summary=f"{counted(trained.train_rows, 'pair')}{how}",
         dropped={f"pairs over {recipe.score.cutoff_len:,} tokens": rows - used},
         figures={
             "train_rows": trained.train_rows,

@@ -13,6 +13,7 @@ from typing import Any
 from dice.data import dataset_info
 from dice.data.dataset_dir import write
 from dice.data.prompts_and_preferences import read_preferences
+from dice.errors import counted
 from dice.launch import devices
 from dice.launch.peers import node_count
 from dice.models import trainer
@@ -121,7 +122,7 @@ def _run(run: Run, t: int) -> Outcome:
     return Outcome(
         rows_in=len(pairs) + dropped.total(),
         rows_out=trained.train_rows,
-        summary=f"reward model of {trained.train_rows:,} pairs"
+        summary=f"reward model of {counted(trained.train_rows, 'pair')}"
         + (f", loss {losses[-1]:.3f}" if losses else ""),
         dropped={
             **dropped,

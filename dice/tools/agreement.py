@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from dice.data.answers import read_pairs
-from dice.errors import BadInput, printable
+from dice.errors import BadInput, counted, printable
 from dice.launch.console import console, say, shown
 from dice.recipe.keys import Recipe
 from dice.run.rows import Score
@@ -64,8 +64,9 @@ def show_agreement(name: str, recipe: str | None, overrides: Sequence[str]) -> N
         else:
             dropped[f"with an answer {chosen.reason or rejected.reason}"] += 1
     if not kept:
-        raise BadInput(f"{name}: no pair can be scored ({dict(dropped)})")
-    title = f"{name}: {len(kept):,} pairs, {_source(loaded)}"
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        raise BadInput(f"{name}: no pair can be scored ({reasons})")
+    title = f"{name}: {counted(len(kept), 'pair')}, {_source(loaded)}"
     _print(title, kept, dropped, loaded.score.unit)
 
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from dice.errors import BadInput
+from dice.errors import BadInput, spelled
 from dice.run import files
 
 # What is read of an entry, where it is there; validation's begin with eval_.
@@ -23,6 +23,6 @@ def read_curves(path: Path) -> list[dict[str, float]]:
                 raise BadInput(f"{path}:{number}: not an entry of the trainer's log, which has a step")
             for key in ("step", *LOGGED, *(f"eval_{key}" for key in LOGGED)):
                 if key in entry and type(entry[key]) not in (int, float):
-                    raise BadInput(f"{path}:{number}: {key} is {entry[key]!r:.40}, not a number")
+                    raise BadInput(f"{path}:{number}: {key} is {spelled(entry[key]):.40}, not a number")
             entries.append(entry)
     return entries

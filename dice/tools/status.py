@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from dice.errors import BadInput, printable
+from dice.errors import BadInput, counted, printable
 from dice.launch.console import console, shown
 from dice.launch.progress import read_counters
 from dice.recipe.keys import resolve
@@ -26,7 +26,7 @@ def show_run(run: Run, check: bool = False) -> bool:
     With `check` every file is compared with its manifest. Returns whether one was found to be changed.
     """
     rounds, worker = run.recipe.rounds, lock.holder(run.path)
-    told = f"{shown(run.path)}: {rounds} round{'s' * (rounds > 1)}, policy {run.recipe.policy}"
+    told = f"{shown(run.path)}: {counted(rounds, 'round')}, policy {run.recipe.policy}"
     console.print(f"\n{printable(told)}")
     console.print(f"{worker} is at work on it" if worker else "nobody is at work on it")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
@@ -78,7 +78,7 @@ def _state(folder: Path, stage: str, running: bool) -> tuple[str | Text, str]:
         return printable(manifest["summary"]), f"{manifest['seconds']:,.0f} s"
     progress = read_counters(folder / f"{stage}.progress")
     parts = len(files.shards(folder / PARTS[stage])) if stage in PARTS else 0
-    so_far = f", {parts} shards written" if parts else ""
+    so_far = f", {counted(parts, 'shard')} written" if parts else ""
     if (folder / f"{stage}.failed.json").exists():
         return Text.assemble(("failed", "red"), f"{so_far}; why is told below"), ""
     if not (folder / f"{stage}.started.json").exists():

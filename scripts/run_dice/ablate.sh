@@ -6,9 +6,9 @@
 #   bash scripts/run_dice/ablate.sh tiny seeds=1 axes=gamma          a part of it
 #   bash scripts/run_dice/ablate.sh tiny train.learning_rate=1e-5 run=faster
 #
-# Any key of the recipe can be overridden; seeds, axes (reward, balance, gamma) and axis_rounds are the
-# grid's own. Every cell is an ordinary run under results/, which iter.sh makes; what it has in common with
-# another one is taken over (DICE_SHARE). What is done is skipped. Ends with a table and a plot.
+# Any key of the recipe can be overridden; seeds, axes (reward, balance, gamma) and axis_rounds belong to the
+# grid. Every cell is an ordinary run under results/, which iter.sh makes. It takes over from the other runs
+# what it has in common with them (DICE_SHARE). Finished work is skipped. A table and a plot come at the end.
 set -euo pipefail
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 case ${1:-} in
@@ -28,16 +28,16 @@ for word in "$@"; do
   esac
 done
 set -- ${words[@]+"${words[@]}"}
-if [[ -e $recipe/dice.yaml ]]; then recipe=$(cd "$recipe" && pwd); fi # a folder of one's own
+if [[ -e $recipe/dice.yaml ]]; then recipe=$(cd "$recipe" && pwd); fi # the user's own folder
 source "$here/../env.sh"
 
 dice ablate "$recipe" "$@" --plan # refuses unknown recipes, keys and values
 if [[ $dry ]]; then exit; fi
 cells=$(dice ablate "$recipe" "$@" --cells)
-trap 'exit 130' INT # Ctrl-C ends the grid, not its current run alone
+trap 'exit 130' INT # Ctrl-C ends the whole grid, not only its current run
 while IFS=$'\t' read -r -a cell; do
-  if ((${#cell[@]} == 0)); then continue; fi # nothing is left to do
-  # One that fails leaves a gap in the table; the others go on.
+  if ((${#cell[@]} == 0)); then continue; fi # all runs are done
+  # A run that fails leaves a gap in the table, and the next run begins.
   DICE_SHARE=yes bash "$here/iter.sh" "$recipe" "${cell[@]}" $force </dev/null || echo "failed: ${cell[0]}" >&2
 done <<<"$cells"
 dice ablate "$recipe" "$@"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# DICE, all rounds of a recipe:
+# Runs all rounds of a recipe; `python -m dice plan RECIPE` estimates the cost on your hardware.
 #
-#   bash scripts/run_dice/iter.sh tiny                      two CPU cores, about 7 minutes
-#   bash scripts/run_dice/iter.sh llama3                    8 GPUs of 80 GB
+#   bash scripts/run_dice/iter.sh tiny      two CPU cores: about 7 minutes
+#   bash scripts/run_dice/iter.sh llama3    8 GPUs of 80 GB: about 2.4 hours, by that estimate for A100s
 #   bash scripts/run_dice/iter.sh llama3 rounds=3 replay.gamma=0.25 run=my-run
 #
-# Any key of the recipe can be overridden. What is done is skipped; a killed run goes on where it stopped.
-# --force does again what was done with another recipe, or whose files were changed.
-# On several machines: the same command on each, with NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT.
+# Any key of the recipe can be overridden. Finished work is skipped, and a killed run goes on where it stopped.
+# --force makes anew what was made with another recipe, or whose files were changed.
+# For several machines, start it on each with NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT set.
 set -euo pipefail
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 recipe='' force='' overrides=()
@@ -29,20 +29,20 @@ if [[ -z $recipe ]]; then
 fi
 set -- ${overrides[@]+"${overrides[@]}"}
 recipe=${recipe%/dice.yaml}
-if [[ -e $recipe/dice.yaml ]]; then recipe=$(cd "$recipe" && pwd); fi # a folder of one's own
+if [[ -e $recipe/dice.yaml ]]; then recipe=$(cd "$recipe" && pwd); fi # the user's own folder
 source "$here/pipeline.sh"
 export DICE_IN_LOOP=1
-trap 'exit 130' INT # bash would overhear Ctrl-C where the command that it waits for ends otherwise
+trap 'exit 130' INT # without it bash goes on after Ctrl-C if the command that it waits for caught the signal
 
 dice start "$recipe" "$@" $force # refuses unknown recipes, keys and values, on all nodes alike
 resolved=$(dice resolve "$recipe" "$@")
 read -r rounds run <<<"$resolved"
 
-exec 9<>"$run/.lock" # the run is this loop's until it ends
+exec 9<>"$run/.lock" # stays open, so the run is locked until this loop ends
 export DICE_LOCK_FD=9
 dice hold "$run" "$recipe" "$@"
-if [[ ${DICE_SHARE:-} ]]; then dice share "$run"; fi # what another run under results/ has done already
-dice train_rm "$run" $force # the reward model, where score.reward_model=train
+if [[ ${DICE_SHARE:-} ]]; then dice share "$run"; fi # takes over what another run has done alike
+dice train_rm "$run" $force # trains a reward model where score.reward_model=train
 report() { dice report "$run" --in_loop "$@"; }
 for ((round = 1; round <= rounds; round++)); do
   echo "round $round"

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# One round of DICE, top to bottom. iter.sh sources this file and calls `pipeline` for each round; by hand:
+# One round of DICE, top to bottom. iter.sh calls `pipeline` for each round. By hand:
 #
 #   bash scripts/run_dice/pipeline.sh results/RUN ROUND [--force]
 #
-# The policy of round 1 is the recipe's, that of a later round is the model of the round before.
+# The policy of round 1 is the recipe's. The policy of a later round is the model of the round before.
 set -euo pipefail
 
 generate() { dice generate "$run" "$round" $force; } # 1.1  K responses to each prompt, from the policy
-score() { dice score "$run" "$round" $force; }       # 1.2  their rewards: log pi - log pi_ref, or what score.reward says
-pair() { dice pair "$run" "$round" $force; }         # 1.3  length-balanced best and worst, mixed with offline pairs
+score() { dice score "$run" "$round" $force; }       # 1.2  their rewards: log pi - log pi_ref, unless score.reward says otherwise
+pair() { dice pair "$run" "$round" $force; }         # 1.3  best and worst by length-balanced reward, mixed with offline pairs
 train() { dice train "$run" "$round" $force; }       # 2    DPO by LLaMA-Factory: the next policy
 
 pipeline() {

@@ -211,7 +211,7 @@ BAD_FILES = {
         b'q,good,bad\na,b,c\n"1,2,3\n',
         "rows.csv:3: not CSV (unexpected end of data)",
     ),
-    "too few cells": ("rows.csv", b"q,good,bad\na,b\n", "rows.csv:2: rejected is None; it must be text"),
+    "too few cells": ("rows.csv", b"q,good,bad\na,b\n", "rows.csv:2: rejected is null; it must be text"),
     "no column": ("rows.csv", b"Q,good,bad\na,b,c\n", "rows.csv:2: no column 'q'"),
     "broken UTF-8": ("rows.csv", b"q,good,bad\na,b,\xff\n", "rows.csv:2: not UTF-8"),
     "broken lines": ("rows.jsonl", b'{"q": "a"}\n{"q": "\xff"}\n', "rows.jsonl:2: not UTF-8"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dice.errors import BadInput
+from dice.errors import BadInput, counted
 from dice.pairing.replay import check_size, mix, mixture_sizes
 
 
@@ -51,7 +51,9 @@ def test_there_are_always_enough_offline_pairs(offline, generated, gamma, seed):
     """Also where the offline set has several pairs of a prompt, and prompts that were generated for."""
     offline_ids, generated_ids = [str(i) for i in offline], [str(i) for i in sorted(generated)]
     if 0 < gamma < 1 and int(len(set(offline)) * (1 - gamma)) == 0:
-        with pytest.raises(BadInput, match=f"the offline set has {len(set(offline))} prompts, too few"):
+        with pytest.raises(
+            BadInput, match=f"the offline set has {counted(len(set(offline)), 'prompt')}, too"
+        ):
             mix(generated_ids, offline_ids, gamma, seed)
         return
     chosen, replayed = mix(generated_ids, offline_ids, gamma, seed)

@@ -49,7 +49,7 @@ def test_one_without_its_digest_is_refused(path):
     [
         ({"seconds": 10**400}, "not a manifest: seconds is 1000"),
         ({"seconds": float("nan")}, "not a manifest: seconds is nan"),
-        ({"summary": None}, "not a manifest: summary is None"),
+        ({"summary": None}, "not a manifest: summary is null"),
         ({"outputs": {".": "ab"}}, "'.' among its outputs"),
     ],
 )

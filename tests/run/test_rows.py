@@ -49,8 +49,8 @@ def test_whole_numbers_will_do_for_floats():
         ("[]", "f:3: not a Score row; its columns are prompt_id, sample"),
         (json.dumps({"prompt_id": "a"}), "f:3: not a Score row"),
         (json.dumps({**SCORE, "more": 1}), "f:3: not a Score row"),
-        (json.dumps({**SCORE, "reward": "high"}), "f:3: column 'reward' is 'high', not float"),
-        (json.dumps({**SCORE, "sample": True}), "f:3: column 'sample' is True, not int"),
+        (json.dumps({**SCORE, "reward": "high"}), "f:3: column 'reward' is 'high', not a number"),
+        (json.dumps({**SCORE, "sample": True}), "f:3: column 'sample' is true, not a whole number"),
     ],
 )
 def test_what_is_not_a_row_is_refused(line, message):

@@ -102,7 +102,7 @@ def test_prompts_whose_rewards_are_all_equal_do_not_move_alpha(round_of):
 
 def test_where_all_prompts_rewards_are_equal_nothing_is_paired(round_of):
     run = round_of({"q": [("a", 2.0), ("bbb", 2.0)]}, alpha="auto", min_samples=2)
-    with pytest.raises(BadInput, match="the same reward, for each of 1 prompts") as refused:
+    with pytest.raises(BadInput, match="the same reward [(]1 prompt[)], so none") as refused:
         execute(pair.STAGE, run, 1)
     assert "\n" not in str(refused.value) and not (run.round_dir(1) / "pairs.jsonl").exists()
 
@@ -187,7 +187,7 @@ BAD_ROWS = {
     "a response that is no text": (
         "responses",
         lambda rows: [rows[0], {**rows[1], "response": 5}],
-        "part-00000.jsonl:2: column 'response' is 5, not str",
+        "part-00000.jsonl:2: column 'response' is 5, not text",
     ),
     "a response without its length": (
         "responses",

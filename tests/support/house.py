@@ -39,6 +39,18 @@ def imports(name: str) -> frozenset[str]:
     return frozenset(found - {name})
 
 
+@cache
+def libraries(path: Path) -> frozenset[str]:
+    """The top-level names that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.ImportFrom):
+            found.add(node.module.split(".")[0])
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+    return frozenset(found)
+
+
 def room(name: str) -> str:
     """The entry of the package's top level that a module belongs to."""
     return name.split(".")[1] if "." in name else "__init__"

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from dice.errors import counted
 from dice.launch.console import console, say, shown
 from dice.tools.ablation import table
 from dice.tools.ablation.forecast import forecast
@@ -24,7 +25,7 @@ def show_plan(name: str, words: Sequence[str]) -> None:
     """Print all runs, what they share, and how long they take."""
     grid = make_grid(name, words)
     rows = forecast(grid)
-    console.print(f"\nablation of {name}: {len(rows)} runs, table in {shown(grid.folder)}\n")
+    console.print(f"\nablation of {name}: {counted(len(rows), 'run')}, table in {shown(grid.folder)}\n")
     for row in rows:
         state = "done" if row.cell.is_done else hours(row.seconds)
         shared = f"shares {', '.join(row.shared)}" if row.shared else ""

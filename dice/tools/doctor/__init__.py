@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from dice.errors import BadInput, printable
+from dice.errors import BadInput, counted, printable
 from dice.launch.console import console, shown
 from dice.models import hub
 from dice.recipe.keys import Recipe
@@ -47,9 +47,9 @@ def examine(name: str, overrides: Sequence[str]) -> int:
         found.append(finding)
         _show(finding)
     levels = Counter(finding.level for finding in found)
-    told = [f"{levels[level]} {level}{'s' * (levels[level] != 1)}" for level in (FAULT, WARNING)]
+    told = [counted(levels[level], level) for level in (FAULT, WARNING)]
     told += [f"{levels[OPEN]} not known yet"] if levels[OPEN] else []
-    console.print(f"\n{', '.join(told)}; {len(found)} checks in {time.monotonic() - begun:.0f} s")
+    console.print(f"\n{', '.join(told)}; {counted(len(found), 'check')} in {time.monotonic() - begun:.0f} s")
     if refused := [finding.what for finding in found if finding.refused]:
         raise BadInput(refused[0])
     return int(levels[FAULT] > 0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
+from dice.errors import counted
 from dice.models.chat_template import load_tokenizer
 from dice.models.checkpoint import base_of, tokenizer_home
 from dice.run import files
@@ -40,7 +41,11 @@ def texts(case: Case) -> Finding:
         return Finding(OPEN, "texts", "there is no tokenizer here that goes with the template")
     if not case.pairs:
         return Finding(OPEN, "texts", "there are no rows here to look at, but the template")
-    return Finding(FINE, "texts", f"{len(case.pairs)} pairs and {len(case.prompts):,} prompts to look at")
+    return Finding(
+        FINE,
+        "texts",
+        f"{counted(len(case.pairs), 'pair')} and {counted(len(case.prompts), 'prompt')} to look at",
+    )
 
 
 def chat_template(case: Case) -> Finding:
@@ -182,7 +187,7 @@ def round_trip(case: Case) -> Finding:
     back = [case.chat.decode(case.chat.encode(case.pairs[0].messages, text)[1]) for text in texts]
     changed = [(a, b) for a, b in zip(texts, back, strict=True) if a.strip() != b.strip()]
     if not changed:
-        return Finding(FINE, topic, f"{len(texts)} answers come back from their token ids as they were")
+        return Finding(FINE, topic, f"{counted(len(texts), 'answer')} read back from token ids unchanged")
     text, other = changed[0]
     at = next(
         (i for i, (a, b) in enumerate(zip(text, other, strict=False)) if a != b), min(len(text), len(other))

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 
-from dice.errors import BadInput
+from dice.errors import BadInput, counted
 from dice.launch.console import console, say, shown
 from dice.models import hub
 from dice.models.checkpoint import NotHere, downloaded
@@ -43,7 +43,7 @@ def show_plan(name: str, overrides: Sequence[str]) -> None:
     run = Run(recipe.run_dir, recipe)
     planned = with_measured_lengths(budget(recipe, machine), run)
     rows = list(rows_of(planned, run, here))
-    count = f"{recipe.rounds} round{'s' * (recipe.rounds > 1)}"
+    count = counted(recipe.rounds, "round")
     console.print(f"\nplan of {name}: {count} in {shown(run.path)}; nothing is run\n")
     _show_subject(planned)
     _show_stages(planned, rows)
@@ -87,9 +87,9 @@ def _show_subject(planned: Budget) -> None:
     lines = {"machine": str(planned.machine)}
     for role in ROLES:
         lines[role] = f"{getattr(recipe, role)}: {_model(recipe, role, getattr(planned, role))}"
-    lines["data"] = f"{work.prompts:,} prompts ({recipe.prompts})"
+    lines["data"] = f"{counted(work.prompts, 'prompt')} ({recipe.prompts})"
     if work.offline:
-        lines["data"] += f", {work.offline:,} replayed pairs ({recipe.replay.dataset})"
+        lines["data"] += f", {counted(work.offline, 'replayed pair')} ({recipe.replay.dataset})"
     for key, text in lines.items():
         console.print(f"{key:<11}{text}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
-from dice.errors import BadInput
+from dice.errors import BadInput, spelled
 from dice.models import trainer
 from dice.recipe.keys import Recipe
 from dice.run.files import read_json
@@ -179,7 +179,7 @@ def _engine_arg(args: dict[str, Any], name: str, default: float) -> Any:
     """A number above 0 among vLLM's options. Raises BadInput for anything else."""
     value = _given(args, name, default)
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-        raise BadInput(f"generate.engine_args.{name} is {value!r}; it must be a number above 0")
+        raise BadInput(f"generate.engine_args.{name} is {spelled(value)}; it must be a number above 0")
     return value
 
 

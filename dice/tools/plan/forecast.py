@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from dice.errors import counted
 from dice.models import hub
 from dice.rewards.scoring import NAMES
 from dice.run import manifests, stage
@@ -49,12 +50,12 @@ def with_measured_lengths(planned: Budget, run: Run) -> Budget:
 def rows_of(planned: Budget, run: Run, here: bool) -> Iterator[Row]:
     recipe, work = run.recipe, planned.work
     texts = {
-        "generate": f"{work.responses:,} responses to {work.prompts:,} prompts",
+        "generate": f"{counted(work.responses, 'response')} to {counted(work.prompts, 'prompt')}",
         "score": f"{work.responses:,} {NAMES[recipe.score.reward]}",
         "train_rm": "a reward model of the offline pairs",
-        "pair": f"{work.generated:,} pairs and {work.offline:,} offline",
-        "train": f"{work.steps:,} steps of {work.batch} pairs",
-        "evaluate": f"{planned.evaluated:,} answers",
+        "pair": f"{counted(work.generated, 'pair')} and {work.offline:,} offline",
+        "train": f"{counted(work.steps, 'step')} of {counted(work.batch, 'pair')}",
+        "evaluate": counted(planned.evaluated, "answer"),
     }
     measured = _measured(planned, run) if here else {}
     changed = False

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from dice.errors import BadInput
+from dice.errors import BadInput, counted
 from dice.launch import devices
 
 GIB = 1 << 30
@@ -85,7 +85,7 @@ def find() -> Machine:
         return Machine(gpu, count, "found here")
     cores = devices.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    name = f"CPU with {cores} core{'s' * (cores > 1)}"
+    name = f"CPU with {counted(cores, 'core')}"
     # Workers share cores and memory.
     cpu = Device(name, memory // count, cores * CPU_FLOPS / count, CPU_BANDWIDTH / count, is_gpu=False)
     return Machine(cpu, count, "no GPU was found")

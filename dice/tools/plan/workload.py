@@ -9,6 +9,7 @@ from typing import Any
 
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
+from dice.errors import counted
 from dice.models.checkpoint import downloaded, tokenizer_home
 from dice.pairing import replay
 from dice.recipe.keys import Recipe, resolve
@@ -58,7 +59,7 @@ def workload(recipe: Recipe) -> Workload:
     assumptions = []
     count = len(prompts) or _count_of_recipe(recipe)
     if not prompts:
-        assumptions.append(f"{count:,} prompts: the data set is not here yet")
+        assumptions.append(f"{counted(count, 'prompt')}: the data set is not here yet")
     replayable = len({pair.prompt_id for pair in pairs}) or count
     generated, replayed = replay.mixture_sizes(
         replayable, count * recipe.pair.per_prompt, recipe.replay.gamma

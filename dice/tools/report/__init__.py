@@ -8,6 +8,7 @@ are imported only once there is something to draw.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from dice.errors import counted
 from dice.launch.console import say, shown
 from dice.run import files
 from dice.run.run import Run
@@ -40,7 +41,10 @@ def write_report(run: Run, quick: bool = False) -> None:
     files.write_text(run.path / "report.html", html)
     count = sum(len(sample["pairs"]) for sample in samples)
     size = len(html.encode()) / 1e6
-    say(f"{'report':<10}{shown(run.path)}/report.html: {count:,} pairs to read, {size:.1f} MB", mark="+")
+    say(
+        f"{'report':<10}{shown(run.path)}/report.html: {counted(count, 'pair')} to read, {size:.1f} MB",
+        mark="+",
+    )
     expected = quick or run.recipe.score.reward != "implicit"
     notes = [] if expected else [sample["note"] for sample in samples if sample["note"]]
     for note in dict.fromkeys(notes):
