@@ -56,25 +56,25 @@ def own_code(random_model, tmp_path):
 
 
 def test_code_of_a_model_is_refused_and_never_run(own_code):
-    from dice.models.loading import load_model
+    from dice.models.loading import Options, load_model
 
     folder, marker = own_code
     with pytest.raises(BadInput, match="needs its own code .* only with trust_remote_code=true"):
         check_model("policy", str(folder))
     with pytest.raises(BadInput, match="can't be loaded as a causal LM"):
-        load_model(str(folder), "float32")
+        load_model(str(folder), Options("float32"))
     assert not marker.exists()
 
 
 @pytest.mark.slow
 def test_code_of_a_model_is_run_where_the_recipe_says_so(own_code, monkeypatch, tmp_path):
-    from dice.models.loading import load_model
+    from dice.models.loading import Options, load_model
 
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder, marker = own_code
     trust.run_code(True)
     check_model("policy", str(folder))
-    assert type(load_model(str(folder), "float32")).__name__ == "Model"
+    assert type(load_model(str(folder), Options("float32"))).__name__ == "Model"
     assert marker.read_text() == "ran"
 
 
@@ -118,13 +118,13 @@ def test_weights_that_are_pickles_are_refused(random_model, tmp_path):
 
 @pytest.mark.slow
 def test_loaders_read_no_pickle_either(random_model, tmp_path):
-    from dice.models.loading import load_model
+    from dice.models.loading import Options, load_model
 
     folder = shutil.copytree(random_model, tmp_path / "model")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
     with pytest.raises(BadInput, match="can't be loaded as a causal LM"):
-        load_model(str(folder), "float32")
+        load_model(str(folder), Options("float32"))
     assert not (tmp_path / "boom").exists()
 
 
