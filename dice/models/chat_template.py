@@ -43,8 +43,8 @@ class Chat:
 
         The response's ids end with the end-of-turn token.
         """
-        system, turns = _split_system(messages)
-        turns = [*turns, {"role": "assistant", "content": response}]
+        turns = [*messages, Message(role="assistant", content=response)]
+        system = turns.pop(0)["content"] if turns[0]["role"] == "system" else None
         prompt_ids, response_ids = self.template.encode_oneturn(self.tokenizer, turns, system)
         if self.template.efficient_eos:  # as LLaMA-Factory's pairwise processor does
             response_ids = [*response_ids, self.tokenizer.eos_token_id]
@@ -83,12 +83,6 @@ class Chat:
     def stop_ids(self) -> list[int]:
         """Token ids that end a response, according to the template; sorted."""
         return sorted(self.template.get_stop_token_ids(self.tokenizer))
-
-
-def _split_system(messages: list[Message]) -> tuple[str | None, list[Message]]:
-    if messages[0]["role"] == "system":
-        return messages[0]["content"], messages[1:]
-    return None, messages
 
 
 def load_chat(model: str, template: str) -> Chat:

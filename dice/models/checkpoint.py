@@ -4,7 +4,6 @@ Found out from headers and file names, in milliseconds, so that a broken referen
 after hours of sampling.
 """
 
-import filecmp
 import os
 import re
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from dice.models import hub, trust
 from dice.recipe.keys import resolve
 from dice.run import files
 from dice.run.digests import file_digest
+from dice.run.run import model_path
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 NEED_TOKENIZER = ("policy", "score.reward_model", "score.judge")
@@ -44,39 +44,34 @@ def check_model(role: str, name: str, unfit: Unfit | None = None) -> Path | None
     """The complete folder of a model: its own, or the Hub's cache; None where the Hub has it.
 
     `unfit` tells by its config.json why a model is not what is wanted, by default a causal LM.
-    Raises BadInput for a folder that is no causal LM's, and where there is neither folder nor model
-    of the Hub; NotHere where that can't be found out.
+    Raises BadInput for a folder that holds no such model, and for a name that is neither a folder nor a
+    model of the Hub; NotHere where that can't be found out.
     """
-    folder = resolve(name)
-    if folder.is_dir():
+    folder, reason = resolve(name), "no such folder"
+    may_be_hub_id = HUB_ID.fullmatch(name) and not resolve(name.partition("/")[0]).exists()
+    if not folder.is_dir():
+        folder = downloaded(name) if may_be_hub_id else None
+    if folder:
         _check_folder(role, folder, unfit or _unusable)
         return folder
-    reason = "no such folder"
-    if HUB_ID.fullmatch(name) and not resolve(name.partition("/")[0]).exists():
-        if folder := downloaded(name):
-            _check_folder(role, folder, unfit or _unusable)
-            return folder
+    neither = f"{role}: {name!r} is neither a folder here nor a model of the Hub"
+    if may_be_hub_id:
         try:
             if hub.look_up(name).is_pickled:
                 raise BadInput(f"{role}: {name!r} {ONLY_PICKLES.format('*.bin')}")
             return None
         except hub.OutOfReach as error:
-            raise NotHere(_neither(role, name, f"{NotHere.reason}: {error}")) from None
+            raise NotHere(f"{neither} ({NotHere.reason}: {error})") from None
         except hub.NoSuchModel as error:
             reason = str(error)
-    raise BadInput(_neither(role, name, reason))
+    raise BadInput(f"{neither} ({reason})")
 
 
 def downloaded(name: str) -> Path | None:
     """The folder of a Hub model that was downloaded whole; None where something is missing."""
     folder = hub.cached(name)
-    if folder is None or not weight_files(folder):
-        return None
-    return folder if all((folder / part).is_file() for part in _parts(folder)) else None
-
-
-def _neither(role: str, name: str, reason: str) -> str:
-    return f"{role}: {name!r} is neither a folder here nor a model of the Hub ({reason})"
+    whole = folder and weight_files(folder) and all((folder / part).is_file() for part in _parts(folder))
+    return folder if whole else None
 
 
 def _check_folder(role: str, folder: Path, unfit: Unfit) -> None:
@@ -96,11 +91,8 @@ def _unusable(config: dict[str, Any]) -> str | None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-    kind, names, own_code = (
-        config.get("model_type"),
-        config.get("architectures") or [],
-        config.get("auto_map") or {},
-    )
+    kind, names = config.get("model_type"), config.get("architectures") or []
+    own_code = config.get("auto_map") or {}
     if not isinstance(kind, str) or not _are_texts(names) or not isinstance(own_code, dict):
         return "has a config.json whose model_type, architectures or auto_map is not what it should be"
     known = kind in CONFIG_MAPPING  # then what auto_map names is not needed
@@ -113,7 +105,8 @@ def _unusable(config: dict[str, Any]) -> str | None:
         )
     if not known:
         return f"has the model_type {kind!r}, which is unknown to transformers {transformers.__version__}"
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) or {*names} & {*CAUSAL.values()}:
+    endings = ("ForCausalLM", "LMHeadModel")
+    if any(name.endswith(endings) or name in CAUSAL.values() for name in names):
         return None
     if not names and kind in CAUSAL:
         return None
@@ -137,15 +130,11 @@ def check_different(policy: Path, reference: Path) -> None:
 
 
 def _same_weights(first: Path, second: Path) -> bool:
-    """Whether two folders hold the same weights, byte for byte. Most differ in a glance at them."""
+    """Whether two folders hold the same weights, by the digests that a run needs of them anyway."""
     ours, theirs = ({path.name: path for path in weight_files(folder)} for folder in (first, second))
-    bases = [base_of(str(folder)) for folder in (first, second)]
-    if ours.keys() != theirs.keys() or bases[0] != bases[1]:
+    if ours.keys() != theirs.keys() or base_of(str(first)) != base_of(str(second)):
         return False
-    pairs = [(ours[name], theirs[name]) for name in sorted(ours)]
-    if any(file_digest(a) != file_digest(b) for a, b in pairs):
-        return False
-    return all(filecmp.cmp(a, b, shallow=False) for a, b in pairs)
+    return all(file_digest(ours[name]) == file_digest(theirs[name]) for name in sorted(ours))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -220,15 +209,17 @@ def alters_base(adapter: str) -> bool:
 def has_tokenizer(name: str) -> bool:
     """Whether a model comes with a tokenizer, as far as that can be told without the Hub."""
     home = Path(tokenizer_home(name))
-    return not home.is_dir() or any((home / file).is_file() for file in TOKENIZER_FILES)
+    return not home.is_dir() or _has_tokenizer_files(home)
 
 
 def tokenizer_home(name: str) -> str:
     """Where a model's tokenizer is: an adapter's folder often has none, then it is its base's."""
-    folder, base = resolve(name), base_of(name)
-    if base and not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        return base
-    return str(folder) if folder.is_dir() else name
+    base = base_of(name)
+    return base if base and not _has_tokenizer_files(resolve(name)) else model_path(name)
+
+
+def _has_tokenizer_files(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in TOKENIZER_FILES)
 
 
 def _check_adapter(role: str, folder: Path) -> None:
@@ -248,7 +239,7 @@ def _lack(folder: Path, needs_tokenizer: bool) -> str | None:
         return "has no config.json"
     if "model_type" not in (files.read_json(folder / "config.json") or {}):
         return "has a config.json that is not a model's"
-    if needs_tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if needs_tokenizer and not _has_tokenizer_files(folder):
         return f"has no tokenizer ({', '.join(TOKENIZER_FILES)})"
     weights = _parts(folder) or {path.name for path in weight_files(folder)}
     for name in sorted(weights):

@@ -16,6 +16,7 @@ from dice.errors import BadInput
 from dice.models import trust
 from dice.models.checkpoint import alters_base, base_of, only_pickles
 from dice.recipe.keys import resolve
+from dice.run.run import model_path
 
 ADAPTER_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning, SafetensorError)
 
@@ -109,10 +110,9 @@ def _quantization(bits: int | None, dtype: torch.dtype) -> object | None:
         return None
     from transformers import BitsAndBytesConfig
 
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True,
+        load_in_8bit=bits == 8,
+        load_in_4bit=bits == 4,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
@@ -197,11 +197,14 @@ def end_ids(name: str) -> list[int]:
     An adapter without one has its base's. A model without one has what its config says.
     Raises BadInput where they are no numbers.
     """
-    folder = resolve(name)
-    base = None if (folder / "generation_config.json").is_file() else base_of(name)
-    home = base or (str(folder) if folder.is_dir() else name)
+    has_own = (resolve(name) / "generation_config.json").is_file()
+    home = (None if has_own else base_of(name)) or model_path(name)
     try:
-        config = _generation_config(home)
+        try:
+            config = GenerationConfig.from_pretrained(home)
+        except OSError:  # there is none
+            config = AutoConfig.from_pretrained(home, **trust.of_config())
+            config = GenerationConfig.from_model_config(config)
     except Exception as error:  # of any kind: transformers puts its values to use at once
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(f"model {name!r}: its generation_config.json can't be read: {reason}") from error
@@ -210,10 +213,3 @@ def end_ids(name: str) -> list[int]:
     if not all(isinstance(token, int) for token in ids):
         raise BadInput(f"model {name!r}: eos_token_id in its generation config is {eos!r}, not numbers")
     return sorted(ids)
-
-
-def _generation_config(home: str) -> GenerationConfig:
-    try:
-        return GenerationConfig.from_pretrained(home)
-    except OSError:
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(home, **trust.of_config()))
