@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from dice.errors import BadInput
 from dice.inference.sampler import Request, Sampled
-from dice.models import trust
+from dice.models import remote_code
 from dice.models.checkpoint import alters_base, base_of
 from dice.models.loading import device, dtype_name, end_ids
 from dice.recipe.keys import Generate, resolve
@@ -123,7 +123,7 @@ def engine_arguments(model: str, options: Generate, dtype: str) -> dict[str, Any
         "model": base or model,
         "runner": "generate",
         "load_format": "safetensors",
-        **trust.of_config(),
+        **remote_code.config_options(),
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "dtype": dtype_name(dtype),
@@ -186,7 +186,7 @@ def _cpu_arguments(model: str, arguments: dict[str, Any]) -> dict[str, Any]:
     from transformers import AutoConfig
 
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-    config = AutoConfig.from_pretrained(model, **trust.of_config()).get_text_config()
+    config = AutoConfig.from_pretrained(model, **remote_code.config_options()).get_text_config()
     limit = arguments["max_model_len"] or getattr(config, "max_position_embeddings", 4096)
     return {
         "enforce_eager": True,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from dice.errors import BadInput
-from dice.models import trust
+from dice.models import remote_code
 from dice.models.checkpoint import has_tokenizer, tokenizer_home
 from dice.models.llamafactory import llamafactory
 from dice.run.rows import Message
@@ -125,7 +125,9 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(tokenizer_home(model), padding_side="right", **trust.of_config())
+        return AutoTokenizer.from_pretrained(
+            tokenizer_home(model), padding_side="right", **remote_code.config_options()
+        )
     except Exception as error:  # tokenizers raises the plain kind for what it can't read
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"the tokenizer of {os.fspath(model)!r} can't be loaded: {first_line}") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dice.errors import BadInput
-from dice.models import hub, trust
+from dice.models import hub, remote_code
 from dice.recipe.keys import resolve
 from dice.run import files
 from dice.run.digests import file_digest
@@ -97,7 +97,7 @@ def _unusable(config: dict[str, Any]) -> str | None:
         return "has a config.json whose model_type, architectures or auto_map is not what it should be"
     known = kind in CONFIG_MAPPING  # then what auto_map names is not needed
     if own_code and (not known or (kind not in CAUSAL and "AutoModelForCausalLM" in own_code)):
-        if trust.runs_code():
+        if remote_code.is_allowed():
             return None
         return (
             "needs its own code (auto_map in its config.json), which is run only with "

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from dice.errors import BadInput
-from dice.models import trust
+from dice.models import remote_code
 from dice.models.checkpoint import alters_base, base_of, only_pickles
 from dice.recipe.keys import resolve
 from dice.run.run import model_path
@@ -88,7 +88,7 @@ def _load(name: str, options: Options, attention: str | None, auto_class: type) 
     dtype = getattr(torch, dtype_name(options.dtype))
     model, found = auto_class.from_pretrained(
         name,
-        **trust.of_model(),
+        **remote_code.model_options(),
         dtype=dtype,
         attn_implementation=attention,
         quantization_config=_quantization(options.quantization_bit, dtype),
@@ -203,7 +203,7 @@ def end_ids(name: str) -> list[int]:
         try:
             config = GenerationConfig.from_pretrained(home)
         except OSError:  # there is none
-            config = AutoConfig.from_pretrained(home, **trust.of_config())
+            config = AutoConfig.from_pretrained(home, **remote_code.config_options())
             config = GenerationConfig.from_model_config(config)
     except Exception as error:  # of any kind: transformers puts its values to use at once
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
