@@ -19,7 +19,8 @@ from dice.inference.sampler import Request, Sampled
 from dice.models import remote_code
 from dice.models.checkpoint import alters_base, base_of
 from dice.models.loading import device, dtype_name, end_ids
-from dice.recipe.keys import Generate, resolve
+from dice.recipe.keys import Generate
+from dice.run.run import model_path
 
 if TYPE_CHECKING:
     from vllm import LLMEngine, RequestOutput, SamplingParams
@@ -39,13 +40,17 @@ class Sampler:
     takes_stream = True
 
     def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
+        from vllm import EngineArgs, LLMEngine
         from vllm.exceptions import VLLMError
 
         self.options = options
         try:
             self.stop_ids = sorted({*stop_ids, *end_ids(model)})
             sampling_params(options, self.stop_ids, seed=0, room=1)
-            self.engine = _load_engine(model, options, dtype)
+            # The engine in this process, not in one of its own: that one would outlive a worker that is
+            # killed, and keep the GPU's memory from the run that goes on.
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            self.engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, options, dtype)))
             self.adapter = _load_adapter(model, self.engine) if base_of(model) else None
         except (ValueError, TypeError, NotImplementedError, OSError, VLLMError) as error:
             raise BadInput(f"vLLM can't sample from {model!r}: {_reason(error)}") from error
@@ -101,15 +106,6 @@ def _answers(request: Request, output: "RequestOutput") -> Iterator[Sampled]:
         if answer.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM gave up on prompt {request.prompt_id}: {answer.finish_reason}")
         yield Sampled(request.prompt_id, answer.index, list(answer.token_ids), answer.finish_reason)
-
-
-def _load_engine(model: str, options: Generate, dtype: str) -> "LLMEngine":
-    from vllm import EngineArgs, LLMEngine
-
-    # The engine in this process, not in one of its own: that one would outlive a worker that is killed,
-    # and keep the GPU's memory from the run that goes on.
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    return LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, options, dtype)))
 
 
 def engine_arguments(model: str, options: Generate, dtype: str) -> dict[str, Any]:
@@ -171,8 +167,7 @@ def _lora_rank(adapter: str) -> int:
 def _load_adapter(adapter: str, engine: "LLMEngine") -> "LoRARequest":
     from vllm.lora.request import LoRARequest
 
-    folder = resolve(adapter)
-    request = LoRARequest("policy", 1, str(folder) if folder.is_dir() else adapter)
+    request = LoRARequest("policy", 1, model_path(adapter))
     engine.add_lora(request)
     return request
 

@@ -76,12 +76,10 @@ def downloaded(name: str) -> Path | None:
 
 def _check_folder(role: str, folder: Path, unfit: Unfit) -> None:
     if (folder / "adapter_config.json").is_file():
-        _check_adapter(role, folder)
-    elif lack := _lack(folder, needs_tokenizer=role in NEED_TOKENIZER):
-        raise BadInput(f"{role}: {folder} {lack}; it is not a Hugging Face model folder")
-    elif pickle := only_pickles(str(folder)):
-        raise BadInput(f"{role}: {folder} {ONLY_PICKLES.format(pickle)}")
-    elif reason := unfit(files.read_json(folder / "config.json") or {}):
+        if lack := _lack_of_weights(folder, "adapter_model.safetensors"):
+            raise BadInput(f"{role}: {folder} {lack}")
+        check_model(f"{role}: base of the adapter {folder}", base_of(str(folder)))
+    elif reason := _lack(folder, role in NEED_TOKENIZER) or unfit(files.read_json(folder / "config.json")):
         raise BadInput(f"{role}: {folder} {reason}")
 
 
@@ -222,32 +220,34 @@ def _has_tokenizer_files(folder: Path) -> bool:
     return any((folder / file).is_file() for file in TOKENIZER_FILES)
 
 
-def _check_adapter(role: str, folder: Path) -> None:
-    weights = folder / "adapter_model.safetensors"
-    if pickle := only_pickles(str(folder)):
-        raise BadInput(f"{role}: {folder} {ONLY_PICKLES.format(pickle)}")
-    if not weights.is_file():
-        raise BadInput(f"{role}: {folder} has an adapter_config.json but no {weights.name}")
-    if reason := _unreadable(weights):
-        raise BadInput(f"{role}: {folder} has a broken {weights.name} ({reason})")
-    check_model(f"{role}: base of the adapter {folder}", base_of(str(folder)))
-
-
 def _lack(folder: Path, needs_tokenizer: bool) -> str | None:
     """What a checkpoint folder lacks, in words that follow its name; None where it is complete."""
+    lack = None
     if not (folder / "config.json").is_file():
-        return "has no config.json"
-    if "model_type" not in (files.read_json(folder / "config.json") or {}):
-        return "has a config.json that is not a model's"
-    if needs_tokenizer and not _has_tokenizer_files(folder):
-        return f"has no tokenizer ({', '.join(TOKENIZER_FILES)})"
-    weights = _parts(folder) or {path.name for path in weight_files(folder)}
-    for name in sorted(weights):
+        lack = "has no config.json"
+    elif "model_type" not in (files.read_json(folder / "config.json") or {}):
+        lack = "has a config.json that is not a model's"
+    elif needs_tokenizer and not _has_tokenizer_files(folder):
+        lack = f"has no tokenizer ({', '.join(TOKENIZER_FILES)})"
+    if lack:
+        return f"{lack}; it is not a Hugging Face model folder"
+    return _lack_of_weights(folder, "model.safetensors")
+
+
+def _lack_of_weights(folder: Path, single: str) -> str | None:
+    """What is wrong with a folder's weights, in words that follow its name; None where they are whole.
+
+    They are the files that an index names, or the `single` one.
+    """
+    if pickle := only_pickles(str(folder)):
+        return ONLY_PICKLES.format(pickle)
+    parts = _parts(folder)
+    for name in sorted(parts) or [single]:
         if not (folder / name).is_file():
-            return f"lacks {name}, which its index names"
+            return f"lacks {name}, which its index names" if parts else f"has no weights ({name})"
         if reason := _unreadable(folder / name):
             return f"has a broken {name} ({reason})"
-    return None if weights or only_pickles(str(folder)) else "has no weights (*.safetensors)"
+    return None
 
 
 def _unreadable(weights: Path) -> str | None:

@@ -138,7 +138,10 @@ def test_an_adapter_is_identified_by_its_base_too(random_model, adapters, tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "no adapter_model.safetensors"),
+        (
+            lambda folder: (folder / "adapter_model.safetensors").unlink(),
+            r"no weights \(adapter_model.safetensors\)",
+        ),
         (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"half"), "broken adapter_model"),
         (
             lambda folder: (folder / "adapter_config.json").write_text("{}"),
