@@ -81,9 +81,9 @@ def loaded(model: "torch.nn.Module") -> "torch.nn.Module":
 def plain(folder: str, rows: list) -> Callable[[], list[float]]:
     import torch
 
-    from dice.models.loading import load_model
+    from dice.models.loading import Options, load_model
 
-    model = loaded(load_model(folder, "float32"))
+    model = loaded(load_model(folder, Options("float32")))
 
     @torch.inference_mode()
     def score() -> list[float]:
@@ -116,9 +116,9 @@ def ours(folder: str, rows: list) -> Callable[[], list[float]]:
 def floor(folder: str, rows: list) -> Callable[[], list[float]]:
     import torch
 
-    from dice.models.loading import load_model
+    from dice.models.loading import Options, load_model
 
-    model = loaded(load_model(folder, "float32"))
+    model = loaded(load_model(folder, Options("float32")))
     responses = sum(len(response) for _, response in rows)
     tokens = responses + PROMPTS * PROMPT_TOKENS
     states = torch.randn(responses, model.config.hidden_size)

@@ -14,7 +14,7 @@ from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_prompts
 from dice.errors import BadInput
 from dice.launch.processes import environment
-from dice.models import trust
+from dice.models import remote_code
 from dice.models.checkpoint import check_model, only_pickles
 from dice.recipe.keys import ROOT
 from dice.recipe.load import load_recipe
@@ -36,7 +36,7 @@ class Model(LlamaForCausalLM):
 @pytest.fixture(autouse=True)
 def no_trust(monkeypatch):
     """Whatever a test allows, the next one may not."""
-    monkeypatch.setattr(trust, "_runs_code", False)
+    monkeypatch.setattr(remote_code, "_allowed", False)
     monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
 
 
@@ -56,25 +56,25 @@ def own_code(random_model, tmp_path):
 
 
 def test_code_of_a_model_is_refused_and_never_run(own_code):
-    from dice.models.loading import load_model
+    from dice.models.loading import Options, load_model
 
     folder, marker = own_code
     with pytest.raises(BadInput, match="needs its own code .* only with trust_remote_code=true"):
         check_model("policy", str(folder))
     with pytest.raises(BadInput, match="can't be loaded as a causal LM"):
-        load_model(str(folder), "float32")
+        load_model(str(folder), Options("float32"))
     assert not marker.exists()
 
 
 @pytest.mark.slow
 def test_code_of_a_model_is_run_where_the_recipe_says_so(own_code, monkeypatch, tmp_path):
-    from dice.models.loading import load_model
+    from dice.models.loading import Options, load_model
 
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder, marker = own_code
-    trust.run_code(True)
+    remote_code.allow(True)
     check_model("policy", str(folder))
-    assert type(load_model(str(folder), "float32")).__name__ == "Model"
+    assert type(load_model(str(folder), Options("float32"))).__name__ == "Model"
     assert marker.read_text() == "ran"
 
 
@@ -86,10 +86,10 @@ def test_trust_is_the_recipes_alone_and_said(fake_settings, fake_run, capsys):
         with pytest.raises(BadInput, match="trust_remote_code follows from the re"):
             load_recipe("tiny", [*fake_settings, key])
     start("tiny", fake_settings)
-    assert "is run" not in capsys.readouterr().out and not trust.runs_code()
+    assert "is run" not in capsys.readouterr().out and not remote_code.is_allowed()
     run = start("tiny", [*fake_settings, "trust_remote_code=true"])
     assert "code of fake-dpo and fake-sft is run (trust_remote_code)" in capsys.readouterr().out
-    assert trust.runs_code() and round_config(run, 1)["trust_remote_code"] is True
+    assert remote_code.is_allowed() and round_config(run, 1)["trust_remote_code"] is True
     assert round_config(fake_run, 1)["trust_remote_code"] is False
 
 
@@ -118,13 +118,13 @@ def test_weights_that_are_pickles_are_refused(random_model, tmp_path):
 
 @pytest.mark.slow
 def test_loaders_read_no_pickle_either(random_model, tmp_path):
-    from dice.models.loading import load_model
+    from dice.models.loading import Options, load_model
 
     folder = shutil.copytree(random_model, tmp_path / "model")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Bomb(tmp_path / "boom")))
     with pytest.raises(BadInput, match="can't be loaded as a causal LM"):
-        load_model(str(folder), "float32")
+        load_model(str(folder), Options("float32"))
     assert not (tmp_path / "boom").exists()
 
 

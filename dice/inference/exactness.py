@@ -1,29 +1,38 @@
-"""Which reader gives a model's own log-probs: found out on a few short rows when it is loaded."""
+"""Whether a model is read exactly: which reader gives the model's own log-probs, and for which rows.
 
-from collections.abc import Iterator
+When a model is loaded, four short rows are read twice: by the model itself, one plain forward pass each,
+and by a reader of `dice.inference.forward`. The first reader that agrees is used. Packs are tried first.
+They can't be used for a model whose tokens take their positions from where they stand in the sequence
+(ALiBi, recurrent models), whose attention has more to it than a mask (attention sinks), or whose windows
+our attention is not told of; then every row is computed whole.
+
+Some limits can't be seen in short rows. The functions below the readers' take them from the model's
+configuration and its modules.
+"""
+
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
 
 from dice.errors import BadInput
-from dice.inference.families import exact_attention
 from dice.inference.forward import Budget, Reader, SeparateRows, SharedPrompts, set_attention
 from dice.inference.packing import Rows
 
-BUDGET = 16  # tokens: small enough that the probe's prompts are carried from pack to pack
+BUDGET = 16  # tokens: so few that a prompt of the four rows is carried from pack to pack
 FULL_AND_SLIDING = {"full_attention", "sliding_attention"}
 
 
 def best_reader(model: torch.nn.Module) -> Reader:
     """A reader that agrees with the model itself; one that shares prompts where there is one.
 
-    Raises BadInput for a model that none can read.
+    Raises BadInput for a model that no reader can read.
     """
     attention = exact_attention(model)
     rows = _rows(model.config.get_text_config().vocab_size)
-    expected = _model_itself(model, attention, rows)
+    expected = _by_the_model_itself(model, attention, rows)
     for reader in _readers(model, attention):
-        if _agrees(reader, rows, expected) and _windows_met(reader, model):
+        if _agrees(reader, rows, expected) and _knows_windows(reader, model):
             if not isinstance(reader, SharedPrompts):
                 print(f"{type(model).__name__} can't share prompts: every row is computed whole", flush=True)
             return reader
@@ -39,14 +48,15 @@ def _readers(model: torch.nn.Module, attention: str) -> Iterator[Reader]:
 
 
 def _rows(vocabulary: int) -> Rows:
+    """Three responses of 7, 1 and 14 tokens to a prompt of 9, and one of 24 tokens to a prompt of 5."""
     ids = [int(i) for i in np.random.default_rng(0).integers(0, vocabulary, 64)]
     first, second = ids[:9], ids[9:14]
     return [(first, ids[14:21]), (first, ids[21:22]), (first, ids[22:36]), (second, ids[36:60])]
 
 
 @torch.inference_mode()
-def _model_itself(model: torch.nn.Module, attention: str, rows: Rows) -> np.ndarray:
-    """Log-probs of all response tokens, row after row, float64."""
+def _by_the_model_itself(model: torch.nn.Module, attention: str, rows: Rows) -> np.ndarray:
+    """Log-probs of all response tokens, row after row, in nats, float64 (N,)."""
     set_attention(model, attention)
     found = []
     for prompt, response in rows:
@@ -58,8 +68,13 @@ def _model_itself(model: torch.nn.Module, attention: str, rows: Rows) -> np.ndar
 
 
 def _agrees(reader: Reader, rows: Rows, expected: np.ndarray) -> bool:
+    """Whether a reader gives these log-probs within rounding.
+
+    In single precision every token must agree within 0.001 nats (1 + |logp|); in half precision, or
+    with quantized weights, tokens must agree within 0.1 nats on average.
+    """
     try:
-        read = dict(reader.read(rows, range(len(rows)), Budget(BUDGET)))
+        read = dict(reader.read(rows, Budget(BUDGET)))
     except Exception as error:  # whatever a family that works otherwise may raise
         print(f"{type(reader).__name__}: {type(error).__name__}: {error}", flush=True)
         return False
@@ -70,8 +85,8 @@ def _agrees(reader: Reader, rows: Rows, expected: np.ndarray) -> bool:
     return not apart.mean() > 0.1  # rounding is about a hundredth of a nat per token
 
 
-def _windows_met(reader: Reader, model: torch.nn.Module) -> bool:
-    """Whether the model told our attention of its sliding window, which is longer than the probe."""
+def _knows_windows(reader: Reader, model: torch.nn.Module) -> bool:
+    """Whether the model told our attention of its sliding window, which is longer than the four rows."""
     if not isinstance(reader, SharedPrompts):
         return True
     config = model.config.get_text_config()
@@ -79,3 +94,60 @@ def _windows_met(reader: Reader, model: torch.nn.Module) -> bool:
     window = getattr(config, "sliding_window", None)
     slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
     return not (window and slides) or window in reader.windows
+
+
+def exact_attention(model: torch.nn.Module) -> str:
+    """The attention that the model was loaded with, unless that would leave out a cap on its scores."""
+    loaded = model.config._attn_implementation
+    capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if capped and loaded == "sdpa" else loaded
+
+
+def longest_beside_others(model: torch.nn.Module) -> float:
+    """Tokens up to which a row's positions are encoded the same, whatever rows are in its forward pass.
+
+    "longrope" and "dynamic" position encodings encode a forward pass that holds a longer row
+    differently, from its first token on. Infinity for other encodings.
+    """
+    config = model.config.get_text_config()
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits = [float("inf")]
+    for part in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if part.get("rope_type") in ("dynamic", "longrope"):
+            limits.append(part.get("original_max_position_embeddings") or config.max_position_embeddings)
+    return min(limits)
+
+
+def reset_dynamic_positions(model: torch.nn.Module) -> None:
+    """Make "dynamic" position encodings what they are for short rows.
+
+    transformers stretches them for a long row, and in this version never shrinks them again.
+    """
+    for module in model.modules():
+        kinds = getattr(module, "rope_type", None) or {}
+        for layers, kind in ({"": kinds} if isinstance(kinds, str) else kinds).items():
+            prefix = f"{layers}_" if layers else ""
+            if kind == "dynamic":
+                original = getattr(module, f"{prefix}original_inv_freq")
+                setattr(module, f"{prefix}inv_freq", original.to(model.device))
+                setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
+
+
+def position_limit(model: torch.nn.Module) -> float:
+    """Tokens that a row may have in a model with a table of positions (GPT-2, OPT); else infinity."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding)]
+    others = [m for m in tables if m is not model.get_input_embeddings()]
+    if limit and any(limit <= table.num_embeddings <= limit + 2 for table in others):
+        return limit
+    return float("inf")
+
+
+def check_token_ids(model: torch.nn.Module, name: str, rows: Iterable[list[int]]) -> None:
+    """Raises BadInput for a token id that the model, called `name` in the message, has no embedding of."""
+    known = model.get_input_embeddings().weight.shape[0]
+    if (highest := max((max(ids, default=0) for ids in rows), default=0)) >= known:
+        raise BadInput(
+            f"{name} has embeddings for token ids below {known:,}; the tokenizer gave id {highest:,}: "
+            "it is not this model's"
+        )

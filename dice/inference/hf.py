@@ -17,7 +17,7 @@ import torch
 from transformers import DynamicCache
 
 from dice.inference.sampler import Request, Sampled
-from dice.models.loading import Models, end_ids
+from dice.models.loading import Models, Options, end_ids
 from dice.recipe.keys import Generate
 
 
@@ -27,7 +27,7 @@ class Sampler:
     takes_stream = False  # batches are formed within a shard
 
     def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
-        self.model = Models(dtype, attention="auto", quantization_bit=None).use(model)
+        self.model = Models(Options(dtype)).use(model)
         self.options = options
         self.stop_ids = torch.tensor(sorted({*stop_ids, *end_ids(model)}), device=self.model.device)
         self.pad_id = stop_ids[0]

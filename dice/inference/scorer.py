@@ -1,44 +1,31 @@
 """Log-probs of responses under models, in nats: exact, and close to the speed limit.
 
-A scorer holds one model at a time. It finds out how the model can be read (`dice.inference.exactness`),
-how many tokens fit into the memory (an out-of-memory error halves them), and computes log-probs of
-response tokens alone (`dice.inference.forward`), prompts once for all of their responses
-(`dice.inference.packing`).
+    logp(y | x) = sum over the tokens y_t of a response of log pi(y_t | x, y_1 ... y_(t-1))
+
+The implicit reward of DPO is the difference of two such sums, of policy and reference; a `Scorer` gives
+their terms, token by token. It holds one model at a time. It finds out how the model can be read
+(`dice.inference.exactness`), computes a prompt once for all of its responses (`dice.inference.packing`)
+and logits of response tokens alone (`dice.inference.forward`), and halves the tokens of a forward pass
+when the memory does not suffice.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from dice.errors import BadInput
-from dice.inference.exactness import best_reader
-from dice.inference.families import alike_up_to, forget_lengths, position_limit
-from dice.inference.forward import Budget, Reader, SeparateRows
+from dice.inference import exactness
+from dice.inference.forward import Budget, Found, Reader, SeparateRows, in_order
 from dice.inference.packing import Rows
-from dice.models.loading import Models, device
-
-# Tokens of a forward pass where the recipe leaves them to us. More would not be faster.
-TOKENS_ON_CPU, TOKENS = 640, 65536
-
-
-@dataclass(frozen=True)
-class Options:
-    """How models are loaded and read; the recipe's keys of the same names."""
-
-    dtype: str = "auto"
-    attn_implementation: str = "auto"
-    quantization_bit: int | None = None
-    batch_tokens: int | str = "auto"
+from dice.models.loading import Models, Options
 
 
 class Scorer:
     """Gives log pi(response | prompt), token by token, of the model in use."""
 
     def __init__(self, options: Options) -> None:
-        tokens = TOKENS_ON_CPU if device().type == "cpu" else TOKENS
-        self.budget = Budget(tokens if options.batch_tokens == "auto" else int(options.batch_tokens))
-        self.models = Models(options.dtype, options.attn_implementation, options.quantization_bit)
+        self.budget = Budget(options.batch_tokens)
+        self.models = Models(options)
         self.name = ""
         self._reader: Reader | None = None
 
@@ -53,47 +40,42 @@ class Scorer:
         if not self.models.holds(model):
             self._reader = None  # or it would keep the model before in memory
         loaded = self.models.use(model)
-        self._reader = self._reader or best_reader(loaded)
+        self._reader = self._reader or exactness.best_reader(loaded)
         self.name = model
 
     def token_logps(
         self, rows: Rows, on_done: Callable[[int], None] = lambda count: None
     ) -> list[np.ndarray]:
-        """Float32 log-probs of every response's tokens, of N (prompt ids, response ids) pairs.
+        """Log-probs in nats, float32 (tokens of the response,), for each of N (prompt ids, response ids).
 
-        `on_done` is told the number of rows that are done, as they get done.
-        Raises BadInput for a token that the model has no embedding of, for a row beyond its table of
-        positions, and for an empty prompt.
+        `on_done` is called with 1 for every row that is done. Raises BadInput for a token that the model
+        has no embedding of, for a row beyond its table of positions, and for an empty prompt.
         """
         self._check(rows)
-        model = self._reader.head.model
-        limit = alike_up_to(model)
-        lengths = [len(prompt) + len(response) for prompt, response in rows]
-        together = [row for row, length in enumerate(lengths) if length <= limit]
-        found: dict[int, np.ndarray] = {}
-        for row, logps in self._reader.read(rows, together, self.budget):
-            found[row] = logps
-            on_done(1)
-        by_itself = SeparateRows(model, self._reader.head.body, self._reader.attention)
-        for row in sorted(set(range(len(rows))) - set(together)):
-            ((_, found[row]),) = by_itself.read(rows, [row], Budget(1))
-            forget_lengths(model)
-            on_done(1)
-        return [found[row] for row in range(len(rows))]
+        return in_order(self._read(rows), on_done)
+
+    def _read(self, rows: Rows) -> Found:
+        """(row, log-probs): rows beside each other as far as that is exact, longer ones by themselves."""
+        reader, model = self._reader, self._reader.head.model
+        limit = exactness.longest_beside_others(model)
+        short = [row for row, (prompt, response) in enumerate(rows) if len(prompt) + len(response) <= limit]
+        for number, logps in reader.read([rows[row] for row in short], self.budget):
+            yield short[number], logps
+        by_itself = SeparateRows(model, reader.head.body, reader.attention)
+        for row in sorted({*range(len(rows))} - {*short}):
+            ((_, logps),) = by_itself.read([rows[row]], Budget(1))
+            exactness.reset_dynamic_positions(model)
+            yield row, logps
 
     def _check(self, rows: Rows) -> None:
-        model = self._reader.head.model
-        known, longest = model.get_input_embeddings().weight.shape[0], position_limit(model)
+        model, name = self._reader.head.model, f"model {self.name!r}"
+        longest = exactness.position_limit(model)
         for prompt, response in rows:
             if len(prompt) + len(response) - 1 > longest:
                 raise BadInput(
-                    f"model {self.name!r} has positions for {longest:,} tokens, a row has "
+                    f"{name} has positions for {longest:,} tokens, a row has "
                     f"{len(prompt) + len(response):,}; lower score.cutoff_len"
                 )
             if not prompt:
                 raise BadInput("a prompt without tokens: a response's first token needs one before it")
-            if (highest := max(max(prompt), max(response, default=0))) >= known:
-                raise BadInput(
-                    f"model {self.name!r} has embeddings for token ids below {known:,}; the tokenizer "
-                    f"gave id {highest:,}: it is not this model's"
-                )
+        exactness.check_token_ids(model, name, (ids for row in rows for ids in row))

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from dice.errors import BadInput
 from dice.inference.sampler import Request, Sampled
-from dice.models import trust
+from dice.models import remote_code
 from dice.models.checkpoint import alters_base, base_of
 from dice.models.loading import device, dtype_name, end_ids
-from dice.recipe.keys import Generate, resolve
+from dice.recipe.keys import Generate
+from dice.run.run import model_path
 
 if TYPE_CHECKING:
     from vllm import LLMEngine, RequestOutput, SamplingParams
@@ -39,13 +40,17 @@ class Sampler:
     takes_stream = True
 
     def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
+        from vllm import EngineArgs, LLMEngine
         from vllm.exceptions import VLLMError
 
         self.options = options
         try:
             self.stop_ids = sorted({*stop_ids, *end_ids(model)})
             sampling_params(options, self.stop_ids, seed=0, room=1)
-            self.engine = _load_engine(model, options, dtype)
+            # The engine in this process, not in one of its own: that one would outlive a worker that is
+            # killed, and keep the GPU's memory from the run that goes on.
+            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+            self.engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, options, dtype)))
             self.adapter = _load_adapter(model, self.engine) if base_of(model) else None
         except (ValueError, TypeError, NotImplementedError, OSError, VLLMError) as error:
             raise BadInput(f"vLLM can't sample from {model!r}: {_reason(error)}") from error
@@ -103,15 +108,6 @@ def _answers(request: Request, output: "RequestOutput") -> Iterator[Sampled]:
         yield Sampled(request.prompt_id, answer.index, list(answer.token_ids), answer.finish_reason)
 
 
-def _load_engine(model: str, options: Generate, dtype: str) -> "LLMEngine":
-    from vllm import EngineArgs, LLMEngine
-
-    # The engine in this process, not in one of its own: that one would outlive a worker that is killed,
-    # and keep the GPU's memory from the run that goes on.
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-    return LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, options, dtype)))
-
-
 def engine_arguments(model: str, options: Generate, dtype: str) -> dict[str, Any]:
     """vLLM's options for a model, or for the base of an adapter.
 
@@ -123,7 +119,7 @@ def engine_arguments(model: str, options: Generate, dtype: str) -> dict[str, Any
         "model": base or model,
         "runner": "generate",
         "load_format": "safetensors",
-        **trust.of_config(),
+        **remote_code.config_options(),
         "skip_tokenizer_init": True,
         "generation_config": "vllm",
         "dtype": dtype_name(dtype),
@@ -171,8 +167,7 @@ def _lora_rank(adapter: str) -> int:
 def _load_adapter(adapter: str, engine: "LLMEngine") -> "LoRARequest":
     from vllm.lora.request import LoRARequest
 
-    folder = resolve(adapter)
-    request = LoRARequest("policy", 1, str(folder) if folder.is_dir() else adapter)
+    request = LoRARequest("policy", 1, model_path(adapter))
     engine.add_lora(request)
     return request
 
@@ -186,7 +181,7 @@ def _cpu_arguments(model: str, arguments: dict[str, Any]) -> dict[str, Any]:
     from transformers import AutoConfig
 
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-    config = AutoConfig.from_pretrained(model, **trust.of_config()).get_text_config()
+    config = AutoConfig.from_pretrained(model, **remote_code.config_options()).get_text_config()
     limit = arguments["max_model_len"] or getattr(config, "max_position_embeddings", 4096)
     return {
         "enforce_eager": True,

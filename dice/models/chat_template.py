@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from dice.errors import BadInput
-from dice.models import trust
+from dice.models import remote_code
 from dice.models.checkpoint import has_tokenizer, tokenizer_home
 from dice.models.llamafactory import llamafactory
 from dice.run.rows import Message
@@ -43,8 +43,8 @@ class Chat:
 
         The response's ids end with the end-of-turn token.
         """
-        system, turns = _split_system(messages)
-        turns = [*turns, {"role": "assistant", "content": response}]
+        turns = [*messages, Message(role="assistant", content=response)]
+        system = turns.pop(0)["content"] if turns[0]["role"] == "system" else None
         prompt_ids, response_ids = self.template.encode_oneturn(self.tokenizer, turns, system)
         if self.template.efficient_eos:  # as LLaMA-Factory's pairwise processor does
             response_ids = [*response_ids, self.tokenizer.eos_token_id]
@@ -83,12 +83,6 @@ class Chat:
     def stop_ids(self) -> list[int]:
         """Token ids that end a response, according to the template; sorted."""
         return sorted(self.template.get_stop_token_ids(self.tokenizer))
-
-
-def _split_system(messages: list[Message]) -> tuple[str | None, list[Message]]:
-    if messages[0]["role"] == "system":
-        return messages[0]["content"], messages[1:]
-    return None, messages
 
 
 def load_chat(model: str, template: str) -> Chat:
@@ -131,7 +125,9 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(tokenizer_home(model), padding_side="right", **trust.of_config())
+        return AutoTokenizer.from_pretrained(
+            tokenizer_home(model), padding_side="right", **remote_code.config_options()
+        )
     except Exception as error:  # tokenizers raises the plain kind for what it can't read
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise BadInput(f"the tokenizer of {os.fspath(model)!r} can't be loaded: {first_line}") from error

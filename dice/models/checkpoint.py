@@ -4,7 +4,6 @@ Found out from headers and file names, in milliseconds, so that a broken referen
 after hours of sampling.
 """
 
-import filecmp
 import os
 import re
 from collections.abc import Callable
@@ -12,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from dice.errors import BadInput
-from dice.models import hub, trust
+from dice.models import hub, remote_code
 from dice.recipe.keys import resolve
 from dice.run import files
 from dice.run.digests import file_digest
+from dice.run.run import model_path
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 NEED_TOKENIZER = ("policy", "score.reward_model", "score.judge")
@@ -44,49 +44,42 @@ def check_model(role: str, name: str, unfit: Unfit | None = None) -> Path | None
     """The complete folder of a model: its own, or the Hub's cache; None where the Hub has it.
 
     `unfit` tells by its config.json why a model is not what is wanted, by default a causal LM.
-    Raises BadInput for a folder that is no causal LM's, and where there is neither folder nor model
-    of the Hub; NotHere where that can't be found out.
+    Raises BadInput for a folder that holds no such model, and for a name that is neither a folder nor a
+    model of the Hub; NotHere where that can't be found out.
     """
-    folder = resolve(name)
-    if folder.is_dir():
+    folder, reason = resolve(name), "no such folder"
+    may_be_hub_id = HUB_ID.fullmatch(name) and not resolve(name.partition("/")[0]).exists()
+    if not folder.is_dir():
+        folder = downloaded(name) if may_be_hub_id else None
+    if folder:
         _check_folder(role, folder, unfit or _unusable)
         return folder
-    reason = "no such folder"
-    if HUB_ID.fullmatch(name) and not resolve(name.partition("/")[0]).exists():
-        if folder := downloaded(name):
-            _check_folder(role, folder, unfit or _unusable)
-            return folder
+    neither = f"{role}: {name!r} is neither a folder here nor a model of the Hub"
+    if may_be_hub_id:
         try:
             if hub.look_up(name).is_pickled:
                 raise BadInput(f"{role}: {name!r} {ONLY_PICKLES.format('*.bin')}")
             return None
         except hub.OutOfReach as error:
-            raise NotHere(_neither(role, name, f"{NotHere.reason}: {error}")) from None
+            raise NotHere(f"{neither} ({NotHere.reason}: {error})") from None
         except hub.NoSuchModel as error:
             reason = str(error)
-    raise BadInput(_neither(role, name, reason))
+    raise BadInput(f"{neither} ({reason})")
 
 
 def downloaded(name: str) -> Path | None:
     """The folder of a Hub model that was downloaded whole; None where something is missing."""
     folder = hub.cached(name)
-    if folder is None or not weight_files(folder):
-        return None
-    return folder if all((folder / part).is_file() for part in _parts(folder)) else None
-
-
-def _neither(role: str, name: str, reason: str) -> str:
-    return f"{role}: {name!r} is neither a folder here nor a model of the Hub ({reason})"
+    whole = folder and weight_files(folder) and all((folder / part).is_file() for part in _parts(folder))
+    return folder if whole else None
 
 
 def _check_folder(role: str, folder: Path, unfit: Unfit) -> None:
     if (folder / "adapter_config.json").is_file():
-        _check_adapter(role, folder)
-    elif lack := _lack(folder, needs_tokenizer=role in NEED_TOKENIZER):
-        raise BadInput(f"{role}: {folder} {lack}; it is not a Hugging Face model folder")
-    elif pickle := only_pickles(str(folder)):
-        raise BadInput(f"{role}: {folder} {ONLY_PICKLES.format(pickle)}")
-    elif reason := unfit(files.read_json(folder / "config.json") or {}):
+        if lack := _lack_of_weights(folder, "adapter_model.safetensors"):
+            raise BadInput(f"{role}: {folder} {lack}")
+        check_model(f"{role}: base of the adapter {folder}", base_of(str(folder)))
+    elif reason := _lack(folder, role in NEED_TOKENIZER) or unfit(files.read_json(folder / "config.json")):
         raise BadInput(f"{role}: {folder} {reason}")
 
 
@@ -96,16 +89,13 @@ def _unusable(config: dict[str, Any]) -> str | None:
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL
 
-    kind, names, own_code = (
-        config.get("model_type"),
-        config.get("architectures") or [],
-        config.get("auto_map") or {},
-    )
+    kind, names = config.get("model_type"), config.get("architectures") or []
+    own_code = config.get("auto_map") or {}
     if not isinstance(kind, str) or not _are_texts(names) or not isinstance(own_code, dict):
         return "has a config.json whose model_type, architectures or auto_map is not what it should be"
     known = kind in CONFIG_MAPPING  # then what auto_map names is not needed
     if own_code and (not known or (kind not in CAUSAL and "AutoModelForCausalLM" in own_code)):
-        if trust.runs_code():
+        if remote_code.is_allowed():
             return None
         return (
             "needs its own code (auto_map in its config.json), which is run only with "
@@ -113,7 +103,8 @@ def _unusable(config: dict[str, Any]) -> str | None:
         )
     if not known:
         return f"has the model_type {kind!r}, which is unknown to transformers {transformers.__version__}"
-    if any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names) or {*names} & {*CAUSAL.values()}:
+    endings = ("ForCausalLM", "LMHeadModel")
+    if any(name.endswith(endings) or name in CAUSAL.values() for name in names):
         return None
     if not names and kind in CAUSAL:
         return None
@@ -137,15 +128,11 @@ def check_different(policy: Path, reference: Path) -> None:
 
 
 def _same_weights(first: Path, second: Path) -> bool:
-    """Whether two folders hold the same weights, byte for byte. Most differ in a glance at them."""
+    """Whether two folders hold the same weights, by the digests that a run needs of them anyway."""
     ours, theirs = ({path.name: path for path in weight_files(folder)} for folder in (first, second))
-    bases = [base_of(str(folder)) for folder in (first, second)]
-    if ours.keys() != theirs.keys() or bases[0] != bases[1]:
+    if ours.keys() != theirs.keys() or base_of(str(first)) != base_of(str(second)):
         return False
-    pairs = [(ours[name], theirs[name]) for name in sorted(ours)]
-    if any(file_digest(a) != file_digest(b) for a, b in pairs):
-        return False
-    return all(filecmp.cmp(a, b, shallow=False) for a, b in pairs)
+    return all(file_digest(ours[name]) == file_digest(theirs[name]) for name in sorted(ours))
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -220,43 +207,47 @@ def alters_base(adapter: str) -> bool:
 def has_tokenizer(name: str) -> bool:
     """Whether a model comes with a tokenizer, as far as that can be told without the Hub."""
     home = Path(tokenizer_home(name))
-    return not home.is_dir() or any((home / file).is_file() for file in TOKENIZER_FILES)
+    return not home.is_dir() or _has_tokenizer_files(home)
 
 
 def tokenizer_home(name: str) -> str:
     """Where a model's tokenizer is: an adapter's folder often has none, then it is its base's."""
-    folder, base = resolve(name), base_of(name)
-    if base and not any((folder / file).is_file() for file in TOKENIZER_FILES):
-        return base
-    return str(folder) if folder.is_dir() else name
+    base = base_of(name)
+    return base if base and not _has_tokenizer_files(resolve(name)) else model_path(name)
 
 
-def _check_adapter(role: str, folder: Path) -> None:
-    weights = folder / "adapter_model.safetensors"
-    if pickle := only_pickles(str(folder)):
-        raise BadInput(f"{role}: {folder} {ONLY_PICKLES.format(pickle)}")
-    if not weights.is_file():
-        raise BadInput(f"{role}: {folder} has an adapter_config.json but no {weights.name}")
-    if reason := _unreadable(weights):
-        raise BadInput(f"{role}: {folder} has a broken {weights.name} ({reason})")
-    check_model(f"{role}: base of the adapter {folder}", base_of(str(folder)))
+def _has_tokenizer_files(folder: Path) -> bool:
+    return any((folder / file).is_file() for file in TOKENIZER_FILES)
 
 
 def _lack(folder: Path, needs_tokenizer: bool) -> str | None:
     """What a checkpoint folder lacks, in words that follow its name; None where it is complete."""
+    lack = None
     if not (folder / "config.json").is_file():
-        return "has no config.json"
-    if "model_type" not in (files.read_json(folder / "config.json") or {}):
-        return "has a config.json that is not a model's"
-    if needs_tokenizer and not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        return f"has no tokenizer ({', '.join(TOKENIZER_FILES)})"
-    weights = _parts(folder) or {path.name for path in weight_files(folder)}
-    for name in sorted(weights):
+        lack = "has no config.json"
+    elif "model_type" not in (files.read_json(folder / "config.json") or {}):
+        lack = "has a config.json that is not a model's"
+    elif needs_tokenizer and not _has_tokenizer_files(folder):
+        lack = f"has no tokenizer ({', '.join(TOKENIZER_FILES)})"
+    if lack:
+        return f"{lack}; it is not a Hugging Face model folder"
+    return _lack_of_weights(folder, "model.safetensors")
+
+
+def _lack_of_weights(folder: Path, single: str) -> str | None:
+    """What is wrong with a folder's weights, in words that follow its name; None where they are whole.
+
+    They are the files that an index names, or the `single` one.
+    """
+    if pickle := only_pickles(str(folder)):
+        return ONLY_PICKLES.format(pickle)
+    parts = _parts(folder)
+    for name in sorted(parts) or [single]:
         if not (folder / name).is_file():
-            return f"lacks {name}, which its index names"
+            return f"lacks {name}, which its index names" if parts else f"has no weights ({name})"
         if reason := _unreadable(folder / name):
             return f"has a broken {name} ({reason})"
-    return None if weights or only_pickles(str(folder)) else "has no weights (*.safetensors)"
+    return None
 
 
 def _unreadable(weights: Path) -> str | None:

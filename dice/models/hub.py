@@ -9,6 +9,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -86,47 +87,43 @@ def only_cached() -> Iterator[None]:
 @functools.cache
 def look_up(name: str) -> Remote:
     """What the Hub says of a model. Raises OutOfReach or NoSuchModel."""
-    return _in_time(lambda: _ask(name))
+    return _in_time(functools.partial(_ask, name))
 
 
 def _in_time(question: Callable[[], Answer]) -> Answer:
-    """The answer to a question to the Hub. Raises what it raises, OutOfReach where there is no answer."""
-    found: list[Answer | Exception] = []
+    """The answer to a question to the Hub. Raises NoSuchModel, or OutOfReach where there is no answer."""
+    if _out_of_reach:
+        raise OutOfReach(_out_of_reach[0])
+    answer: Future[Answer] = Future()
 
     def ask() -> None:
         try:
-            found.append(question())
-        except (OutOfReach, NoSuchModel) as error:
-            found.append(error)
+            answer.set_result(question())
+        except Exception as error:
+            answer.set_exception(error)
 
-    if not _out_of_reach:
-        thread = threading.Thread(target=ask, daemon=True)
-        thread.start()
-        thread.join(TIMEOUT + 1)
-        answer = found[0] if found else OutOfReach(f"no answer within {TIMEOUT:.0f} seconds")
-        if isinstance(answer, NoSuchModel):
-            raise answer
-        if not isinstance(answer, OutOfReach):
-            return answer
-        _out_of_reach.append(str(answer))
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.result(TIMEOUT + 1)
+    except NoSuchModel:
+        raise
+    except TimeoutError:
+        _out_of_reach.append(f"no answer within {TIMEOUT:.0f} seconds")
+    except Exception as error:  # of any kind: the network, a proxy, an answer that nobody can read
+        _out_of_reach.append(_first_line(error))
     raise OutOfReach(_out_of_reach[0])
 
 
 def _knock() -> None:
-    import httpx
     from huggingface_hub import constants
     from huggingface_hub.utils import get_session
 
     if constants.HF_HUB_OFFLINE:
         raise OutOfReach("HF_HUB_OFFLINE is set")
-    try:
-        get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
-    except (httpx.HTTPError, OSError) as error:
-        raise OutOfReach(_first_line(error)) from None
+    get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
 
 
 def _ask(name: str) -> Remote:
-    import httpx
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -145,15 +142,13 @@ def _ask(name: str) -> Remote:
         raise NoSuchModel("the Hub has no such model, or it is private: `hf auth login`") from None
     except HFValidationError as error:
         raise NoSuchModel(str(error).splitlines()[0]) from None
-    except (httpx.HTTPError, OSError, ValueError) as error:
-        raise OutOfReach(_first_line(error)) from None
-    sizes = {suffix: 0 for suffix in WEIGHTS}
+    sizes = dict.fromkeys(WEIGHTS, 0)
     for file in info.siblings or ():
         if "/" not in file.rfilename and file.rfilename.endswith(WEIGHTS):
             sizes[Path(file.rfilename).suffix] += file.size or 0
     parameters = info.safetensors.total if info.safetensors else None
     pickled = bool(sizes[".bin"] and not sizes[".safetensors"] and not parameters)
-    return Remote(parameters, next(filter(None, sizes.values()), None), pickled)
+    return Remote(parameters, sizes[".safetensors"] or sizes[".bin"] or None, pickled)
 
 
 def _first_line(error: Exception) -> str:

@@ -71,22 +71,14 @@ def _misfit(value: Any, wanted: Any) -> str | None:
     if choices and isinstance(value, str):  # declared as "Enum | str", which would take any text
         names = [member.value for member in choices[0]]
         return None if value in names else f"one of {', '.join(map(str, names))}"
-    kinds = {*typing.get_args(wanted), wanted}
-    if (
-        isinstance(value, str) and kinds & {int, float} and str not in kinds
-    ):  # pydantic would read "300" as 300
-        return _in_words(wanted)
     try:
-        pydantic.TypeAdapter(wanted, config={"arbitrary_types_allowed": True}).validate_python(value)
+        adapter = pydantic.TypeAdapter(wanted, config={"arbitrary_types_allowed": True})
+        adapter.validate_python(value, strict=isinstance(value, str))  # or it would read "300" as 300
     except pydantic.ValidationError:
-        return _in_words(wanted)
+        return wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
     except pydantic.errors.PydanticUserError:  # a type of its own, which nothing can be said about
         return None
     return None
-
-
-def _in_words(wanted: Any) -> str:
-    return wanted.__name__ if isinstance(wanted, type) else str(wanted).replace("typing.", "")
 
 
 def _stand_in_for_torchaudio() -> None:

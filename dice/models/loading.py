@@ -4,6 +4,8 @@ import contextlib
 import gc
 import hashlib
 import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from safetensors import SafetensorError
@@ -11,11 +13,22 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from dice.errors import BadInput, spelled
-from dice.models import trust
+from dice.models import remote_code
 from dice.models.checkpoint import alters_base, base_of, only_pickles
 from dice.recipe.keys import resolve
+from dice.run.run import model_path
 
 ADAPTER_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning, SafetensorError)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How models are loaded and read; the recipe's keys of the same names."""
+
+    dtype: str = "auto"
+    attn_implementation: str = "auto"
+    quantization_bit: int | None = None  # 4 or 8: weights are quantized with bitsandbytes while they load
+    batch_tokens: int | str = "auto"  # tokens of one forward pass
 
 
 def device() -> torch.device:
@@ -34,82 +47,75 @@ def dtype_name(dtype: str) -> str:
     return "float32" if device().type == "cpu" else "bfloat16"
 
 
-def attention_choices(attention: str, dtype: str) -> list[str | None]:
+def attention_choices(options: Options) -> list[str | None]:
     """What to load a model with, first choice first; None leaves it to transformers.
 
     `auto` is flash attention where it is installed and can be used (not in float32), else SDPA, else
     eager. A name is that one.
     """
-    if attention != "auto":
-        return [attention]
-    choices: list[str | None] = [None]
-    if device().type == "cuda" and dtype_name(dtype) != "float32":
-        # The packages may be installed on a GPU that is too old for them.
-        capability = torch.cuda.get_device_capability()
-        installed = {
-            "flash_attention_3": capability >= (9, 0) and is_flash_attn_3_available(),
-            "flash_attention_2": capability >= (8, 0) and is_flash_attn_2_available(),
-        }
-        choices = [name for name, found in installed.items() if found] + choices
-    return choices
+    if options.attn_implementation != "auto":
+        return [options.attn_implementation]
+    if device().type != "cuda" or dtype_name(options.dtype) == "float32":
+        return [None]
+    # The packages may be installed on a GPU that is too old for them.
+    capability = torch.cuda.get_device_capability()
+    usable = {
+        "flash_attention_3": capability >= (9, 0) and is_flash_attn_3_available(),
+        "flash_attention_2": capability >= (8, 0) and is_flash_attn_2_available(),
+    }
+    return [*(name for name, is_usable in usable.items() if is_usable), None]
 
 
-def load_model(
-    path: str,
-    dtype: str,
-    attention: str = "auto",
-    quantization_bit: int | None = None,
-    kind_of_model: type = AutoModelForCausalLM,
-) -> torch.nn.Module:
-    """A causal LM in evaluation mode on `device()`; an adapter's folder loads with its base.
+def load_model(name: str, options: Options, auto_class: type = AutoModelForCausalLM) -> torch.nn.Module:
+    """A model in evaluation mode on `device()`, from a folder or the Hub; an adapter loads with its base.
 
-    `kind_of_model` is the class of transformers that knows how to load another kind.
-    `quantization_bit` 4 or 8 quantizes the weights with bitsandbytes while loading them.
-    Raises BadInput where `path` (a folder or a Hub id) holds no causal LM, or one that can't be
-    loaded this way.
+    `auto_class` is the class of transformers that knows how to load its kind.
+    Raises BadInput where `name` holds no model of that kind, or one that can't be loaded this way.
     """
-    kind = getattr(torch, dtype_name(dtype))
-    *first, last = attention_choices(attention, dtype)
-    for choice in first:
+    *first, last = attention_choices(options)
+    for attention in first:
         with contextlib.suppress(ValueError, ImportError):  # a family that has no flash attention
-            return _load(path, kind, choice, quantization_bit, kind_of_model)
+            return _load(name, options, attention, auto_class)
     try:
-        return _load(path, kind, last, quantization_bit, kind_of_model)
+        return _load(name, options, last, auto_class)
     except Exception as error:  # of any kind: what a config.json says is put to use in many places
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        what = "causal LM" if kind_of_model is AutoModelForCausalLM else "reward model"
-        raise BadInput(f"model {path!r} can't be loaded as a {what}: {reason}") from error
+        what = "causal LM" if auto_class is AutoModelForCausalLM else "reward model"
+        raise BadInput(f"model {name!r} can't be loaded as a {what}: {reason}") from error
 
 
-def _load(
-    path: str, kind: torch.dtype, attention: str | None, quantization_bit: int | None, kind_of_model: type
-) -> torch.nn.Module:
-    model, found = kind_of_model.from_pretrained(
-        path,
-        **trust.of_model(),
-        dtype=kind,
+def _load(name: str, options: Options, attention: str | None, auto_class: type) -> torch.nn.Module:
+    dtype = getattr(torch, dtype_name(options.dtype))
+    model, found = auto_class.from_pretrained(
+        name,
+        **remote_code.model_options(),
+        dtype=dtype,
         attn_implementation=attention,
-        quantization_config=_quantization(quantization_bit, kind),
+        quantization_config=_quantization(options.quantization_bit, dtype),
         device_map={"": device()},
         output_loading_info=True,
     )
-    if missing := sorted(found["missing_keys"]):  # they would be random numbers
-        raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
+    _refuse_missing(found["missing_keys"])
     return model.eval().requires_grad_(False)
 
 
-def _quantization(bits: int | None, kind: torch.dtype) -> object | None:
+def _refuse_missing(weights: Iterable[str]) -> None:
+    """Raises ValueError for weights that a checkpoint lacks: they would be random numbers."""
+    if missing := sorted(weights):
+        raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
+
+
+def _quantization(bits: int | None, dtype: torch.dtype) -> object | None:
     if bits is None:
         return None
     from transformers import BitsAndBytesConfig
 
-    if bits == 8:
-        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True,
+        load_in_8bit=bits == 8,
+        load_in_4bit=bits == 4,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=kind,
+        bnb_4bit_compute_dtype=dtype,
     )
 
 
@@ -120,8 +126,8 @@ class Models:
     on and off.
     """
 
-    def __init__(self, dtype: str, attention: str, quantization_bit: int | None) -> None:
-        self._options = (dtype, attention, quantization_bit)
+    def __init__(self, options: Options) -> None:
+        self._options = options
         self._base: str | None = None
         self._name = ""
         self._altered = False  # an adapter has changed the base's own weights
@@ -140,7 +146,7 @@ class Models:
         if not self.holds(name):
             self._model = self._adapters = self._base = None
             free_memory()
-            self._model = load_model(base or name, *self._options)
+            self._model = load_model(base or name, self._options)
             self._base, self._altered = base or name, False
         self._name = name
         if base:
@@ -174,8 +180,8 @@ class Models:
             raise ValueError("it is a learned prompt; LoRA and its kin are supported")
         if self._adapters is None:
             self._adapters = PeftModel.from_pretrained(self._model, adapter, adapter_name=key)
-        elif missing := self._adapters.load_adapter(adapter, adapter_name=key).missing_keys:
-            raise ValueError(f"its weights lack {missing[0]} and {len(missing) - 1} more")
+        else:
+            _refuse_missing(self._adapters.load_adapter(adapter, adapter_name=key).missing_keys)
 
 
 def free_memory() -> None:
@@ -191,11 +197,14 @@ def end_ids(name: str) -> list[int]:
     An adapter without one has its base's. A model without one has what its config says.
     Raises BadInput where they are no numbers.
     """
-    folder = resolve(name)
-    base = None if (folder / "generation_config.json").is_file() else base_of(name)
-    home = base or (str(folder) if folder.is_dir() else name)
+    has_own = (resolve(name) / "generation_config.json").is_file()
+    home = (None if has_own else base_of(name)) or model_path(name)
     try:
-        config = _generation_config(home)
+        try:
+            config = GenerationConfig.from_pretrained(home)
+        except OSError:  # there is none
+            config = AutoConfig.from_pretrained(home, **remote_code.config_options())
+            config = GenerationConfig.from_model_config(config)
     except Exception as error:  # of any kind: transformers puts its values to use at once
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BadInput(f"model {name!r}: its generation_config.json can't be read: {reason}") from error
@@ -206,10 +215,3 @@ def end_ids(name: str) -> list[int]:
             f"model {name!r}: eos_token_id in its generation config is {spelled(eos)}, not numbers"
         )
     return sorted(ids)
-
-
-def _generation_config(home: str) -> GenerationConfig:
-    try:
-        return GenerationConfig.from_pretrained(home)
-    except OSError:
-        return GenerationConfig.from_model_config(AutoConfig.from_pretrained(home, **trust.of_config()))

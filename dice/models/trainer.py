@@ -1,7 +1,11 @@
 """LLaMA-Factory's trainer, run as a subprocess: torchrun with `llama-factory/src/train.py`.
 
-Training happens in a working folder; `collect` makes a checkpoint out of it once it is complete, so
+Training happens in a working folder; `collect` makes a model folder out of it once it is complete, so
 a model folder that exists is a finished one.
+
+The trainer writes its own checkpoints, to resume from, file by file and from every process. One is complete
+once `complete.json` stands in it, written last, with the size of every file; older ones are removed only
+then. `last_complete` says which one a training that was killed resumes from.
 """
 
 import json
@@ -19,6 +23,7 @@ from dice.launch.processes import Task, run_task
 from dice.recipe.keys import ROOT
 from dice.run import files
 
+COMPLETE = "complete.json"
 TRAIN_SCRIPT = ROOT / "llama-factory" / "src" / "train.py"
 
 # What makes a checkpoint. Everything else in the trainer's folder (states, cards, logs) stays behind.
@@ -128,6 +133,11 @@ def _environment(work: Path, log: Path) -> dict[str, str]:
     return own | {name: os.environ.get(name, value) for name, value in loggers.items()}
 
 
+def model_files(folder: Path) -> list[Path]:
+    """The files of a folder that make a checkpoint, sorted."""
+    return sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+
+
 def collect(work: Path, model: Path, keep: bool = False) -> None:
     """Put the checkpoint's own files into `model`, safe on the disk before it has its name.
 
@@ -136,7 +146,7 @@ def collect(work: Path, model: Path, keep: bool = False) -> None:
     partial = model.with_name(f".{model.name}.partial")
     files.remove(partial)
     partial.mkdir(parents=True)
-    for path in sorted({path for pattern in MODEL_FILES for path in work.glob(pattern)}):
+    for path in model_files(work):
         files.link(path, partial / path.name)
         files.flush(partial / path.name)
     files.flush(partial)
@@ -154,3 +164,62 @@ def _progress(work: Path) -> tuple[int, int]:
     except (FileNotFoundError, IndexError, json.JSONDecodeError):  # not begun, or being written
         return 0, 0
     return entry["current_steps"], entry["total_steps"]
+
+
+def mark_complete(checkpoint: Path, policy: str, processes: int) -> None:
+    """Mark a checkpoint as complete. `policy` identifies what the training began with."""
+    facts = {"policy": policy, "processes": processes, "files": _sizes(checkpoint)}
+    files.write_json(checkpoint / COMPLETE, facts)
+
+
+def remove_earlier(checkpoint: Path) -> None:
+    """Remove the checkpoints of earlier steps."""
+    for other in checkpoint.parent.glob("checkpoint-*"):
+        if 0 <= _step(other) < _step(checkpoint):
+            files.remove(other)
+
+
+def check_processes(work: Path, processes: int) -> None:
+    """Raises BadInput where the last complete checkpoint is of another number of processes."""
+    found = _complete(work)
+    its = checkpoint_facts(found[-1]).get("processes") if found else processes
+    if its != processes:
+        raise BadInput(
+            f"{found[-1]} is of a training with {its} processes (GPUs), here are {processes}: go on with "
+            f"{its}, or remove {work} to begin the training anew"
+        )
+
+
+def last_complete(work: Path) -> Path | None:
+    """The last complete checkpoint of a working folder; everything else in the folder is removed."""
+    found = next(reversed(_complete(work)), None)
+    for path in list(work.iterdir()) if work.is_dir() else []:
+        if path != found:
+            files.remove(path)
+    return found
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint has every file that it had when it was marked, whole."""
+    expected = checkpoint_facts(checkpoint).get("files")
+    return bool(expected) and isinstance(expected, dict) and expected.items() <= _sizes(checkpoint).items()
+
+
+def checkpoint_facts(checkpoint: Path) -> dict[str, Any]:
+    """What `mark_complete` wrote of a checkpoint: policy, processes, files. Empty where it did not."""
+    return files.read_json(checkpoint / COMPLETE) or {}
+
+
+def _complete(work: Path) -> list[Path]:
+    return [path for path in sorted(work.glob("checkpoint-[0-9]*"), key=_step) if is_complete(path)]
+
+
+def _sizes(checkpoint: Path) -> dict[str, int]:
+    """Bytes of every file below a checkpoint, by its path there."""
+    paths = sorted(path for path in checkpoint.rglob("*") if path.is_file() and path.name != COMPLETE)
+    return {str(path.relative_to(checkpoint)): path.stat().st_size for path in paths}
+
+
+def _step(checkpoint: Path) -> int:
+    step = checkpoint.name.rpartition("-")[2]
+    return int(step) if step.isdigit() else -1

@@ -17,7 +17,7 @@ from typing import Any
 from dice.errors import StageFailed
 from dice.launch import processes
 from dice.launch.worker import Worker
-from dice.models import trust
+from dice.models import remote_code
 from dice.recipe.keys import Recipe
 from dice.rewards import judge
 from dice.rewards.source import READING, Job
@@ -100,7 +100,7 @@ def run_share(worker: Worker, job: Job) -> None:
     source = job.source.Source
     counter.expect(source.passes * sum(map(files.count_rows, todo)))
     if todo:
-        trust.run_code(job.trust_remote_code)
+        remote_code.allow(job.trust_remote_code)
         source(job, counter).run(todo)
 
 

@@ -20,7 +20,7 @@ from dice.inference.sampler import Request, Sampled, Sampler
 from dice.launch import processes
 from dice.launch.progress import Counter
 from dice.launch.worker import Claims, Worker
-from dice.models import trust
+from dice.models import remote_code
 from dice.recipe.keys import Recipe
 from dice.recipe.seeds import seed_of
 from dice.run import files
@@ -194,7 +194,7 @@ def sample_parts(worker: Worker, model: str, parts: list[Part], t: int, counter:
             continue
         options = part.recipe.generate
         if sampler is None:
-            trust.run_code(part.recipe.trust_remote_code)
+            remote_code.allow(part.recipe.trust_remote_code)
             chat = load_chat(options.engine, model, part.recipe.template)
             sampler = load_sampler(options.engine)(model, list(chat.stop_ids), options, part.recipe.dtype)
         sampler.options = options

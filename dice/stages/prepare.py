@@ -18,7 +18,7 @@ from dice.inference.load import resolve_engine
 from dice.launch import machines, processes
 from dice.launch.console import console, say, shown
 from dice.launch.peers import VARIABLES, node_rank
-from dice.models import trust
+from dice.models import remote_code
 from dice.recipe.keys import ROOT, Recipe
 from dice.recipe.load import load_recipe, origin
 from dice.run import files, lock, manifests
@@ -85,7 +85,7 @@ def hold(run: Run, name: str, overrides: Sequence[str]) -> None:
 def load(name: str, overrides: Sequence[str]) -> Recipe:
     """The recipe as its run will have it: `generate.engine: auto` is the engine that is installed."""
     recipe = load_recipe(name, overrides)
-    trust.run_code(recipe.trust_remote_code)
+    remote_code.allow(recipe.trust_remote_code)
     return replace(recipe, generate=replace(recipe.generate, engine=resolve_engine(recipe.generate.engine)))
 
 

@@ -16,7 +16,7 @@ from dice.errors import BadInput, counted
 from dice.launch import devices, processes
 from dice.launch.console import say
 from dice.launch.peers import node_count
-from dice.models import reference_table, resume, trainer
+from dice.models import reference_table, trainer
 from dice.models.checkpoint import base_of
 from dice.recipe.keys import Recipe
 from dice.recipe.seeds import seed_of
@@ -118,8 +118,8 @@ def _begin(run: Run, t: int) -> dict[str, Any]:
     """The configuration to train with: from the last checkpoint, or from the start."""
     work, config = run.round_dir(t) / "train", round_config(run, t)
     if config.get("deepspeed"):
-        resume.check_processes(work, devices.process_count())
-    if checkpoint := resume.last_complete(work):
+        trainer.check_processes(work, devices.process_count())
+    if checkpoint := trainer.last_complete(work):
         say(f"train     goes on from step {checkpoint.name.rpartition('-')[2]}", mark="=")
         return config | {"resume_from_checkpoint": str(checkpoint)}
     if known := _known_reference(run, t):

@@ -14,7 +14,7 @@ from typing import Any
 
 from dice.errors import BadInput
 from dice.launch.console import say
-from dice.models import trainer, trust
+from dice.models import remote_code, trainer
 from dice.models.checkpoint import base_of, check_model, tokenizer_home
 from dice.recipe.keys import resolve
 from dice.run import files
@@ -38,14 +38,14 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 def export_round(run: Run, t: int, output: str | None, push: str | None) -> None:
     """Export the model of round t, with a model card that says how it came about."""
     require(run, t, "train")
-    trust.run_code(run.recipe.trust_remote_code)
+    remote_code.allow(run.recipe.trust_remote_code)
     folder = resolve(output) if output else run.round_dir(t) / "export"
     _export(Path(run.model(t)), folder, model_card.of_round(run, t), push)
 
 
 def export_checkpoint(source: str, output: str | None, push: str | None) -> None:
     """Export any checkpoint folder: a whole model, an adapter, or one that DeepSpeed or FSDP split."""
-    trust.run_code(False)
+    remote_code.allow(False)
     if not output:
         raise BadInput(f"{source} is a checkpoint; say where its model goes: --output=FOLDER")
     _export(Path(source), resolve(output), model_card.plain(source), push)
@@ -103,7 +103,7 @@ def _merge(adapter: Path, target: Path) -> str:
     check_model("adapter", str(adapter))
     try:
         whole = AutoModelForCausalLM.from_pretrained(
-            base, dtype="auto", device_map={"": torch.device("cpu")}, **trust.of_model()
+            base, dtype="auto", device_map={"": torch.device("cpu")}, **remote_code.model_options()
         )
         merged = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError) as error:
@@ -118,7 +118,7 @@ def _gather_deepspeed(source: Path, target: Path) -> str:
     """The weights of a ZeRO checkpoint, put together from all processes' parts."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    trust.know_deepspeed()
+    remote_code.allow_deepspeed_states()
     with _naming(source):
         state = get_fp32_state_dict_from_zero_checkpoint(str(source))
     _save_whole(source, target, state)
@@ -174,9 +174,9 @@ def _save_whole(source: Path, target: Path, state: dict[str, Any]) -> None:
 
     if not (source / "config.json").is_file():
         raise BadInput(f"{source}: no config.json; copy the one of the model that was trained there")
-    config = AutoConfig.from_pretrained(source, **trust.of_config())
+    config = AutoConfig.from_pretrained(source, **remote_code.config_options())
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, **trust.of_config())
+        model = AutoModelForCausalLM.from_config(config, **remote_code.config_options())
     found = model.load_state_dict(state, strict=False, assign=True)
     model.tie_weights()
     lacking = [name for name in found.missing_keys if name not in (model._tied_weights_keys or ())]
@@ -192,7 +192,7 @@ def _copy_tokenizer(source: Path, target: Path) -> None:
     if not source.is_dir():
         from transformers import AutoTokenizer
 
-        AutoTokenizer.from_pretrained(str(source), **trust.of_config()).save_pretrained(target)
+        AutoTokenizer.from_pretrained(str(source), **remote_code.config_options()).save_pretrained(target)
     else:
         _copy(source, target, TOKENIZER)
 

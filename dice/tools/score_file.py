@@ -11,7 +11,7 @@ from pathlib import Path
 from dice.data.answers import read_answers
 from dice.errors import BadInput, StageFailed
 from dice.launch.console import say
-from dice.models import chat_template, trust
+from dice.models import chat_template, remote_code
 from dice.models.checkpoint import check_model
 from dice.recipe.keys import Recipe
 from dice.recipe.load import load_recipe
@@ -49,7 +49,7 @@ def settings(recipe: str | None, overrides: Sequence[str]) -> Recipe:
         wanted = " ".join(f"{key}=..." for key in missing)
         raise BadInput(f"missing: {wanted}; or name a recipe that says so, as in --recipe=tiny")
     loaded = load_recipe(recipe or "llama3", overrides)  # of the latter nothing but defaults is used
-    trust.run_code(loaded.trust_remote_code)
+    remote_code.allow(loaded.trust_remote_code)
     return loaded
 
 

@@ -23,9 +23,9 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from batches import hashes, kto_pair_loss, lengths, pair_hashes, share
 from dice.errors import BadInput
-from dice.models import resume
 from dice.models.llamafactory import llamafactory
 from dice.models.reference_table import IGNORED, ReferenceTable
+from dice.models.trainer import checkpoint_facts, mark_complete, remove_earlier
 from dice.run import files
 
 TABLE, COUNTS = "reference.safetensors", "reference.json"  # in a checkpoint's folder
@@ -70,7 +70,7 @@ class ReferenceTrainer(Trainer):
             resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
         if checkpoint := resume_from_checkpoint:
             ours = self.identity
-            policy = resume.facts(Path(checkpoint)).get("policy", ours)
+            policy = checkpoint_facts(Path(checkpoint)).get("policy", ours)
             if policy != ours:
                 raise BadInput(f"{checkpoint}: its training began with {policy}, not with {ours}")
         if self.uses_table:
@@ -264,9 +264,9 @@ class Hooks(TrainerCallback):
         if not (checkpoint / "config.json").exists() and not (checkpoint / "adapter_config.json").exists():
             trainer.model.config.save_pretrained(checkpoint)  # FSDP's parts come without
             trainer.processing_class.save_pretrained(checkpoint)
-        resume.complete(checkpoint, trainer.identity, trainer.accelerator.num_processes)
+        mark_complete(checkpoint, trainer.identity, trainer.accelerator.num_processes)
         if not trainer.reference.keeps_all:
-            resume.remove_before(checkpoint)
+            remove_earlier(checkpoint)
 
 
 def install(reference: Reference) -> None:

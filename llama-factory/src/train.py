@@ -27,7 +27,7 @@ import compile_lock
 import reward_trainer
 from dice.errors import BadInput
 from dice.launch.processes import die_with_parent
-from dice.models import trust
+from dice.models import remote_code
 from dice.models.chat_template import register_templates
 from dice.models.checkpoint import ONLY_PICKLES, only_pickles
 from dice.models.llamafactory import llamafactory
@@ -69,7 +69,7 @@ def run(config: dict[str, Any], callbacks: list[Any] | None = None) -> None:
     refuse_pickles(config)
     if config.get("deepspeed"):
         compile_lock.install()
-        trust.know_deepspeed()
+        remote_code.allow_deepspeed_states()
     install(take_reference(config))
     reward_trainer.install()
     register_templates()

@@ -17,7 +17,7 @@ import prepare_ultrafeedback
 from dice.errors import BadInput
 from dice.launch import devices
 from dice.launch.console import run, say
-from dice.models import resume, trainer
+from dice.models import trainer
 from dice.recipe.keys import resolve
 from dice.run import files
 
@@ -50,8 +50,8 @@ def prepare(config: str, output: str, *overrides: str) -> None:
     if settings != files.read_json(work / "settings.json"):  # of another start
         files.remove(work)
     if fitted.get("deepspeed"):
-        resume.check_processes(work, processes)
-    if checkpoint := resume.last_complete(work):
+        trainer.check_processes(work, processes)
+    if checkpoint := trainer.last_complete(work):
         fitted["resume_from_checkpoint"] = str(checkpoint)
     files.write_json(work / "settings.json", settings)
     say(f"prepare   DPO of {settings['model_name_or_path']} on {settings['dataset']}, once")

@@ -14,7 +14,7 @@ from fake_world import TOPICS, make_random_model
 from trainings import DEEPSPEED, PATH, TRAIN, config, torchrun, weights
 
 from dice.inference.scorer import Options, Scorer
-from dice.models import resume, trainer
+from dice.models import trainer
 from dice.models.chat_template import load_chat
 from dice.models.reference_table import ReferenceTable, response_hash
 from dice.run.rows import Message
@@ -193,8 +193,8 @@ def test_a_checkpoint_of_another_model_or_of_other_data(data, random_model, othe
     torchrun(start, 1)
     checkpoints = sorted(path.name for path in (tmp_path / "out").glob("checkpoint-*"))
     assert checkpoints == ["checkpoint-2", "checkpoint-3"]  # 1 is gone since 2 is complete
-    assert resume.is_complete(tmp_path / "out" / "checkpoint-2")
-    assert not resume.is_complete(
+    assert trainer.is_complete(tmp_path / "out" / "checkpoint-2")
+    assert not trainer.is_complete(
         tmp_path / "out" / "checkpoint-3"
     )  # from there it would train a fourth step
     going_on = f"resume_from_checkpoint={tmp_path}/out/checkpoint-2"

@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from dice.errors import BadInput
-from dice.inference.scorer import Options, Scorer
+from dice.inference.scorer import Scorer
 from dice.models import loading
 from dice.models.chat_template import load_chat
 from dice.models.checkpoint import base_of, check_model
+from dice.models.loading import Options
 from dice.run.digests import model_digest
 
 
@@ -137,7 +138,10 @@ def test_an_adapter_is_identified_by_its_base_too(random_model, adapters, tmp_pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda folder: (folder / "adapter_model.safetensors").unlink(), "no adapter_model.safetensors"),
+        (
+            lambda folder: (folder / "adapter_model.safetensors").unlink(),
+            r"no weights \(adapter_model.safetensors\)",
+        ),
         (lambda folder: (folder / "adapter_model.safetensors").write_bytes(b"half"), "broken adapter_model"),
         (
             lambda folder: (folder / "adapter_config.json").write_text("{}"),
@@ -162,7 +166,7 @@ def test_quantization_without_its_library_is_said(random_model):
     if importlib.util.find_spec("bitsandbytes"):
         pytest.skip("bitsandbytes is installed here")
     with pytest.raises(BadInput, match="can't be loaded as a causal LM: .*bitsandbytes"):
-        loading.load_model(str(random_model), "float32", quantization_bit=4)
+        loading.load_model(str(random_model), Options("float32", quantization_bit=4))
 
 
 @pytest.mark.parametrize("bits", [8, 4])

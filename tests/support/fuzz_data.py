@@ -19,7 +19,7 @@ from dice.data import round as round_data
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.data.round import read_scores, read_texts
 from dice.launch.worker import Worker
-from dice.models import resume
+from dice.models import trainer
 from dice.models.reference_table import ReferenceTable, from_scores
 from dice.pairing.table import Sampled, Table
 from dice.rewards import scoring
@@ -268,14 +268,14 @@ def complete(given: Input, folder: Path) -> tuple[str, Read]:
     checkpoint.mkdir(parents=True)
     (checkpoint / "model.safetensors").write_text("weights")
     (folder / "outside").write_text("stays")
-    resume.complete(checkpoint, "policy", 2)
-    marker = files.read_json(checkpoint / resume.MARKER)
-    what = given.json(checkpoint / resume.MARKER, marker)
+    trainer.mark_complete(checkpoint, "policy", 2)
+    marker = files.read_json(checkpoint / trainer.COMPLETE)
+    what = given.json(checkpoint / trainer.COMPLETE, marker)
 
     def read() -> int:
         if given.rng.random() < 0.5:
-            resume.check_processes(folder / "train", 2)
-        resume.last_complete(folder / "train")
+            trainer.check_processes(folder / "train", 2)
+        trainer.last_complete(folder / "train")
         assert (folder / "outside").exists()
         return 0
 

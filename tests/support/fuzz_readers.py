@@ -202,7 +202,7 @@ def loaded(given: Input, folder: Path) -> tuple[str, Read]:
         chat_template.load_chat(str(folder / "model"), "llama3-custom").encode_prompt(ROUND_MESSAGES)
         loading.end_ids(str(folder / "model"))
         with redirect_stderr(io.StringIO()):  # bars
-            return nothing(loading.load_model(str(folder / "model"), "float32"))
+            return nothing(loading.load_model(str(folder / "model"), loading.Options("float32")))
 
     return what, read
 
