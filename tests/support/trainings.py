@@ -7,7 +7,7 @@ import yaml
 from commands import run_script
 from safetensors.torch import load_file
 
-from dice.launch import devices
+from dice.launch import devices, processes
 from dice.recipe.keys import ROOT
 
 TRAIN = ROOT / "llama-factory" / "src" / "train.py"
@@ -52,11 +52,11 @@ def weights(output):
     return load_file(path)
 
 
-def torchrun(config, processes, **env):
+def torchrun(config, workers, **env):
     """A training under torchrun."""
     path = Path(config["output_dir"] + ".yaml")
     path.write_text(yaml.safe_dump(config))
     command = processes.torchrun([str(TRAIN), str(path)], devices.workers_per_node())
-    command[3] = f"--nproc_per_node={processes}"
+    command[3] = f"--nproc_per_node={workers}"
     result = run_script(*command, PYTHONPATH=PATH, OMP_NUM_THREADS="1", **env)
     assert result.returncode == 0, result.stderr[-3000:]
