@@ -25,7 +25,8 @@ from dice.launch.console import console, run, say, shown
 from dice.launch.processes import die_with_parent
 from dice.recipe.load import load_recipe
 from dice.run.run import Run, open_run
-from dice.run.stage import execute, facts, stage_named
+from dice.run.stage import facts
+from dice.stages.order import STAGES, execute
 from dice.tools import status
 
 
@@ -97,7 +98,7 @@ class Commands:
         """Take over the stages that other runs beside this one have done and that would be the same here."""
         from dice.tools import reuse
 
-        reuse.share(open_run(str(run)))
+        reuse.reuse(open_run(str(run)))
 
     @promised
     def ablate(self, recipe: str, *words: str, plan: bool = False, cells: bool = False) -> None:
@@ -267,7 +268,7 @@ class Commands:
     @promised
     def places(self, run: str) -> None:
         """Print where a run's models, data sets and logs lie."""
-        status.show_places(open_run(str(run)))
+        status.show_paths(open_run(str(run)))
 
     @promised
     def version(self) -> str:
@@ -284,7 +285,7 @@ def _overrides(given: tuple[Any, ...]) -> list[str]:
 
 def _stage(name: str, run: str, t: int, force: bool) -> None:
     opened = open_run(str(run))
-    execute(stage_named(name), opened, _round_of(opened, t), bool(force))
+    execute(STAGES[name], opened, _round_of(opened, t), bool(force))
 
 
 def _benchmark(run: Run, name: str | None, given: dict[str, Any], force: bool) -> None:

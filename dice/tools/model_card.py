@@ -12,9 +12,10 @@ from dice.errors import BadInput, printable
 from dice.models.checkpoint import HUB_ID
 from dice.recipe.keys import resolve
 from dice.recipe.load import resolved_yaml
-from dice.run import files, manifests
-from dice.run.manifests import manifest_of
+from dice.run import files
 from dice.run.run import Run
+from dice.stages import evaluate, train
+from dice.stages.order import ROUND
 
 MARKDOWN = re.compile(r"[\\`*_\[\]|~]")  # what would not be itself in the middle of a line
 FENCE = "````"
@@ -40,7 +41,7 @@ def of_round(run: Run, t: int) -> str:
         "tags": ["dpo", "preference-optimization", "dice"],
         **({"base_model": recipe.policy} if _on_hub(recipe.policy) else {}),
     }
-    trained = manifest_of(run, t, "train")
+    trained = train.STAGE.manifest(run, t)
     parts = [
         f"---\n{yaml.safe_dump(front, sort_keys=False)}---\n{SIGNATURE}",
         f"# {recipe.run}, round {t} of DICE",
@@ -51,10 +52,10 @@ def of_round(run: Run, t: int) -> str:
     if results := _results(run):
         judge = _code(str(recipe.evaluate.judge))
         parts.append(f"## Evaluation\n\nJudged by {judge}.\n\n" + _table(results))
-    versions = ", ".join(f"{name} {version}" for name, version in trained["versions"].items())
+    versions = ", ".join(f"{name} {version}" for name, version in trained.versions.items())
     parts += [
         f"## Recipe\n\n{FENCE}yaml\n{resolved_yaml(recipe).replace(FENCE, '')}{FENCE}",
-        f"Versions: {versions}. DICE commit {trained.get('commit') or 'unknown'}.",
+        f"Versions: {versions}. DICE commit {trained.commit or 'unknown'}.",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -101,14 +102,14 @@ def _facts(run: Run, t: int) -> str:
 
 
 def _round(run: Run, t: int) -> dict[str, Any]:
-    generated, scored, paired, trained = (
-        manifest_of(run, t, stage) or {} for stage in ("generate", "score", "pair", "train")
-    )
+    done = {stage.name: stage.manifest(run, t) for stage in ROUND}
+    rows = {name: manifest.rows_out if manifest else 0 for name, manifest in done.items()}
+    paired, trained = (done[name].figures if done[name] else {} for name in ("pair", "train"))
     last = _last_step(run.round_dir(t) / "curves.jsonl")
     return {
         "round": t,
-        "responses": f"{generated.get('rows_out', 0):,}",
-        "scored": f"{scored.get('rows_out', 0):,}",
+        "responses": f"{rows['generate']:,}",
+        "scored": f"{rows['score']:,}",
         "pairs": f"{paired.get('generated', 0):,} + {paired.get('offline', 0):,} offline",
         "alpha": f"{paired.get('alpha', 0):.4g}",
         "length difference": f"{paired.get('length_difference', 0):+.1f}",
@@ -135,7 +136,7 @@ def _last_step(curves: Path) -> dict[str, float]:
 
 
 def _results(run: Run) -> list[dict[str, str]]:
-    manifest = manifests.read(run.path / "evaluate" / "evaluate.manifest.json") or {}
+    manifest = evaluate.STAGE.manifest(run, 0)
     return [
         {
             "model": result["model"],
@@ -143,7 +144,7 @@ def _results(run: Run) -> list[dict[str, str]]:
             "win rate against DPO": _rate(result["win_rate"], result["win_rate_error"]),
             "mean length": f"{result['mean_chars']:.1f} characters",
         }
-        for result in manifest.get("results", [])
+        for result in (manifest.figures.get("results", []) if manifest else [])
     ]
 
 

@@ -12,12 +12,12 @@ from typing import Any
 from dice.errors import StageFailed
 from dice.launch.progress import Bar
 from dice.rewards.openai_client import Answer, ask_all
-from dice.run import manifests
 from dice.run.digests import file_digest
 from dice.run.files import read_rows, remove, shard_path, shards, write_rows
 from dice.run.rows import Judgment
 from dice.run.run import Run
 from dice.run.stage import Outcome, Stage
+from dice.run.state import StageFiles
 from dice.tools.benchmarks import questions
 from dice.tools.benchmarks.results import Result, in_words
 from dice.tools.benchmarks.task import Asked, Task, Verdicts
@@ -112,7 +112,7 @@ def outcome(
 
     The score may rest on fewer than all the `verdicts`.
     """
-    answers = manifests.read(task.folder(run) / "answers.manifest.json") or {}
+    answers = StageFiles(task.folder(run), "answers").manifest().figures
     result = Result(
         benchmark=task.name,
         model=task.model,
@@ -125,8 +125,8 @@ def outcome(
         judgments=scored.judgments,
         unreadable=unreadable,
         unanswered=unanswered,
-        mean_chars=answers.get("mean_chars", 0.0),
-        cut_off=answers.get("cut_off", 0),
+        mean_chars=answers["mean_chars"],
+        cut_off=answers["cut_off"],
         questions_digest=task.questions.digest,
         parts=scored.parts,
         notes=[*task.notes, *task.questions.notes, *notes],

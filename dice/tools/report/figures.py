@@ -81,7 +81,7 @@ def _lengths(done: Round) -> Plot:
 
 def _pair_margins(done: Round) -> Plot:
     scored, pair = done.scored, done.manifest("pair")
-    shaped = length_balance.shaped_rewards(scored.rewards, scored.lengths, pair["alpha"])
+    shaped = length_balance.shaped_rewards(scored.rewards, scored.lengths, pair.figures["alpha"])
     margins = shaped[scored.chosen] - shaped[scored.rejected]
     edges = _edges(margins, len(margins), whole=False)
     edges = edges[edges >= 0] if edges[0] < 0 < edges[-2] else edges
@@ -146,7 +146,7 @@ def _density(done: Round, shaped: bool) -> Plot:
     """Reward against length, each relative to its prompt's mean, as hexagons of more or less colour."""
     scored, unit = done.scored, UNITS[done.scored.unit]
     pair = done.manifest("pair")
-    alpha = pair["alpha"] if shaped else 0.0
+    alpha = pair.figures["alpha"] if shaped else 0.0
     rewards = length_balance.shaped_rewards(scored.rewards, scored.lengths, alpha)
     x, y = (_relative(values, scored.prompts) for values in (scored.lengths, rewards))
     drawn = slice(None)
@@ -158,7 +158,7 @@ def _density(done: Round, shaped: bool) -> Plot:
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.set_xlabel(f"length, {unit} (relative to the prompt's mean)")
     axes.set_ylabel(f"{'shaped ' * shaped}reward, {done.reward_unit} (relative)")
-    figure_of = pair["correlation" if shaped else "correlation_without_shaping"]
+    figure_of = pair.figures["correlation" if shaped else "correlation_without_shaping"]
     correlation = "none" if figure_of is None else f"{figure_of:+z.2f}"
     if shaped:
         per = f"{done.reward_unit} per {unit.removesuffix('s')}"
@@ -201,8 +201,8 @@ def _trend(x: np.ndarray, y: np.ndarray, parts: int) -> tuple[np.ndarray, np.nda
 def _balance(done: Round) -> Plot:
     alphas, differences = done.balance
     pair = done.manifest("pair")
-    unit = UNITS[pair["recipe"]["pair"]["length"]]
-    alpha, left = pair["alpha"], pair["length_difference"]
+    unit = UNITS[pair.recipe["pair"]["length"]]
+    alpha, left = pair.figures["alpha"], pair.figures["length_difference"]
     figure, axes = canvas()
     steep = np.abs(differences) <= 0.8 * np.abs(differences).max()
     ends = [0.0, alpha, *alphas[steep]]
@@ -216,7 +216,7 @@ def _balance(done: Round) -> Plot:
     axes.set_xlabel(f"alpha, {done.reward_unit} per {unit.removesuffix('s')}")
     axes.set_ylabel(f"mean difference, {unit}")
     legend(axes)
-    before = pair["length_difference_without_shaping"]
+    before = pair.figures["length_difference_without_shaping"]
     caption = (
         f"How much longer the best response is than the worst, on average. Without shaping (alpha 0) "
         f"{before:+z.1f} {unit}; of the pairs that were taken, {left:+z.1f}."
@@ -253,7 +253,7 @@ def _loss(done: Round) -> Plot:
     legend(axes)
     values = _series(done, "loss")[1]
     caption = f"From {values[0]:.3f} to {values[-1]:.3f}."
-    if done.manifest("train")["recipe"]["train"]["args"].get("pref_loss", "sigmoid") == "sigmoid":
+    if done.manifest("train").recipe["train"]["args"].get("pref_loss", "sigmoid") == "sigmoid":
         caption += " Where policy and reference are one, DPO's loss is ln 2 = 0.693."
     return _plot(done, "loss", "Training: loss", figure, caption)
 

@@ -45,7 +45,7 @@ def render(
         plots=rounds,
         glance=tables.glance(collected),
         times=tables.times(collected),
-        resumed=any("resumed" in (s.manifest or {}) for r in collected.rounds for s in r.stages.values()),
+        resumed=any(m.resumed for r in collected.rounds for m in r.manifests),
         left_out=tables.left_out,
         duration=duration,
         score=score,

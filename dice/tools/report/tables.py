@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from dice.run.stage import STAGES
-from dice.tools.report.collect import Collected, Round, StageRecord
+from dice.run.manifests import Manifest
+from dice.stages.order import ROUND
+from dice.tools.report.collect import Collected, Round
 from dice.tools.report.figures import UNITS
 from dice.tools.report.text import duration, minus
 
@@ -57,13 +57,14 @@ def glance(collected: Collected) -> list[Line]:
     return [line for line in lines if set(line.values) != {NOTHING}]
 
 
-def _manifest(stage: str, words: Callable[[dict[str, Any]], str]) -> Callable[[Round], str]:
+def _manifest(stage: str, words: Callable[[Manifest], str]) -> Callable[[Round], str]:
     """A figure out of a stage's manifest, or a dash where there is none."""
 
     def value(done: Round) -> str:
+        manifest = done.manifest(stage)
         try:
-            return words(done.manifest(stage))
-        except KeyError:  # not done, or of a version that did not write it
+            return words(manifest) if manifest else NOTHING
+        except KeyError:  # of a version that did not write it
             return NOTHING
 
     return value
@@ -79,20 +80,24 @@ def _share(part: float, whole: float) -> str:
     return f"{part / whole:.1%}" if whole else NOTHING
 
 
-def _difference(pair: dict[str, Any]) -> str:
-    before, after = pair["length_difference_without_shaping"], pair["length_difference"]
+def _difference(pair: Manifest) -> str:
+    before, after = pair.figures["length_difference_without_shaping"], pair.figures["length_difference"]
     return f"{before:+z.1f} → {after:+z.1f}"
 
 
-def _correlation(pair: dict[str, Any]) -> str:
-    both = (pair["correlation_without_shaping"], pair["correlation"])
+def _correlation(pair: Manifest) -> str:
+    both = (pair.figures["correlation_without_shaping"], pair.figures["correlation"])
     return " → ".join("none" if value is None else f"{value:+z.2f}" for value in both)
 
 
-def _margins(pair: dict[str, Any]) -> str:
-    if not (margins := pair["margins"]):
+def _margins(pair: Manifest) -> str:
+    if not (margins := pair.figures["margins"]):
         return NOTHING
     return f"{margins['50%']:.2f} ({margins['5%']:.2f} to {margins['95%']:.2f})"
+
+
+def _mixed(pair: Manifest) -> str:
+    return f"{pair.figures['generated']:,} + {pair.figures['offline']:,}"
 
 
 def _last(key: str, form: str) -> Callable[[Round], str]:
@@ -103,33 +108,29 @@ def _last(key: str, form: str) -> Callable[[Round], str]:
     return value
 
 
-def _seconds(record: StageRecord) -> float:
-    return record.manifest["seconds"] if record.manifest else 0.0
-
-
 def _time(done: Round) -> str:
-    return duration(sum(map(_seconds, done.stages.values())))
+    return duration(sum(manifest.seconds for manifest in done.manifests))
 
 
 def _figures(unit: str, reward_unit: str) -> list[tuple[str, Callable[[Round], str]]]:
     """What each line is called and how a round comes by it; lengths are in `unit`."""
     return [
-        ("Responses sampled", _manifest("generate", lambda m: f"{m['rows_out']:,}")),
+        ("Responses sampled", _manifest("generate", lambda m: f"{m.rows_out:,}")),
         (
             "… cut off at the length limit",
-            _manifest("generate", lambda m: _share(m["cut_off"], m["rows_out"])),
+            _manifest("generate", lambda m: _share(m.figures["cut_off"], m.rows_out)),
         ),
-        ("… repeating another one", _manifest("pair", lambda m: f"{m['duplicate_share']:.1%}")),
+        ("… repeating another one", _manifest("pair", lambda m: f"{m.figures['duplicate_share']:.1%}")),
         (f"Mean length, {unit}", _mean_length),
-        (f"Mean reward, {reward_unit}", _manifest("score", lambda m: f"{m['mean_reward']:+z.2f}")),
+        (f"Mean reward, {reward_unit}", _manifest("score", lambda m: f"{m.figures['mean_reward']:+z.2f}")),
         (
             f"Alpha, {reward_unit} per {unit.removesuffix('s')}",
-            _manifest("pair", lambda m: f"{m['alpha']:.4g}"),
+            _manifest("pair", lambda m: f"{m.figures['alpha']:.4g}"),
         ),
         (f"Chosen longer by, {unit}", _manifest("pair", _difference)),
         ("Correlation of reward and length", _manifest("pair", _correlation)),
         (f"Median margin (5% to 95%), {reward_unit}", _manifest("pair", _margins)),
-        ("Pairs: generated + offline", _manifest("pair", lambda m: f"{m['generated']:,} + {m['offline']:,}")),
+        ("Pairs: generated + offline", _manifest("pair", _mixed)),
         ("Training loss at the end", _last("loss", "{:.3f}")),
         ("Training accuracy at the end", _last("rewards/accuracies", "{:.0%}")),
         ("Time", _time),
@@ -138,37 +139,34 @@ def _figures(unit: str, reward_unit: str) -> list[tuple[str, Callable[[Round], s
 
 def times(collected: Collected) -> list[Time]:
     """How long each stage took, and its share of the longest one."""
-    longest = max(_seconds(record) for r in collected.rounds for record in r.stages.values()) or 1.0
-    return [Time(name, [_cell(r.stages[name], longest) for r in collected.rounds]) for name in STAGES]
+    longest = max((m.seconds for r in collected.rounds for m in r.manifests), default=0.0) or 1.0
+    return [
+        Time(stage.name, [_cell(r.manifest(stage.name), longest) for r in collected.rounds])
+        for stage in ROUND
+    ]
 
 
-def _cell(record: StageRecord, longest: float) -> tuple[str, float]:
-    if not record.manifest:
+def _cell(manifest: Manifest | None, longest: float) -> tuple[str, float]:
+    if not manifest:
         return NOTHING, 0.0
-    seconds = _seconds(record)
-    return duration(seconds) + "*" * ("resumed" in record.manifest), seconds / longest
+    return duration(manifest.seconds) + "*" * manifest.resumed, manifest.seconds / longest
 
 
 def left_out(done: Round) -> list[Left]:
     """What the finished stages of a round left out, by reason."""
-    return [_left(record) for record in done.stages.values() if record.manifest]
+    return [_left(manifest) for manifest in done.manifests]
 
 
-def _left(record: StageRecord) -> Left:
-    rows_in, rows_out = record.manifest["rows_in"], record.manifest["rows_out"]
-    reasons = [f"{n:,} {reason}" for reason, n in record.dropped.items()]
-    return Left(record.name, f"{rows_in:,}", f"{rows_out:,}", reasons)
+def _left(manifest: Manifest) -> Left:
+    reasons = [f"{n:,} {reason}" for reason, n in manifest.dropped.items() if n]
+    return Left(manifest.stage, f"{manifest.rows_in:,}", f"{manifest.rows_out:,}", reasons)
 
 
 def sources(collected: Collected) -> list[Source]:
     """Digests of what the finished stages read, and the commit that they ran at."""
-    records = [(f"round {r.t}, {s.name}", s) for r in collected.rounds for s in r.stages.values()]
-    if collected.evaluation:
-        records.append(("evaluation", collected.evaluation))
     return [
-        Source(where, record.manifest.get("commit") or "unknown", record.manifest["inputs"])
-        for where, record in records
-        if record.manifest
+        Source(where, manifest.commit or "unknown", manifest.inputs)
+        for where, manifest in collected.manifests()
     ]
 
 
@@ -176,8 +174,8 @@ def versions(collected: Collected) -> dict[str, list[str]]:
     """The versions of every package that stages ran with; more than one where they changed in between."""
     found: dict[str, list[str]] = {}
     for r in collected.rounds:
-        for record in r.stages.values():
-            for package, version in (record.manifest or {}).get("versions", {}).items():
+        for manifest in r.manifests:
+            for package, version in manifest.versions.items():
                 seen = found.setdefault(package, [])
                 if version not in seen:
                     seen.append(version)
