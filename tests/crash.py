@@ -22,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    tests = Path(__file__).resolve().parent
+    sys.path[:0] = [str(tests.parent), str(tests / "support")]
 
 import commands
 import fake_world

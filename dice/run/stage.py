@@ -97,10 +97,8 @@ def execute(
         if not meeting.leads:
             return _follow(stage, meeting)
         with locked(run.path):
-            stage.files(run, t).forget_failure()
             for name, number in stage.needs(run, t):
-                needed = (others or {})[name]
-                _require_same_recipe(needed, run, number, require(needed, run, number))
+                require((others or {})[name], run, number, same_recipe=True)
             manifest = _execute(stage, run, t, force)
             meeting.conclude(manifest.to_dict())
             return manifest
@@ -187,8 +185,6 @@ def _done_before(stage: Stage, run: Run, t: int, basis: dict[str, Any], force: b
         if not force:
             raise BadInput(found.unreadable)
         say(found.unreadable, mark="!")
-        files.forget_manifest()
-        found = files.state()
     changes = differences(found.basis, basis) if found.basis else []
     if found.manifest and not changes:
         found = files.state(thorough=True)
@@ -221,10 +217,10 @@ def _refusal(stage: Stage, folder: Path, found: Found, changes: list[str]) -> st
     return f"{folder}: what {stage.name} has made is there, but not its manifest; {ANEW}"
 
 
-def require(stage: Stage, run: Run, t: int) -> Manifest:
-    """The manifest of a stage of round t that is done.
+def require(stage: Stage, run: Run, t: int, same_recipe: bool = False) -> None:
+    """Raises BadInput where a stage of round t is not done, or its files are not as it left them.
 
-    Raises BadInput where it is not, or where its files are not as it left them. The message says which file,
+    `same_recipe`: also where it was done with another recipe than the run's. The message says which file,
     or what to run first.
     """
     folder, found = stage.folder(run, t), stage.state(run, t, thorough=True)
@@ -239,15 +235,10 @@ def require(stage: Stage, run: Run, t: int) -> Manifest:
             f"{folder / found.reasons[0]} since {who} wrote it; put it back, or "
             f"{ANEW} (iter.sh --force, or `{command} --force`)"
         )
-    return found.manifest
-
-
-def _require_same_recipe(needed: Stage, run: Run, t: int, manifest: Manifest) -> None:
-    """Raises BadInput where a stage that is done was done with another recipe than the run's."""
-    if changes := differences(manifest.recipe, needed.settings(run, t)):
+    if same_recipe and (changes := differences(found.manifest.recipe, stage.settings(run, t))):
         raise BadInput(
-            f"{needed.folder(run, t)}: {needed.name} was done with another recipe ({'; '.join(changes)}); "
-            f"run `python -m dice {needed.name} {run.path}{f' {t}' if t else ''} --force` first"
+            f"{folder}: {stage.name} was done with another recipe ({'; '.join(changes)}); "
+            f"run `{command} --force` first"
         )
 
 

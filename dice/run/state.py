@@ -2,19 +2,19 @@
 
 No other module knows these files. They lie in the stage's folder, beside its outputs:
 
-    STAGE.started.json    what it was begun with; so a killed stage goes on with its own shards, never with
-                          another recipe's. Gone once it is done.
-    STAGE.manifest.json   what it was done with and what it wrote; written last, so it means "done".
-    STAGE.failed.json     why its last attempt failed; gone at the next one. It is a file of its own since a
-                          stage also fails before it has begun, and after it was done.
-    .STAGE.before/        outputs and manifest that were made for another recipe, until the new ones are done.
+    STAGE.started.json    what it was begun with, until it is done: a killed stage goes on with its shards,
+                          never with another recipe's
+    STAGE.manifest.json   what it was done with and what it wrote; written last, so it means "done"
+    STAGE.failed.json     why its last attempt failed. A stage also fails before it has begun and after it was
+                          done, so this is a file of its own
+    .STAGE.before/        manifest and outputs for another recipe, until those for the present one are done
 
 Folders named after what a stage depends on would need no setting aside, but users and LLaMA-Factory's
 `dataset_dir` point at names such as `round-1/model`, and such a name could no longer be given.
 """
 
 import contextlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -60,30 +60,17 @@ class Found:
         return [f"{name} {what}" for name, what in self.damage.items()]
 
 
-@dataclass(frozen=True)
 class StageFiles:
     """The files of a stage; `outputs` and `working` are what dice.run.stage.Stage calls so."""
 
-    folder: Path
-    stage: str
-    outputs: tuple[str, ...] = ()
-    working: tuple[str, ...] = ()
-
-    @property
-    def manifest_path(self) -> Path:
-        return self.folder / f"{self.stage}.manifest.json"
-
-    @property
-    def _begun(self) -> Path:
-        return self.folder / f"{self.stage}.started.json"
-
-    @property
-    def _failed(self) -> Path:
-        return self.folder / f"{self.stage}.failed.json"
-
-    @property
-    def _before(self) -> Path:
-        return self.folder / f".{self.stage}.before"
+    def __init__(
+        self, folder: Path, stage: str, outputs: tuple[str, ...] = (), working: tuple[str, ...] = ()
+    ) -> None:
+        self.folder, self.outputs, self.working = folder, outputs, working
+        self.manifest_path = folder / f"{stage}.manifest.json"
+        self._begun = folder / f"{stage}.started.json"
+        self._failed = folder / f"{stage}.failed.json"
+        self._before = folder / f".{stage}.before"
 
     def manifest(self) -> Manifest | None:
         """The manifest, or None for a stage that is not done. Raises BadInput where it was changed."""
@@ -91,12 +78,12 @@ class StageFiles:
 
     def state(self, thorough: bool = False) -> Found:
         """Which state the stage is in. Changed outputs are noticed if `thorough`, missing ones always."""
-        failed = files.read_json(self._failed)
+        failed, basis = files.read_json(self._failed), files.read_json(self._begun)
         error = str((failed or {}).get("error", ""))
         try:
             manifest = self.manifest()
         except BadInput as wrong:
-            return Found(State.DAMAGED, unreadable=str(wrong), error=error)
+            return Found(State.DAMAGED, basis=basis, unreadable=str(wrong), error=error)
         if manifest:
             damage = manifests.damage(self.folder, manifest.outputs, thorough)
             state = State.DAMAGED if damage else State.DONE
@@ -105,16 +92,16 @@ class StageFiles:
         with contextlib.suppress(OSError):  # not begun, or done at this moment
             begun_at = self._begun.stat().st_mtime
         state = State.FAILED if failed is not None else State.BEGUN if begun_at else State.NEVER_BEGUN
-        return Found(state, basis=files.read_json(self._begun), error=error, begun_at=begun_at)
+        return Found(state, basis=basis, error=error, begun_at=begun_at)
 
     def begin(self, basis: dict[str, Any]) -> bool:
         """Make room for a stage's outputs. Returns whether it goes on with those of an earlier attempt."""
         resumed = files.read_json(self._begun) == basis
         if not resumed:
-            for name in (*self.outputs, *self.working):
-                files.remove(self.folder / name)
+            self._remove(*self.outputs, *self.working)
         files.remove_leftovers(self.folder)
         files.write_json(self._begun, basis)
+        self._remove(self.manifest_path, self._failed)
         return resumed
 
     def finish(self, manifest: Manifest) -> None:
@@ -126,39 +113,27 @@ class StageFiles:
         """Remove what is of no use beside a manifest that holds; nothing of the folder's other stages."""
         for output in self.outputs:
             files.remove_seals(self.folder / output)
-        for path in (self._begun, *(self.folder / name for name in self.working), self._before):
-            files.remove(path)
+        self._remove(self._begun, self._failed, *self.working, self._before)
 
     def fail(self, error: str) -> None:
         """Leave word of why an attempt failed."""
         files.write_json(self._failed, {"error": error})
 
-    def forget_failure(self) -> None:
-        """Begin another attempt."""
-        files.remove(self._failed)
-
-    def forget_manifest(self) -> None:
-        """Go on as if the stage had not been done."""
-        files.remove(self.manifest_path)
-
-    def reopen(self, manifest: Manifest, damage: Iterable[str]) -> None:
-        """Make a stage that was done one that has only begun: what is not damaged is gone on with."""
+    def reopen(self, manifest: Manifest, damage: Collection[str]) -> None:
+        """Prepare to `begin` again a stage that was done: what is not damaged is gone on with."""
         files.write_json(self._begun, manifest.basis)
-        for name in damage:
-            files.remove(self.folder / name)
+        self._remove(*damage)
         for name, digest in manifest.outputs.items():
             if name not in damage and "/" in name and name.endswith(".jsonl"):
                 files.seal(self.folder / name, digest)
-        self.forget_manifest()
 
     def take_over(self, source: Path, manifest: Manifest) -> None:
-        """Link the outputs of the same stage in another folder; `finish` says that they are all here."""
+        """Link the outputs of the same stage in another folder: the stage is done."""
         files.write_json(self._begun, manifest.basis)  # where this is killed, the stage makes them itself
         for name in manifest.outputs:
-            target = self.folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            files.remove(target)
-            files.link(source / name, target)
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            self._remove(name)
+            files.link(source / name, self.folder / name)
         self.finish(msgspec.structs.replace(manifest, shared_from=str(source)))
 
     def set_aside(self) -> None:
@@ -166,24 +141,27 @@ class StageFiles:
 
         The manifest goes first: where this is killed, `restore` knows what belongs together.
         """
-        files.remove(self._before)  # what these outputs had replaced
+        self._remove(self._before)  # what these outputs had replaced
         _move(self.folder, self._before, (self.manifest_path.name, *self.outputs))
 
     def restore(self, basis: dict[str, Any]) -> None:
         """Bring back what was set aside for a recipe that came to nothing, where it was done with `basis`."""
-        if self.manifest_path.exists() or not self._before.is_dir():
-            return
-        try:
+        manifest = None
+        with contextlib.suppress(BadInput):  # nothing to go back to
             manifest = manifests.read(self._before / self.manifest_path.name)
-        except BadInput:  # nothing to go back to
+        if not manifest or self.manifest_path.exists():
             return
-        if manifest and manifest.basis == basis:
-            files.remove(self._begun)
+        if manifest.basis == basis:
+            self._remove(self._begun)
             _move(self._before, self.folder, (*self.outputs, self.manifest_path.name))
-            files.remove(self._before)
-        elif manifest and not self._begun.exists():  # killed while it was set aside
+            self._remove(self._before)
+        elif not self._begun.exists():  # killed while it was set aside
             left = [name for name in self.outputs if not (self._before / name).exists()]
             _move(self.folder, self._before, left)
+
+    def _remove(self, *names: str | Path) -> None:
+        for name in names:
+            files.remove(self.folder / name)
 
 
 def _move(source: Path, target: Path, names: Iterable[str]) -> None:

@@ -30,8 +30,7 @@ def test_every_state_is_told(tmp_path):
     assert (found.state, found.basis, found.error) == (State.BEGUN, NEW, "") and found.begun_at > 0
     stage.fail("no pairs\nat all")
     assert (stage.state().state, stage.state().error) == (State.FAILED, "no pairs\nat all")
-    stage.forget_failure()
-    assert stage.state().state is State.BEGUN
+    assert stage.begin(NEW) and stage.state().state is State.BEGUN
 
 
 def test_what_is_done_and_what_was_damaged_since(stage):

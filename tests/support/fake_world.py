@@ -90,5 +90,7 @@ def make_random_model(folder: Path, seed: int, **changes: int) -> Path:
 
 def interrupt(stage, run, t):
     """Leave a finished stage as a kill would, just before its manifest was written."""
-    stage.files(run, t).reopen(stage.manifest(run, t), damage=())
+    manifest = stage.manifest(run, t)
+    stage.files(run, t).reopen(manifest, damage=())
+    stage.files(run, t).begin(manifest.basis)
     return stage.folder(run, t)
