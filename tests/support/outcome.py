@@ -11,7 +11,7 @@ PASSING = ("seconds", "resumed", "commit", "digest")
 # What of a report does: how long things took, and which of them went on from an attempt that was ended.
 TIMES = re.compile(
     rb'<tr><th scope="row">Time</th>[^\n]*|<table class="glance" id="time">.*?</table>'
-    rb'|<p class="caption">(?:The evaluation took|\* went on)[^\n]*\n?',
+    rb'| *<p class="caption">(?:The evaluation took|\* went on)[^\n]*\n?',
     re.DOTALL,
 )
 
