@@ -17,7 +17,8 @@ from dice.launch.console import console, run, say, shown
 from dice.launch.processes import die_with_parent
 from dice.recipe.load import load_recipe
 from dice.run.run import Run, open_run
-from dice.run.stage import execute, facts, stage_named
+from dice.run.stage import facts
+from dice.stages.order import STAGES, execute
 from dice.tools import reuse, status
 
 
@@ -233,7 +234,7 @@ class ForTheLoop:
 
     def share(self, run: str) -> None:
         """Take over what other runs beside this one have done alike."""
-        reuse.share(open_run(run))
+        reuse.reuse(open_run(run))
 
     def train_rm(self, run: str, *, force: bool = False) -> None:
         """Train the reward model, where score.reward_model is train."""
@@ -257,7 +258,7 @@ class ForTheLoop:
 
     def places(self, run: str) -> None:
         """Print where a run's models, data sets and logs lie."""
-        status.show_places(open_run(run))
+        status.show_paths(open_run(run))
 
 
 class Commands(ForUsers, ForTheLoop):
@@ -274,7 +275,7 @@ class Commands(ForUsers, ForTheLoop):
 
 def _stage(name: str, run: str, round: int, force: bool) -> None:
     opened = open_run(run)
-    execute(stage_named(name), opened, _round_of(opened, round), force)
+    execute(STAGES[name], opened, _round_of(opened, round), force)
 
 
 def _round_of(run: Run, round: object) -> int:

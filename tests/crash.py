@@ -3,8 +3,9 @@
     python tests/crash.py --kills 200 [--engine fake|hf|both] [--seed N] [--jobs N] [--chain N]
 
 A chain is one run of iter.sh (recipe tiny, 2 rounds and the evaluation) that is killed in every stage, goes
-on each time, and must end with the files of a run that nothing disturbed. With `both` every sixth kill falls
-on real models: transformers samples and scores, LLaMA-Factory trains with checkpoints.
+on each time, and must end with the files of a run that nothing disturbed; so must the report that is written
+of it then. With `both` every sixth kill falls on real models: transformers samples and scores, LLaMA-Factory
+trains with checkpoints.
 Ends with status 1 where a file differs, a row is lost or doubled, a file is seen half-written, a process
 outlives its loop or a signal makes a traceback. `--chain` repeats one chain of that seed.
 """
@@ -21,7 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    tests = Path(__file__).resolve().parent
+    sys.path[:0] = [str(tests.parent), str(tests / "support")]
 
 import commands
 import fake_world
@@ -72,6 +74,7 @@ class Torment:
         """The run that nothing disturbs."""
         loop = self._loop("undisturbed")
         self.changes = loop.record()
+        loop.report()
         self.files, self.rows = files_of(loop.run), rows_of(loop.run)
         self.tally.rows = self.rows.total()
 
@@ -98,6 +101,7 @@ class Torment:
                         number, done, [f"{name} is not whole" for name in wrong], half_written=len(wrong)
                     )
                     return
+            loop.report()
             self._compare(number, loop, done)
         except Failure as failure:
             self._count(number, done, [str(failure)], failures=1)

@@ -9,6 +9,7 @@ import sys
 import pytest
 from bomb import Bomb
 from data_sets import write
+from msgspec import structs
 
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_prompts
@@ -243,7 +244,7 @@ def test_a_manifest_can_not_have_files_elsewhere_removed(fake_run, tmp_path):
     manifest = stage.execute(made, fake_run, 1)
     path = fake_run.round_dir(1) / "demo.manifest.json"
     for name in (str(tmp_path / "precious"), "../../../precious"):
-        manifests.write(path, manifest | {"outputs": {name: "0"}})
+        manifests.write(path, structs.replace(manifest, outputs={name: "0"}))
         with pytest.raises(BadInput, match="among its outputs lies outside of the stage's folder"):
             stage.execute(made, fake_run, 1)
     assert (tmp_path / "precious").read_text() == "stays"

@@ -9,9 +9,10 @@ from dice.data import dataset_info
 from dice.errors import BadInput
 from dice.launch.console import say
 from dice.recipe.keys import resolve
-from dice.run import files, manifests
+from dice.run import files
 from dice.run.rows import Message, Pair, Preference
 from dice.run.run import open_run
+from dice.run.state import StageFiles
 
 # How dataset_info.json describes the rows of `_ranking`: the sharegpt format with role/content keys,
 # which carries system prompts and several turns.
@@ -43,7 +44,7 @@ def register(round_dir: str, name: str, mixed: bool = False) -> None:
     `round_dir` is results/RUN/round-N. Raises BadInput where it has no finished pairs or the name is taken.
     """
     folder = next((path for path in (Path(round_dir), resolve(round_dir)) if path.is_dir()), Path(round_dir))
-    if not manifests.read(folder / "pair.manifest.json"):
+    if not StageFiles(folder, "pair").manifest():
         raise BadInput(f"{round_dir}: no finished pairs here; give a round's folder, results/RUN/round-N")
     registry_file = resolve(open_run(folder.absolute().parent).recipe.dataset_dir) / "dataset_info.json"
     data = folder.resolve() / "dataset" / ("mixed.json" if mixed else "dataset.json")

@@ -1,9 +1,8 @@
 """What lies under results/: how stages and tools write and read it. Logs and trainers write there too.
 
 A file appears whole or not at all: it is written under a temporary name, flushed to disk, then
-renamed. A stage's manifest is written last and means "done"; until then `<stage>.started.json` says
-which inputs its shards belong to, so a killed stage goes on with its own shards and never with
-another recipe's, and beside each shard lies its digest, so that it goes on with no other content.
+renamed. Beside each shard of a stage that is not done lies its digest, the seal, so that a killed stage goes
+on with shards as they were written and with no other content.
 """
 
 import hashlib

@@ -24,9 +24,9 @@ class Held(BadInput):
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a run's folder for this process, unless the loop around it does.
+    """Lock a run's folder for this process, unless the loop around it does.
 
-    Raises Held, naming the other one, where it is held already. Where the file system knows no locks,
+    Raises Held, naming the other one, where it is locked already. Where the file system knows no locks,
     there is none.
     """
     if _is_inherited(folder):
@@ -44,10 +44,10 @@ def locked(folder: Path) -> Iterator[None]:
             file.truncate(0)
 
 
-def hold(folder: Path) -> None:
+def take_for_loop(folder: Path) -> None:
     """Take the lock on the inherited file descriptor, for the loop: this process's parent.
 
-    Raises Held, naming the other one, where a run is held already.
+    Raises Held, naming the other one, where a run is locked already.
     """
     descriptor = int(os.environ[INHERITED])
     _take(descriptor, folder)
@@ -55,7 +55,7 @@ def hold(folder: Path) -> None:
 
 
 def require_free(folder: Path) -> None:
-    """Raises Held, naming the other one, where a run is held already."""
+    """Raises Held, naming the other one, where a run is locked already."""
     if (folder / ".lock").exists():
         with locked(folder):
             pass

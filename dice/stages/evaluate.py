@@ -25,10 +25,11 @@ from dice.launch.worker import Worker
 from dice.recipe.keys import Recipe, resolve
 from dice.run import files
 from dice.run.digests import file_digest, model_digest
-from dice.run.manifests import makers
+from dice.run.manifests import Manifest
 from dice.run.rows import Judged, Response
 from dice.run.run import Run, open_run
-from dice.run.stage import Outcome, Stage
+from dice.run.stage import Outcome, Stage, makers
+from dice.stages import train
 from dice.stages.generate import finished_shards, sample_shards, sampling_settings
 
 
@@ -47,7 +48,7 @@ def models(run: Run) -> dict[str, str]:
     """Every model of a run by its name in the table: SFT, DPO, then the rounds that are finished."""
     found = {"SFT": run.reference(1), "DPO": run.policy(1)}
     for t in range(1, run.recipe.rounds + 1):
-        if (run.round_dir(t) / "train.manifest.json").exists():
+        if train.STAGE.state(run, t).was_done:
             found[f"round-{t}"] = run.model(t)
     return found
 
@@ -94,7 +95,7 @@ def work(worker: Worker, run_dir: str, *names: str) -> None:
 
 
 def _folder(run: Run, t: int) -> Path:
-    return run.stage_dir("evaluate", t)
+    return run.path / "evaluate"
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
@@ -171,13 +172,13 @@ def _result(name: str, ours: dict[str, list], theirs: dict[str, list], prompts: 
     return Result(name, float(qualities[0].mean()), rate, error, float(np.mean(chars)))
 
 
-def show(manifest: dict[str, Any]) -> None:
+def show(manifest: Manifest) -> None:
     """The table of results, on the terminal."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("model")
     for heading in ("quality", "win rate against DPO", "mean length"):
         table.add_column(heading, justify="right")
-    for result in (Result(**row) for row in manifest["results"]):
+    for result in (Result(**row) for row in manifest.figures["results"]):
         rate = "-" if result.win_rate is None else with_error(result.win_rate, result.win_rate_error)
         table.add_row(result.model, f"{result.quality:.3f}", rate, f"{result.mean_chars:.1f} characters")
     console.print()

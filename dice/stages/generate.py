@@ -25,10 +25,9 @@ from dice.recipe.keys import Recipe
 from dice.recipe.seeds import seed_of
 from dice.run import files
 from dice.run.digests import model_digest
-from dice.run.manifests import makers
 from dice.run.rows import Prompt, Response, UnreadResponse
 from dice.run.run import Run, open_run
-from dice.run.stage import Outcome, Stage
+from dice.run.stage import Outcome, Stage, makers
 
 UNANSWERED = "prompts too long for the model"  # the reason that this stage drops a prompt for
 
@@ -273,6 +272,6 @@ STAGE = Stage(
     _settings,
     outputs=("prompts.jsonl", "responses"),
     run=_run,
+    shards="responses",
     needs=lambda run, t: makers(t - 1),
-    parts=("responses/part-*.jsonl",),
 )

@@ -23,11 +23,10 @@ from dice.pairing.table import Sampled, Table
 from dice.recipe.seeds import seed_of
 from dice.run import files
 from dice.run.digests import file_digest, folder_digest
-from dice.run.manifests import manifest_of
 from dice.run.rows import Pair, Preference, Step
 from dice.run.run import Run
 from dice.run.stage import Outcome, Stage
-from dice.stages.generate import UNANSWERED
+from dice.stages import generate
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
@@ -96,7 +95,7 @@ def _enough(run: Run, t: int, table: Table) -> tuple[Counter[str], np.ndarray]:
             f"scored were {counted(table.present.sum(), 'response')} to "
             f"{counted(len(table.prompt_ids), 'prompt')}"
         )
-    unanswered = manifest_of(run, t, "generate")["dropped"][UNANSWERED]  # counted there already
+    unanswered = generate.STAGE.manifest(run, t).dropped[generate.UNANSWERED]  # counted there already
     missing = len(table.prompt_ids) - len(kept) - unanswered
     return Counter({f"prompts with under {least} scored responses": missing}), kept
 

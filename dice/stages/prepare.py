@@ -21,12 +21,13 @@ from dice.launch.peers import VARIABLES, node_rank
 from dice.models import remote_code
 from dice.recipe.keys import ROOT, Recipe
 from dice.recipe.load import load_recipe, origin
-from dice.run import files, lock, manifests
+from dice.run import lock
 from dice.run.manifests import differences
 from dice.run.run import Run, create_run
-from dice.run.stage import STAGES, facts, finished_parts, stage_named
+from dice.run.stage import Stage, facts
 from dice.stages import train_reward_model
 from dice.stages.checks import Check, after_preparation, before_preparation, previous
+from dice.stages.order import ROUND, STAGES
 
 
 def start(name: str, overrides: Sequence[str], force: bool = False) -> Run:
@@ -77,7 +78,7 @@ def hold(run: Run, name: str, overrides: Sequence[str]) -> None:
     """
     if node_rank() > 0:
         return
-    lock.hold(run.path)
+    lock.take_for_loop(run.path)
     if changes := differences(asdict(load(name, overrides)), asdict(run.recipe)):
         raise BadInput(f"{run.path}: another iter.sh has just begun it with another recipe ({changes[0]})")
 
@@ -112,7 +113,7 @@ def _show_changes(run: Run, force: bool) -> None:
     for change in differences(asdict(before), asdict(run.recipe)) if before else ():
         say(f"recipe    {change}", mark="!")
     superseded = _superseded(run) if before and not force else ()
-    lost = [f"{name} of round {t}" if t else name for t, name in superseded]
+    lost = [f"{stage.name} of round {t}" if t else stage.name for stage, t in superseded]
     if lost:
         others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
         raise BadInput(
@@ -121,16 +122,17 @@ def _show_changes(run: Run, force: bool) -> None:
         )
 
 
-def _superseded(run: Run) -> Iterator[tuple[int, str]]:
-    """(round, stage) of what was done or begun with other settings than the recipe's."""
+def _superseded(run: Run) -> Iterator[tuple[Stage, int]]:
+    """The stages that were done or begun with other settings than the recipe's, with their rounds."""
     rounds = itertools.takewhile(lambda t: run.round_dir(t).is_dir(), itertools.count(1))
-    for name, t in [*train_reward_model.maker(run.recipe), *((name, t) for t in rounds for name in STAGES)]:
-        stage, folder = stage_named(name), run.stage_dir(name, t)
-        manifest = manifests.read(folder / f"{name}.manifest.json")
-        begun = finished_parts(stage, folder) and files.read_json(folder / f"{name}.started.json")
-        done = manifest or begun
-        if done and done.get("recipe") != json.loads(json.dumps(stage.settings(run, t))):
-            yield t, name
+    before = [(STAGES[name], t) for name, t in train_reward_model.maker(run.recipe)]
+    for stage, t in [*before, *((stage, t) for t in rounds for stage in ROUND)]:
+        found = stage.state(run, t)
+        if found.unreadable:
+            raise BadInput(found.unreadable)
+        counts = found.basis and (found.manifest or stage.has_parts(run, t))
+        if counts and found.basis.get("recipe") != json.loads(json.dumps(stage.settings(run, t))):
+            yield stage, t
 
 
 @contextlib.contextmanager

@@ -10,10 +10,9 @@ from dice.rewards.judge import is_local, tally
 from dice.rewards.scoring import NAMES, job_of, run_job, run_share, scored, settings
 from dice.rewards.source import Job
 from dice.run.digests import folder_digest, model_digest
-from dice.run.manifests import makers
 from dice.run.rows import Dropped, Score
 from dice.run.run import Run, model_path
-from dice.run.stage import Outcome, Stage
+from dice.run.stage import Outcome, Stage, makers
 from dice.stages import train_reward_model
 
 
@@ -79,6 +78,6 @@ STAGE = Stage(
     _settings,
     outputs=("scores",),
     run=_run,
+    shards="scores",
     needs=lambda run, t: [("generate", t), *makers(t - 1, t - 2), *train_reward_model.maker(run.recipe)],
-    parts=("scores/*.jsonl",),
 )

@@ -22,9 +22,9 @@ from dice.recipe.keys import Recipe
 from dice.recipe.seeds import seed_of
 from dice.run import files
 from dice.run.digests import file_digest, model_digest
-from dice.run.manifests import makers, manifest_of
 from dice.run.run import Run
-from dice.run.stage import Outcome, Stage
+from dice.run.stage import Outcome, Stage, makers
+from dice.stages import pair
 
 WITHOUT_REFERENCE = ("orpo", "simpo")  # values of pref_loss
 
@@ -89,7 +89,7 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
 
 def _run(run: Run, t: int) -> Outcome:
     folder, recipe = run.round_dir(t), run.recipe
-    rows = manifest_of(run, t, "pair")["rows_out"]
+    rows = pair.STAGE.manifest(run, t).rows_out
     if recipe.generate.engine == "fake":
         trained = _train_fake(run, t, rows)
     else:
@@ -140,7 +140,7 @@ def _expected(run: Run, t: int) -> int:
     """Responses of the round's mixture, at least, whose reference log-probs scoring knows."""
     if not _scores_are_of_use(run.recipe) or run.recipe.train.args.get("max_samples"):
         return 0
-    return 2 * manifest_of(run, t, "pair")["generated"]
+    return 2 * pair.STAGE.manifest(run, t).figures["generated"]
 
 
 def _scores_are_of_use(recipe: Recipe) -> bool:

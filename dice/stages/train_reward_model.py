@@ -49,7 +49,7 @@ def model_of(run: Run) -> str:
 
 def folder_of(run: Run, t: int) -> Path:
     """Where a run's own reward model is made."""
-    return run.stage_dir("train_rm", t)
+    return run.path / "reward-model"
 
 
 def maker(recipe: Recipe) -> list[tuple[str, int]]:

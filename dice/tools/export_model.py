@@ -18,8 +18,9 @@ from dice.models import remote_code, trainer
 from dice.models.checkpoint import base_of, check_model, tokenizer_home
 from dice.recipe.keys import resolve
 from dice.run import files
-from dice.run.manifests import require
 from dice.run.run import Run
+from dice.run.stage import require
+from dice.stages import train
 from dice.tools import model_card
 
 NO_TOKENIZER = ("config.json", "adapter_config.json")
@@ -37,7 +38,7 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 def export_round(run: Run, t: int, output: str | None, push: str | None) -> None:
     """Export the model of round t, with a model card that says how it came about."""
-    require(run, t, "train")
+    require(train.STAGE, run, t)
     remote_code.allow(run.recipe.trust_remote_code)
     folder = resolve(output) if output else run.round_dir(t) / "export"
     _export(Path(run.model(t)), folder, model_card.of_round(run, t), push)

@@ -13,9 +13,9 @@ from dice.launch.console import with_error
 from dice.models.checkpoint import HUB_ID
 from dice.recipe.keys import resolve
 from dice.recipe.load import resolved_yaml
-from dice.run import manifests
-from dice.run.manifests import manifest_of
 from dice.run.run import Run
+from dice.stages import evaluate, train
+from dice.stages.order import ROUND
 from dice.tools.curves import read_curves
 from dice.tools.templates import template
 
@@ -32,7 +32,7 @@ RANKS = {
 
 def of_round(run: Run, t: int) -> str:
     """The card of round t's model: figures of all rounds up to it, data, recipe, versions."""
-    recipe, trained = run.recipe, manifest_of(run, t, "train")
+    recipe, trained, judged = run.recipe, train.STAGE.manifest(run, t), evaluate.STAGE.manifest(run, 0)
     front = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -49,11 +49,11 @@ def of_round(run: Run, t: int) -> str:
         ranks=RANKS[recipe.score.reward],
         kind=recipe.train.args["finetuning_type"],
         rounds=[_round(run, number) for number in range(1, t + 1)],
-        results=(manifests.read(run.path / "evaluate" / "evaluate.manifest.json") or {}).get("results", []),
+        results=judged.figures.get("results", []) if judged else [],
         with_error=with_error,
         recipe_yaml=Markup(resolved_yaml(recipe).replace(FENCE, "")),
-        versions=", ".join(f"{name} {version}" for name, version in trained["versions"].items()),
-        commit=trained.get("commit") or "unknown",
+        versions=", ".join(f"{name} {version}" for name, version in trained.versions.items()),
+        commit=trained.commit or "unknown",
     )
 
 
@@ -94,16 +94,16 @@ def _table(rows: list[dict[str, Any]]) -> Markup:
 
 
 def _round(run: Run, t: int) -> dict[str, Any]:
-    generated, scored, paired, trained = (
-        manifest_of(run, t, stage) or {} for stage in ("generate", "score", "pair", "train")
-    )
+    done = {stage.name: stage.manifest(run, t) for stage in ROUND}
+    rows = {name: manifest.rows_out if manifest else 0 for name, manifest in done.items()}
+    paired, trained = (done[name].figures if done[name] else {} for name in ("pair", "train"))
     curves = run.round_dir(t) / "curves.jsonl"
     steps = [step for step in (read_curves(curves) if curves.exists() else []) if "loss" in step]
     last = steps[-1] if steps else {}  # of the steps that were logged
     return {
         "round": t,
-        "responses": f"{generated.get('rows_out', 0):,}",
-        "scored": f"{scored.get('rows_out', 0):,}",
+        "responses": f"{rows['generate']:,}",
+        "scored": f"{rows['score']:,}",
         "pairs": f"{paired.get('generated', 0):,} + {paired.get('offline', 0):,} offline",
         "alpha": f"{paired.get('alpha', 0):.4g}",
         "length difference": f"{paired.get('length_difference', 0):+.1f}",

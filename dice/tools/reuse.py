@@ -9,37 +9,33 @@ ever replaced, never written into, so what one run does later leaves the other a
 import contextlib
 from collections.abc import Iterable, Iterator
 from functools import partial
-from pathlib import Path
 
 from dice.errors import BadInput
 from dice.launch import machines
 from dice.launch.console import say
-from dice.run import files, manifests
 from dice.run.lock import locked
-from dice.run.manifests import basis_of, damaged
 from dice.run.run import Run, open_run
-from dice.run.stage import Stage, facts, seal, unseal
+from dice.run.stage import Stage, facts
+from dice.run.state import State
 from dice.stages import train_reward_model
-from dice.stages.order import STAGES
+from dice.stages.order import stages_of
 
 
-def share(run: Run) -> None:
+def reuse(run: Run) -> None:
     """Take over what a run has in common with those beside it, under the same results/.
 
-    Stages are looked at in their order, up to the first that nobody else has done.
+    Stages are gone through in their order, up to the first that nobody else has done.
     """
     others = [*_beside(run)]
-    todo = [(stage, t) for t in range(1, run.recipe.rounds + 1) for stage in STAGES]
     with machines.meeting("share") as meeting:
         meeting.agree(partial(facts, run))
         if not meeting.leads:
             meeting.wait()
             return
         with locked(run.path):
-            if train_reward_model.is_wanted(run.recipe) and not _is_done(train_reward_model.STAGE, run, 0):
-                adopt(train_reward_model.STAGE, run, 0, others)
-            for stage, t in todo:
-                if not _is_done(stage, run, t) and not adopt(stage, run, t, others):
+            for stage, t in stages_of(run):
+                done = stage.state(run, t).was_done or take_over(stage, run, t, others)
+                if not done and stage is not train_reward_model.STAGE:
                     return
 
 
@@ -50,43 +46,20 @@ def _beside(run: Run) -> Iterator[Run]:
                 yield open_run(file.parent)
 
 
-def _is_done(stage: Stage, run: Run, t: int) -> bool:
-    return (stage.folder(run, t) / f"{stage.name}.manifest.json").exists()
-
-
-def adopt(stage: Stage, run: Run, t: int, others: Iterable[Run]) -> Run | None:
+def take_over(stage: Stage, run: Run, t: int, others: Iterable[Run]) -> Run | None:
     """Take over a stage of round t that has not begun; returns the run that it is from, or None."""
-    folder = stage.folder(run, t)
-    if (folder / f"{stage.name}.started.json").exists():
+    if stage.state(run, t).begun_at:
         return None
     try:
-        basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
+        basis = stage.basis(run, t)
     except BadInput:  # a stage before it is still to be done
         return None
     for other in others:
-        source = stage.folder(other, t)
-        try:
-            manifest = manifests.read(source / f"{stage.name}.manifest.json")
-            same = manifest and basis_of(manifest) == basis and not damaged(source, manifest)
-        except (BadInput, OSError):  # spoiled, or being replaced at this moment
-            continue
-        if same:
-            # Where this is killed, the stage itself goes on with what has been taken over.
-            files.write_json(folder / f"{stage.name}.started.json", basis)
-            for name in manifest["outputs"]:
-                _link(source / name, folder / name)
-            seal(folder, manifest["outputs"])
-            manifest["shared_from"] = str(source)
-            manifests.write(folder / f"{stage.name}.manifest.json", manifest)
-            unseal(stage, folder)
-            files.remove(folder / f"{stage.name}.started.json")
-            say(f"{stage.name:<10}as in {other.path.name}: {manifest['summary']}", mark="=")
+        with contextlib.suppress(BadInput, OSError):  # being replaced at this moment
+            found = stage.state(other, t)
+            if found.basis != basis or stage.state(other, t, thorough=True).state is not State.DONE:
+                continue
+            stage.files(run, t).take_over(stage.folder(other, t), found.manifest)
+            say(f"{stage.name:<10}as in {other.path.name}: {found.manifest.summary}", mark="=")
             return other
     return None
-
-
-def _link(source: Path, target: Path) -> None:
-    """Make `target` the same file, or a copy of it; whatever was there goes."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    files.remove(target)
-    files.link(source, target)

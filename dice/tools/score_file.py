@@ -20,9 +20,9 @@ from dice.rewards import check
 from dice.rewards.scoring import NAMES, job_of, run_job, scored
 from dice.rewards.source import Job
 from dice.run import files
-from dice.run.manifests import require
 from dice.run.rows import Dropped, Message, Prompt, Response, Score, TokenRewards, prompt_id, to_line
 from dice.run.run import Run, model_path
+from dice.run.stage import require
 from dice.stages import train_reward_model
 
 SHARD = 1024  # responses: what workers share out
@@ -83,8 +83,8 @@ def score_all(
 def _check(run: Run, models: list[str]) -> None:
     """Raises BadInput where what a recipe's rewards come from is not there."""
     recipe = run.recipe
-    for stage, t in train_reward_model.maker(recipe):
-        require(run, t, stage)
+    if train_reward_model.is_wanted(recipe):
+        require(train_reward_model.STAGE, run, 0)
     if recipe.generate.engine == "fake":
         return
     check.examine(recipe)

@@ -1,8 +1,5 @@
 """What of a run is done, running, failed and why: a table of rounds and stages, and where everything lies."""
 
-import contextlib
-from pathlib import Path
-
 from rich.table import Table
 from rich.text import Text
 
@@ -10,14 +7,12 @@ from dice.errors import BadInput, counted, printable
 from dice.launch.console import console, shown
 from dice.launch.progress import read_counters
 from dice.recipe.keys import resolve
-from dice.run import files, lock, manifests
-from dice.run.manifests import damaged
+from dice.run import files, lock
 from dice.run.run import Run, open_run
-from dice.run.stage import STAGES
-from dice.stages import train_reward_model
+from dice.run.stage import Stage
+from dice.run.state import Found, State
+from dice.stages.order import ROUND, stages_of
 from dice.tools.benchmarks.results import in_words, results
-
-PARTS = {"generate": "responses", "score": "scores"}  # where a stage's shards are
 
 
 def show_run(run: Run, check: bool = False) -> bool:
@@ -30,71 +25,47 @@ def show_run(run: Run, check: bool = False) -> bool:
     console.print(f"\n{printable(told)}")
     console.print(f"{worker} is at work on it" if worker else "nobody is at work on it")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
-    broken, failures = [], []
-    places = [(f"round {t}", run.round_dir(t), STAGES) for t in range(1, rounds + 1)]
-    if train_reward_model.is_wanted(run.recipe):
-        places.insert(0, ("before", train_reward_model.folder_of(run, 0), ("train_rm",)))
-    if run.recipe.evaluate.judge:
-        places.append(("evaluation", run.path / "evaluate", ("evaluate",)))
-    all_stages = [(folder, stage) for _, folder, stages in places for stage in stages]
-    running = _latest(all_stages) if worker else None
-    for heading, folder, stages in places:
-        for index, stage in enumerate(stages):
-            state = _state(folder, stage, (folder, stage) == running)
-            table.add_row("" if index else heading, stage, *state)
-            broken += _broken(folder, stage) if check else []
-            if failed := files.read_json(folder / f"{stage}.failed.json"):
-                failures.append(f"\n{heading}, {stage}: {failed.get('error')}")
+    broken, failures, headings = [], [], set()
+    states = [(stage, t, stage.state(run, t, check)) for stage, t in stages_of(run)]
+    # Of the unfinished stages, the one that was begun last is the one at work.
+    running = max((found.begun_at for *_, found in states), default=0.0) if worker else 0.0
+    for stage, t, found in states:
+        heading = f"round {t}" if t else "before" if stage.name == "train_rm" else "evaluation"
+        cells = _cells(run, stage, t, found, running > 0 and found.begun_at == running)
+        table.add_row("" if heading in headings else heading, stage.name, *cells)
+        headings.add(heading)
+        broken += [found.unreadable] if found.unreadable else []
+        broken += [f"{shown(stage.folder(run, t) / name)} {what}" for name, what in found.damage.items()]
+        if found.error:
+            failures.append(f"\n{heading}, {stage.name}: {found.error}")
     for result in results(run):
         table.add_row(result.benchmark, result.model, printable(in_words(result)), "")
     console.print(table)
-    for line in "\n".join([*failures, *broken]).splitlines():
+    for line in "\n".join([*failures, *(broken if check else [])]).splitlines():
         console.print(printable(line))
     if check and not broken:
         console.print("every file is what its stage wrote")
-    return bool(broken)
+    return check and bool(broken)
 
 
-def _latest(stages: list[tuple[Path, str]]) -> tuple[Path, str] | None:
-    """The unfinished stage that was begun last: the one at work where any is."""
-
-    def begun(place: tuple[Path, str]) -> float:
-        folder, stage = place
-        with contextlib.suppress(OSError):  # not begun, or done at this moment
-            return (folder / f"{stage}.started.json").stat().st_mtime
-        return 0.0
-
-    latest = max(stages, key=begun)
-    return latest if begun(latest) else None
-
-
-def _state(folder: Path, stage: str, running: bool) -> tuple[str | Text, str]:
+def _cells(run: Run, stage: Stage, t: int, found: Found, running: bool) -> tuple[str | Text, str]:
     """What a stage did, does or failed of, and its seconds."""
-    try:
-        manifest = manifests.read(folder / f"{stage}.manifest.json")
-    except BadInput:
+    if found.unreadable:
         return Text("its manifest was changed", "red"), ""
-    if manifest:
-        return printable(manifest["summary"]), f"{manifest['seconds']:,.0f} s"
-    progress = read_counters(folder / f"{stage}.progress")
-    parts = len(files.shards(folder / PARTS[stage])) if stage in PARTS else 0
+    if found.manifest:
+        return printable(found.manifest.summary), f"{found.manifest.seconds:,.0f} s"
+    folder = stage.folder(run, t)
+    progress = read_counters(folder / f"{stage.name}.progress")
+    parts = len(files.shards(folder / stage.shards)) if stage.shards else 0
     so_far = f", {counted(parts, 'shard')} written" if parts else ""
-    if (folder / f"{stage}.failed.json").exists():
+    if found.state is State.FAILED:
         return Text.assemble(("failed", "red"), f"{so_far}; why is told below"), ""
-    if not (folder / f"{stage}.started.json").exists():
+    if found.state is State.NEVER_BEGUN:
         return Text("to do", "dim"), ""
     if running:
         done = f", {progress.done:,} of {progress.total:,}" if progress.total else ""
         return Text.assemble(("running", "green"), f"{done}{so_far}"), ""
     return Text.assemble(("interrupted", "yellow"), f"{so_far}; goes on from there"), ""
-
-
-def _broken(folder: Path, stage: str) -> list[str]:
-    try:
-        manifest = manifests.read(folder / f"{stage}.manifest.json") or {}
-    except BadInput as error:
-        return [str(error)]
-    return [f"{shown(folder / name)} {what}" for name, what in damaged(folder, manifest).items()]
 
 
 def show_all() -> None:
@@ -108,24 +79,23 @@ def show_all() -> None:
         except (BadInput, OSError) as error:  # of another version, spoiled, or not ours to read
             console.print(f"{shown(path)}: can't be read: {printable(str(error))}")
             continue
-        rounds = range(1, run.recipe.rounds + 1)
-        done = sum((run.round_dir(t) / f"{name}.manifest.json").is_file() for t in rounds for name in STAGES)
+        in_rounds = [(stage, t) for stage, t in stages_of(run) if stage in ROUND]
+        done = sum(stage.state(run, t).was_done for stage, t in in_rounds)
         worker = f"; {name} is at work on it" if (name := lock.holder(path)) else ""
-        total = len(STAGES) * run.recipe.rounds
-        console.print(f"{shown(path)}: {done} of {total} stages done{worker}")
+        console.print(f"{shown(path)}: {done} of {len(in_rounds)} stages done{worker}")
 
 
-def show_places(run: Run) -> None:
+def show_paths(run: Run) -> None:
     """Where a finished run's models, data sets and logs lie."""
-    places = {
+    paths = {
         "models": "round-*/model",
         "data sets": "round-*/dataset (LLaMA-Factory: dataset_dir)",
         "logs": "round-*/logs",
         "recipe": "recipe.yaml",
         "report": "report.html",
     }
-    if not (run.path / places["report"]).is_file():
-        del places["report"]
+    if not (run.path / paths["report"]).is_file():
+        del paths["report"]
     console.print()
-    for what, where in places.items():
+    for what, where in paths.items():
         console.print(f"{what:<10}{shown(run.path)}/{where}")

@@ -24,9 +24,9 @@ from dice.models.reference_table import response_hash
 from dice.recipe.keys import ROOT
 from dice.recipe.load import resolved_yaml
 from dice.run import files
-from dice.run.manifests import manifest_of
 from dice.run.rows import Pair
 from dice.run.run import Run, open_run
+from dice.stages import pair, train
 from dice.stages.train import round_config
 
 pytestmark = pytest.mark.slow
@@ -87,8 +87,8 @@ def test_the_reference_of_a_second_lora_round_is_the_adapter_of_the_first(lora_r
     assert table == pytest.approx(of_adapter, rel=1e-5)
     assert max(abs(table[row] - of_base[row]) for row in table) > 0.1  # the adapter matters
 
-    manifest = manifest_of(lora_run, 2, "train")
-    assert manifest["reference_logps"]["known"] == 2 * manifest_of(lora_run, 2, "pair")["generated"]
+    trained, paired = train.STAGE.manifest(lora_run, 2), pair.STAGE.manifest(lora_run, 2)
+    assert trained.figures["reference_logps"]["known"] == 2 * paired.figures["generated"]
     curves = [json.loads(line) for line in (folder / "curves.jsonl").open()]
     assert curves[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)  # policy and reference are one
     assert curves[-1]["loss"] < curves[0]["loss"]

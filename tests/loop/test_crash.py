@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 from crash import STAGES, Tally, bars, report, torment
 from killing import WAYS, Change, Kill, Loop, plan
-from outcome import files_of, first_difference, rows_of
+from outcome import TIMES, files_of, first_difference, rows_of
+from reported import write_manifest, write_round
 
 from dice.run import files
+from dice.tools.report import write_report
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="killed processes are looked for in /proc")
 
@@ -54,6 +56,19 @@ def test_a_file_that_is_not_as_it_should_be_is_seen(tmp_path):
     assert loop.check_files({"round-1/pairs.jsonl": b"half a row\n", "round-1/alpha.jsonl": b""}) == [
         "round-1/pairs.jsonl"
     ]
+
+
+def test_of_reports_all_but_times_is_compared(fake_run):
+    """The second training went on from an attempt that was ended; the third one dropped a pair."""
+    write_round(fake_run)
+    found = []
+    for rows, times in ((5, {"seconds": 12.0}), (5, {"seconds": 99.0, "resumed": True}), (4, {})):
+        write_manifest(fake_run, 1, "train", 5, rows, {}, **times)
+        write_report(fake_run, quick=True)
+        found.append((fake_run.path / "report.html").read_bytes())
+    assert len({*found}) == 3
+    first, second, third = (TIMES.sub(b"", page) for page in found)
+    assert first == second != third
 
 
 @pytest.mark.slow

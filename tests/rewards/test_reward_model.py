@@ -13,8 +13,8 @@ from dice.errors import BadInput
 from dice.recipe.load import load_recipe
 from dice.rewards import check
 from dice.run.run import create_run
-from dice.run.stage import execute
 from dice.stages import train_reward_model
+from dice.stages.order import execute
 
 pytestmark = pytest.mark.slow
 
@@ -147,7 +147,7 @@ def test_what_llama_factory_trains_is_read_as_it_was_trained(settings, tmp_path,
     changes += ["score.reward_args.num_train_epochs=10", f"train.finetuning_type={kind}"]
     run = create_run(load_recipe("tiny", [*settings, *changes]))
     manifest = execute(train_reward_model.STAGE, run, 0)
-    assert manifest["rows_out"] == 20
+    assert manifest.rows_out == 20
     folder = run.path / "reward-model" / "model"
     names = {path.name for path in folder.iterdir()}
     assert {"value_head.safetensors", "tokenizer.json"} <= names

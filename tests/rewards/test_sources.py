@@ -16,8 +16,8 @@ from dice.rewards.source import Job
 from dice.run import files
 from dice.run.rows import Dropped, Graded, Prompt, Response, Score, prompt_id
 from dice.run.run import create_run
-from dice.run.stage import execute, stage_named
-from dice.stages import train, train_reward_model
+from dice.stages import generate, train, train_reward_model
+from dice.stages.order import STAGES, execute
 from dice.stages.prepare import start
 from dice.stages.score import work
 from dice.tools.score_file import score_file
@@ -236,16 +236,16 @@ def test_what_a_config_says_of_a_reward_model(config, reason):
 @pytest.mark.slow
 def test_scoring_wants_the_runs_own_reward_model_first(fake_settings):
     run = create_run(load(fake_settings, "score.reward=reward_model"))
-    execute(stage_named("generate"), run, 1)
+    execute(generate.STAGE, run, 1)
     with pytest.raises(BadInput, match="train_rm is not done; run `python -m dice train_rm .*tiny` first"):
-        execute(stage_named("score"), run, 1)
+        execute(STAGES["score"], run, 1)
     manifest = execute(train_reward_model.STAGE, run, 0)
-    assert manifest["rows_out"] == 20
-    execute(stage_named("score"), run, 1)
+    assert manifest.rows_out == 20
+    execute(STAGES["score"], run, 1)
     before = dict(run.recipe.score.reward_args)
     run.recipe.score.reward_args["learning_rate"] = 0.5
     with pytest.raises(BadInput, match="train_rm was done with another recipe .*0.5"):
-        execute(stage_named("score"), run, 1)
+        execute(STAGES["score"], run, 1)
     run.recipe.score.reward_args = before
     assert (run.path / "reward-model" / "model" / "config.json").is_file()
     assert execute(train_reward_model.STAGE, run, 0) == manifest  # done before

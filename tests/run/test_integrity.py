@@ -8,13 +8,14 @@ from pathlib import Path
 import fake_world
 import pytest
 from commands import run_dice
+from fake_world import interrupt
 
 from dice.errors import BadInput, StageFailed
 from dice.recipe import load
 from dice.run import files
 from dice.run.run import Run, create_run
-from dice.run.stage import STAGES, execute, stage_named
-from dice.stages import train
+from dice.stages import generate, pair, score, train
+from dice.stages.order import ROUND, STAGES, execute
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +24,9 @@ def finished(tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("finished")
     settings = fake_world.make_settings(fake_world.make_data(folder / "data"), folder / "results")
     run = create_run(load.load_recipe("tiny", settings))
-    for name in STAGES:
-        execute(stage_named(name), run, 1)
-    execute(stage_named("generate"), run, 2)
+    for stage in ROUND:
+        execute(stage, run, 1)
+    execute(generate.STAGE, run, 2)
     return run
 
 
@@ -70,12 +71,11 @@ def test_a_file_that_was_harmed_is_named_by_its_maker_and_its_readers(run, name,
     harmed = path.read_bytes()
     for stage, t in [(maker, 1), *readers]:
         with pytest.raises(BadInput) as caught:
-            execute(stage_named(stage), run, t)
+            execute(STAGES[stage], run, t)
         message = str(caught.value)
         assert f"{path} was changed since {maker}" in message and "--force" in message
         assert len(message.splitlines()) == 1
-        told = files.read_json(stage_named(stage).folder(run, t) / f"{stage}.failed.json")
-        assert told["error"] == message
+        assert STAGES[stage].state(run, t).error == message
     path.write_bytes(before.pop(path))
     assert harmed != path.read_bytes()
     assert {one: one.read_bytes() for one in before} == before, "nothing else was touched"
@@ -86,8 +86,8 @@ def test_force_makes_it_again_and_what_follows(run):
     other = run.round_dir(1) / "responses" / "part-00000.jsonl"
     before, was = path.read_bytes(), other.stat().st_mtime_ns
     edit(path)
-    for name in STAGES:
-        execute(stage_named(name), run, 1, force=True)
+    for stage in ROUND:
+        execute(stage, run, 1, force=True)
     assert path.read_bytes() == before and other.stat().st_mtime_ns == was
 
 
@@ -95,7 +95,7 @@ def test_force_makes_a_list_of_what_was_dropped_again(run):
     path = run.round_dir(1) / "scores" / "dropped-00001.jsonl"
     before = path.read_bytes()
     path.write_text("{}\n")
-    execute(stage_named("score"), run, 1, force=True)
+    execute(score.STAGE, run, 1, force=True)
     assert path.read_bytes() == before
 
 
@@ -105,8 +105,8 @@ def test_a_file_that_was_added_to_a_model_is_named(run):
     path.write_text("{{ messages }}")
     for stage, t in [("train", 1), ("generate", 2)]:
         with pytest.raises(BadInput, match="chat_template.jinja was added since train"):
-            execute(stage_named(stage), run, t)
-    execute(stage_named("train"), run, 1, force=True)
+            execute(STAGES[stage], run, t)
+    execute(train.STAGE, run, 1, force=True)
     assert not path.exists()
 
 
@@ -115,15 +115,15 @@ def test_a_manifest_that_was_edited_is_named_and_force_makes_its_stage_again(run
     path.write_text(path.read_text().replace('"rows_out": ', '"rows_out": 1'))
     for stage in ("score", "pair"):
         with pytest.raises(BadInput, match="score.manifest.json: not as it was written, .*--force"):
-            execute(stage_named(stage), run, 1)
-    execute(stage_named("score"), run, 1, force=True)
-    execute(stage_named("pair"), run, 1)
+            execute(STAGES[stage], run, 1)
+    execute(score.STAGE, run, 1, force=True)
+    execute(pair.STAGE, run, 1)
 
 
 def test_without_its_manifest_nothing_is_thrown_away(run):
     (run.round_dir(1) / "generate.manifest.json").unlink()
     with pytest.raises(BadInput, match="what generate has made is there, but not its manifest; --force"):
-        execute(stage_named("generate"), run, 1)
+        execute(generate.STAGE, run, 1)
     assert files.shards(run.round_dir(1) / "responses")
 
 
@@ -131,9 +131,7 @@ def test_a_training_that_was_over_is_not_repeated(run, monkeypatch):
     """Killed after its last step and before its manifest: only the rest is done."""
     folder = run.round_dir(1)
     work = folder / "train"
-    manifest = files.read_json(folder / "train.manifest.json")
-    files.write_json(folder / "train.started.json", {key: manifest[key] for key in ("inputs", "recipe")})
-    (folder / "train.manifest.json").unlink()
+    interrupt(train.STAGE, run, 1)
     (folder / "model").rename(work)
     files.write_json(work / "rows.json", {"train": 12, "eval": 0})
     log = [{"loss": 0.6, "rewards/accuracies": 0.5, "step": 1}]
@@ -157,7 +155,7 @@ def test_a_stage_refuses_what_was_made_with_another_recipe(run):
     with pytest.raises(
         BadInput, match=r"generate was done with another recipe \(generate.top_p 1.0 -> 0.5\)"
     ):
-        execute(stage_named("score"), changed, 1)
+        execute(score.STAGE, changed, 1)
 
 
 def settings_of(run: Run) -> list[str]:
@@ -171,9 +169,9 @@ def test_another_prompts_file_is_noticed(run):
     before = prompts.read_text()
     prompts.write_text(json.dumps(json.loads(before)[:-1]))
     with pytest.raises(BadInput, match=r"generate was done with something else \(prompts changed\); --force"):
-        execute(stage_named("generate"), run, 1)
+        execute(generate.STAGE, run, 1)
     prompts.write_text(before)
-    execute(stage_named("generate"), run, 1)
+    execute(generate.STAGE, run, 1)
 
 
 def test_status_checks_every_file(run):

@@ -42,7 +42,7 @@ def test_a_loop_holds_its_run_between_two_stages(fake_run, monkeypatch):
     path = fake_run.path / ".lock"
     descriptor = os.open(path, os.O_RDWR)
     monkeypatch.setenv(lock.INHERITED, str(descriptor))
-    lock.hold(fake_run.path)
+    lock.take_for_loop(fake_run.path)
     with lock.locked(fake_run.path):  # a stage of this loop
         pass
     assert lock.holder(fake_run.path).startswith(f"iter.sh, process {os.getppid()} on ")
@@ -70,7 +70,7 @@ def test_a_second_loop_refuses_and_names_the_first(fake_settings, tmp_path):
     assert lock.holder(folder) is None
     with (folder / ".lock").open("r+") as held, pytest.MonkeyPatch.context() as patch:
         patch.setenv(lock.INHERITED, str(held.fileno()))
-        lock.hold(folder)
+        lock.take_for_loop(folder)
         patch.delenv(lock.INHERITED)
         second = run_script("bash", "scripts/run_dice/iter.sh", "tiny", *fake_settings, "rounds=1")
     assert second.returncode == 2

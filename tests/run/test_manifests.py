@@ -6,10 +6,12 @@ import os
 import pytest
 
 from dice.errors import BadInput
-from dice.run import manifests
+from dice.run import files, manifests
+from dice.run.manifests import Manifest
 
 MANIFEST = {
     "stage": "pair",
+    "round": 1,
     "inputs": {},
     "recipe": {"seed": 1},
     "outputs": {"pairs.jsonl": "0"},
@@ -17,18 +19,23 @@ MANIFEST = {
     "rows_out": 1,
     "dropped": {},
     "summary": "one pair, ünd [more]",
+    "alpha": 0.25,
     "seconds": 0.5,
+    "versions": {"torch": "2"},
+    "commit": None,
 }
 
 
 @pytest.fixture
 def path(tmp_path):
-    manifests.write(tmp_path / "pair.manifest.json", MANIFEST)
+    manifests.write(tmp_path / "pair.manifest.json", Manifest.from_dict(MANIFEST))
     return tmp_path / "pair.manifest.json"
 
 
 def test_what_was_written_is_read_back(path):
-    assert manifests.read(path) == MANIFEST
+    manifest = manifests.read(path)
+    assert (manifest.rows_out, manifest.figures, manifest.warnings) == (1, {"alpha": 0.25}, [])
+    assert manifest.to_dict() == MANIFEST
     assert manifests.read(path.with_name("no")) is None
 
 
@@ -47,14 +54,16 @@ def test_one_without_its_digest_is_refused(path):
 @pytest.mark.parametrize(
     "change, says",
     [
-        ({"seconds": 10**400}, "not a manifest: seconds is 1000"),
-        ({"seconds": float("nan")}, "not a manifest: seconds is nan"),
-        ({"summary": None}, "not a manifest: summary is null"),
+        ({"seconds": 10**400}, r"not a manifest: Number out of range - at `\$.seconds`; put it back"),
+        ({"seconds": float("nan")}, r"not a manifest: Expected `float` >= 0.0 - at `\$.seconds`"),
+        ({"summary": None}, r"not a manifest: Expected `str`, got `null` - at `\$.summary`"),
+        ({"rows_out": "1"}, r"not a manifest: Expected `int`, got `str` - at `\$.rows_out`"),
         ({"outputs": {".": "ab"}}, "'.' among its outputs"),
     ],
 )
 def test_one_that_says_what_none_can_say_is_refused(path, change, says):
-    manifests.write(path, MANIFEST | change)
+    content = MANIFEST | change
+    files.write_json(path, content | {"digest": manifests._digest(content)})
     with pytest.raises(BadInput, match=says):
         manifests.read(path)
 

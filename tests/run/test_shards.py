@@ -13,8 +13,8 @@ from dice.recipe import load
 from dice.run.files import SEAL, read_rows
 from dice.run.rows import Prompt
 from dice.run.run import Run, create_run
-from dice.run.stage import execute, stage_named
-from dice.stages import evaluate, generate, score
+from dice.stages import evaluate, generate, pair, score
+from dice.stages.order import execute
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,8 @@ def finished(tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("finished")
     settings = fake_world.make_settings(fake_world.make_data(folder / "data"), folder / "results")
     run = create_run(load.load_recipe("tiny", settings))
-    for name in ("generate", "score"):
-        execute(stage_named(name), run, 1)
+    for stage in (generate.STAGE, score.STAGE):
+        execute(stage, run, 1)
     execute(evaluate.STAGE, run, 0)
     return run
 
@@ -124,9 +124,9 @@ def test_a_shard_that_was_added_is_named(run):
     folder = run.round_dir(1)
     (folder / "scores" / "part-99999.jsonl").write_bytes((folder / "scores/part-00000.jsonl").read_bytes())
     with pytest.raises(BadInput, match=r"scores/part-99999.jsonl was added since score of round 1 wrote it"):
-        execute(stage_named("pair"), run, 1)
+        execute(pair.STAGE, run, 1)
     execute(score.STAGE, run, 1, force=True)
-    execute(stage_named("pair"), run, 1)
+    execute(pair.STAGE, run, 1)
 
 
 @pytest.mark.parametrize("quality", ["float('nan')", "float('inf')"])

@@ -39,9 +39,9 @@ def test_a_finished_stage_is_skipped(stage, fake_run, capsys):
     made, calls, _, folder = stage
     manifest = execute(made, fake_run, 1)
     assert "one row" in capsys.readouterr().out
-    assert manifest["dropped"] == {"too long": 2} and manifest["rows_out"] == 1
-    assert manifest["outputs"].keys() == {"out/shard-1"}
-    assert manifest["versions"]["torch"] and manifest["inputs"] == {"data": "1"}
+    assert manifest.dropped == {"too long": 2} and manifest.rows_out == 1
+    assert manifest.outputs.keys() == {"out/shard-1"}
+    assert manifest.versions["torch"] and manifest.inputs == {"data": "1"}
     assert execute(made, fake_run, 1) == manifest
     assert "done before: one row" in capsys.readouterr().out
     assert calls == [1] and not (folder / "demo.started.json").exists()
@@ -114,7 +114,7 @@ def test_a_broken_stage_goes_on_with_its_own_files_only(stage, fake_run):
     assert not (folder / "demo.manifest.json").exists()
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["shard-1", "shard-2"]
     basis["inputs"]["data"], basis["fails"] = "2", False  # what was begun belongs to other inputs
-    assert "resumed" not in execute(made, fake_run, 1, force=True)
+    assert not execute(made, fake_run, 1, force=True).resumed
     assert [path.name for path in (folder / "out").iterdir()] == ["shard-3"]
 
 
@@ -125,7 +125,7 @@ def test_a_stage_that_went_on_says_so(stage, fake_run):
     with pytest.raises(RuntimeError):
         execute(made, fake_run, 1)
     basis["fails"] = False
-    assert execute(made, fake_run, 1)["resumed"] is True
+    assert execute(made, fake_run, 1).resumed
 
 
 def test_a_missing_output_runs_it_again(stage, fake_run):

@@ -133,21 +133,21 @@ def test_a_token_without_an_embedding_is_named(answering, tmp_path):
 
 
 def test_what_is_too_long_is_counted_in_the_manifest(fake_run, monkeypatch):
-    from dice.run import stage
     from dice.stages import generate
+    from dice.stages.order import execute
 
     monkeypatch.setattr(fake.Sampler, "max_model_len", len(b"user: Tell me about stars.") + 1)
     monkeypatch.setattr(
         processes, "run_workers", lambda *_: generate.work(alone(fake_run), str(fake_run.path), "1")
     )
-    manifest = stage.execute(generate.STAGE, fake_run, 1)
+    manifest = execute(generate.STAGE, fake_run, 1)
     # Of the ten topics of conftest, stars, bread and chess have five letters, boats too; none has more.
-    assert manifest["dropped"] == {"prompts too long for the model": 0}
+    assert manifest.dropped == {"prompts too long for the model": 0}
     monkeypatch.setattr(fake.Sampler, "max_model_len", len(b"user: Tell me about stars."))
     files.remove(fake_run.round_dir(1))
-    manifest = stage.execute(generate.STAGE, fake_run, 1)
-    assert manifest["dropped"] == {"prompts too long for the model": 4}
-    assert manifest["rows_out"] == 6 * SAMPLES and " to 6 prompts" in manifest["summary"]
+    manifest = execute(generate.STAGE, fake_run, 1)
+    assert manifest.dropped == {"prompts too long for the model": 4}
+    assert manifest.rows_out == 6 * SAMPLES and " to 6 prompts" in manifest.summary
 
 
 def alone(run):

@@ -8,8 +8,8 @@ from fake_world import write_manifest
 from dice.errors import BadInput
 from dice.run import files
 from dice.run.rows import Prompt, Response, Score, prompt_id
-from dice.run.stage import execute
 from dice.stages import generate, pair, score
+from dice.stages.order import execute
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_best_against_worst_at_alpha_zero(round_of):
     assert (made["chosen"], made["rejected"]) == ("best", "worst")
     assert (made["chosen_sample"], made["rejected_sample"]) == (1, 2)
     assert (made["chosen_reward"], made["rejected_reward"]) == (2.0, -1.0)
-    assert manifest["alpha"] == 0 and manifest["length_difference"] == -1.0
+    assert manifest.figures["alpha"] == 0 and manifest.figures["length_difference"] == -1.0
 
 
 def test_alpha_is_subtracted_per_character(round_of):
@@ -81,7 +81,7 @@ def test_what_can_not_become_a_pair_is_counted(round_of):
     )
     manifest = execute(pair.STAGE, run, 1)
     assert len(pairs_of(run)) == 1
-    assert manifest["dropped"] == {
+    assert manifest.dropped == {
         "prompts with under 2 scored responses": 1,
         "prompts whose rewards are all equal": 1,
         "pairs with a zero margin": 0,
@@ -96,7 +96,7 @@ def test_prompts_whose_rewards_are_all_equal_do_not_move_alpha(round_of):
     alike = {f"alike {n}": [("a" * 90, float(n)), ("b", float(n))] for n in range(5)}
     run = round_of(table | alike, alpha="auto", min_samples=2)
     manifest = execute(pair.STAGE, run, 1)
-    assert manifest["alpha"] == 0.75 and manifest["dropped"]["prompts whose rewards are all equal"] == 5
+    assert manifest.figures["alpha"] == 0.75 and manifest.dropped["prompts whose rewards are all equal"] == 5
     assert [pair["chosen_reward"] for pair in pairs_of(run)] == [1.0, 4.0]
 
 
@@ -118,7 +118,11 @@ def test_replay_is_mixed_in_and_exported(round_of, data_dir):
     run = round_of(table, alpha=0, min_samples=2, gamma=0.5)
     manifest = execute(pair.STAGE, run, 1)
     # 20 offline pairs, 6 generated: min(10, 6) = 6 generated and 6 offline.
-    assert (manifest["pairs"], manifest["generated"], manifest["offline"]) == (6, 6, 6)
+    assert (manifest.figures["pairs"], manifest.figures["generated"], manifest.figures["offline"]) == (
+        6,
+        6,
+        6,
+    )
     dataset = run.round_dir(1) / "dataset"
     assert len(json.loads((dataset / "dataset.json").read_text())) == 6
     mixed = json.loads((dataset / "mixed.json").read_text())
@@ -243,8 +247,8 @@ def test_a_row_of_fifty_megabytes_is_a_row(round_of):
 def test_half_a_character_never_becomes_a_pair(round_of):
     table = {"q": [("good", 1.0), ("bad", 0.0)], "r": [("good", 1.0), ("\ud83d", 0.0)]}
     manifest = execute(pair.STAGE, round_of(table, alpha=0, min_samples=2), 1)
-    assert manifest["pairs"] == 1
-    assert manifest["dropped"]["pairs with half a character (an unpaired surrogate)"] == 1
+    assert manifest.figures["pairs"] == 1
+    assert manifest.dropped["pairs with half a character (an unpaired surrogate)"] == 1
 
 
 def test_responses_may_come_in_any_order(round_of):
@@ -271,20 +275,20 @@ def test_what_happened_is_printed_and_kept(round_of, capsys):
     table = {f"q{i}": [("aaaa", 3.0), ("aaaa", 2.0), ("aaaa", 2.5), ("bbbbbbbb", 1.0)] for i in range(4)}
     manifest = execute(pair.STAGE, round_of(table, alpha=0, min_samples=2), 1)
     # 2 of 4 responses of a prompt repeat one that is there already.
-    assert manifest["duplicate_share"] == 0.5 and manifest["cut_off_share"] == 0
-    assert manifest["margins"]["50%"] == 2.0 and manifest["length_difference"] == -4.0
+    assert manifest.figures["duplicate_share"] == 0.5 and manifest.figures["cut_off_share"] == 0
+    assert manifest.figures["margins"]["50%"] == 2.0 and manifest.figures["length_difference"] == -4.0
     # Centred rewards 7/8, -1/8, 3/8, -9/8; centred lengths -1, -1, -1, 3: -36/8 of sqrt(140/64 * 12).
-    assert manifest["correlation"] == pytest.approx(-4.5 / (140 / 64 * 12) ** 0.5)
+    assert manifest.figures["correlation"] == pytest.approx(-4.5 / (140 / 64 * 12) ** 0.5)
     out = capsys.readouterr().out
     assert "margins 2.0 to 2.0 nats, median 2.0, reward-length correlation -0.88 -> -0.88" in out
-    assert "50% duplicates, 0% cut off" in out and "!" not in out and "warnings" not in manifest
+    assert "50% duplicates, 0% cut off" in out and "!" not in out and not manifest.warnings
 
 
 def test_a_degenerate_round_is_warned_of(round_of, capsys):
     table = {f"q{i}": [("same", 1.0), ("same", 0.9), ("same", 0.95)] for i in range(3)}
     table["q"] = [("one", 0.5), ("two", 0.0), ("two", 0.3)]
     manifest = execute(pair.STAGE, round_of(table, alpha=0, min_samples=2), 1)
-    first, second = manifest["warnings"]
+    first, second = manifest.warnings
     assert first.startswith("58% of the responses repeat another one")  # 2 + 2 + 2 + 1 of 12
     assert second.startswith("only 1 of 4 prompts became a pair")
     assert capsys.readouterr().out.count("! ") == 2
@@ -294,7 +298,7 @@ def test_a_zero_that_can_not_be_reached_is_said_loudly(round_of, capsys):
     """Rewards 3 and 1 of 10 and 6 characters: equal at alpha 0.5, where the longer one gives way."""
     run = round_of({"q": [("a" * 10, 3.0), ("b" * 6, 1.0)]}, alpha="auto", min_samples=2)
     manifest = execute(pair.STAGE, run, 1)
-    (note,) = manifest["warnings"]
+    (note,) = manifest.warnings
     assert note == (
         "no alpha balances the lengths: +4.0 chars remain at best, for at alpha 0.5 the mean difference "
         "steps from +4.0 over zero to -4.0"
@@ -306,7 +310,7 @@ def test_the_curve_is_saved(round_of):
     """Two prompts that cross at alpha 0.5 and 1: +4, 0 and -4 characters on average."""
     table = {"q": [("a" * 10, 3.0), ("b" * 6, 1.0)], "r": [("a" * 9, 4.0), ("b" * 5, 0.0)]}
     run = round_of(table, alpha="auto", min_samples=2)
-    assert execute(pair.STAGE, run, 1)["alpha"] == 0.75
+    assert execute(pair.STAGE, run, 1).figures["alpha"] == 0.75
     curve = [json.loads(line) for line in (run.round_dir(1) / "alpha.jsonl").read_text().splitlines()]
     assert curve == [
         {"alpha": 0.25, "length_difference": 4.0},
@@ -320,8 +324,8 @@ def test_the_grid_is_a_choice(round_of):
     table = {"q": [("a" * 10, 3.0), ("b" * 6, 1.0)], "r": [("a" * 9, 4.0), ("b" * 5, 0.0)]}
     manifest = execute(pair.STAGE, round_of(table, alpha="grid", min_samples=2), 1)
     # At 0.5 the first prompt counts 0 and the second +4: 2 on average. From 0.501 on they cancel out.
-    assert manifest["alpha"] == pytest.approx(0.501)
-    assert manifest["length_difference"] == 0
+    assert manifest.figures["alpha"] == pytest.approx(0.501)
+    assert manifest.figures["length_difference"] == 0
 
 
 def test_trls_format(round_of):

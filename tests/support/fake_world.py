@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 from dice.recipe.keys import ROOT
-from dice.run import files, manifests
-from dice.run.stage import seal
+from dice.run import manifests
+from dice.run.manifests import Manifest
+from dice.run.state import StageFiles
 
 TOPICS = ("cats", "rain", "tea", "boats", "stars", "bread", "chess", "snow", "maps", "bees")
 
@@ -57,10 +58,20 @@ def make_settings(data: Path, results: Path) -> list[str]:
     ]
 
 
-def write_manifest(folder: Path, stage: str, **figures: object) -> None:
+def write_manifest(folder: Path, stage: str, **known: object) -> None:
     """The manifest of a stage that did nothing but what a test needs of it."""
-    shape = {name: kind() if isinstance(kind, type) else 0 for name, kind in manifests.SHAPE.items()}
-    manifests.write(folder / f"{stage}.manifest.json", shape | {"stage": stage} | figures)
+    nothing = {
+        "round": 1,
+        "inputs": {},
+        "recipe": {},
+        "outputs": {},
+        "rows_in": 0,
+        "rows_out": 0,
+        "dropped": {},
+    }
+    said = {"summary": "", "seconds": 0.0, "versions": {}, "commit": None}
+    made = Manifest.from_dict({"stage": stage, **nothing, **said, **known})
+    manifests.write(StageFiles(folder, stage).manifest_path, made)
 
 
 def make_random_model(folder: Path, seed: int, **changes: int) -> Path:
@@ -79,10 +90,7 @@ def make_random_model(folder: Path, seed: int, **changes: int) -> Path:
 
 def interrupt(stage, run, t):
     """Leave a finished stage as a kill would, just before its manifest was written."""
-    folder = stage.folder(run, t)
-    path = folder / f"{stage.name}.manifest.json"
-    manifest = json.loads(path.read_text())
-    files.write_json(folder / f"{stage.name}.started.json", {k: manifest[k] for k in ("inputs", "recipe")})
-    seal(folder, manifest["outputs"])
-    path.unlink()
-    return folder
+    manifest = stage.manifest(run, t)
+    stage.files(run, t).reopen(manifest, damage=())
+    stage.files(run, t).begin(manifest.basis)
+    return stage.folder(run, t)

@@ -18,17 +18,14 @@ from fuzz_values import replaced
 from dice.data.dataset_dir import register
 from dice.launch import processes
 from dice.launch.worker import Worker
-from dice.run import stage
 from dice.run.files import read_json, remove
 from dice.run.run import open_run
 from dice.stages import evaluate
+from dice.stages.order import ROUND, STAGES, execute
 from dice.stages.prepare import start
 from dice.tools import model_card, status
 
 UNSTABLE = ("seconds", "resumed", "commit", "versions")  # of a manifest
-STAGES = ("generate", "score", "pair", "train")
-# What a killed run lacks before a stage: its own outputs and the later ones'.
-OUTPUTS = {name: importlib.import_module(f"dice.stages.{name}").STAGE.outputs for name in STAGES}
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Round:
         """What is to be there after a command: what was, or what an untouched run's stage made."""
         if not command.unfinished:
             return before
-        made = (*OUTPUTS[command.unfinished], f"{command.unfinished}.manifest.json")
+        made = (*STAGES[command.unfinished].outputs, f"{command.unfinished}.manifest.json")
         whole = self.results(self.folder / "kept" / "results" / "tiny")
         return {
             name: whole[name] for name in whole if name.startswith(tuple(f"round-1/{one}" for one in made))
@@ -97,8 +94,8 @@ class Round:
         return 0
 
     def _unfinish(self, name: str) -> None:
-        for later in STAGES[STAGES.index(name) :]:
-            for output in (*OUTPUTS[later], f"{later}.manifest.json"):
+        for later in ROUND[ROUND.index(STAGES[name]) :]:
+            for output in (*later.outputs, f"{later.name}.manifest.json"):
                 remove(self.run / "round-1" / output)
 
     def results(self, run: Path) -> dict[str, object]:
@@ -132,17 +129,17 @@ def loop(on: Round) -> None:
     """What iter.sh does."""
     start("tiny", on.settings)
     opened = open_run(on.run)
-    for name in STAGES:
-        stage.execute(importlib.import_module(f"dice.stages.{name}").STAGE, opened, 1)
-    evaluate.show(stage.execute(evaluate.STAGE, opened, 0))
-    status.show_places(opened)
+    for stage in ROUND:
+        execute(stage, opened, 1)
+    evaluate.show(execute(evaluate.STAGE, opened, 0))
+    status.show_paths(opened)
 
 
 def one(name: str) -> Callable[[Round], None]:
     """What `python -m dice STAGE RUN 1` does."""
 
     def run(on: Round) -> None:
-        stage.execute(importlib.import_module(f"dice.stages.{name}").STAGE, open_run(on.run), 1)
+        execute(STAGES[name], open_run(on.run), 1)
 
     return run
 
@@ -178,7 +175,7 @@ def plan(on: Round) -> None:
 
 COMMANDS = {
     "iter.sh on a finished run": Command(loop, keeps=True),
-    **{f"{name} after a kill": Command(one(name), unfinished=name, keeps=True) for name in STAGES},
+    **{f"{s.name} after a kill": Command(one(s.name), unfinished=s.name, keeps=True) for s in ROUND},
     "status": Command(lambda on: status.show_run(open_run(on.run))),
     "register": Command(lambda on: register(str(on.run / "round-1"), "mine")),
     "export (model card)": Command(lambda on: model_card.of_round(open_run(on.run), 1)),

@@ -108,6 +108,14 @@ class Loop:
             key=lambda change: change.seconds,
         )
 
+    def report(self) -> None:
+        """Write the report of a run that has ended, so that it is compared with the other files."""
+        command = [sys.executable, "-m", "dice", "report", str(self.run)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+        if made.returncode:
+            raise Failure(f"the report fails:\n{made.stderr}")
+
     def go(self, kills: Sequence[Kill]) -> Kill | None:
         """Start, or go on, until one of these kills strikes, or (None) to the end.
 

@@ -1,18 +1,25 @@
 """What a run of the loop comes to: its files and its rows, to be compared with those of another run."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 # What of a manifest differs between runs that come to the same: how long it took, and the checkout's commit.
 PASSING = ("seconds", "resumed", "commit", "digest")
+# What of a report does: how long things took, and which of them went on from an attempt that was ended.
+TIMES = re.compile(
+    rb'<tr><th scope="row">Time</th>[^\n]*|<table class="glance" id="time">.*?</table>'
+    rb'| *<p class="caption">(?:The evaluation took|\* went on)[^\n]*\n?',
+    re.DOTALL,
+)
 
 
 def files_of(run: Path) -> dict[str, bytes]:
-    """Every file of a run by name; of manifests, all but `PASSING`. Logs and the lock are left out.
+    """Every file of a run by name; of manifests, all but `PASSING`, of reports, all but `TIMES`.
 
-    Where a file names the folder that the run lies in, ROOT stands instead.
+    Logs and the lock are left out. Where a file names the folder that the run lies in, ROOT stands instead.
     """
     found = {}
     for path in sorted(run.rglob("*")):
@@ -28,6 +35,8 @@ def content_of(path: Path, root: Path) -> bytes:
     if path.name.endswith(".manifest.json"):
         manifest = json.loads(content)
         content = json.dumps({key: manifest[key] for key in manifest if key not in PASSING}).encode()
+    if path.name == "report.html":
+        content = TIMES.sub(b"", content)
     return content.replace(str(root).encode(), b"ROOT")
 
 

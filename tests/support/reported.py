@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dice.run import files, manifests
+import fake_world
+
+from dice.run import files
 from dice.run.rows import Prompt, Response, Score, prompt_id
 from dice.run.run import Run
-from dice.run.stage import execute, stage_named
-from dice.stages import pair
+from dice.stages import evaluate, pair
+from dice.stages.order import STAGES, execute
 
 VERSIONS = {"python": "3.11.7", "torch": "2.13.0"}
 MEASURED = {"seconds": 12.0, "versions": VERSIONS, "commit": "c0ffee"}
@@ -58,19 +60,8 @@ def write_evaluation(run: Run, *rounds: tuple[float, float, float, float]) -> No
     """Judged models: (quality, win rate, its error, mean characters) of each round's."""
     results = [_result("SFT", 0.4, 0.3, 0.01, 90.0), _result("DPO", 0.5, None, None, 100.0)]
     results += [_result(f"round-{t}", *row) for t, row in enumerate(rounds, 1)]
-    manifest = {
-        "stage": "evaluate",
-        "inputs": {},
-        "recipe": {},
-        "outputs": {},
-        "dropped": {},
-        "summary": "some",
-        "rows_in": 400,
-        "rows_out": 1600,
-        "results": results,
-        **MEASURED,
-    }
-    manifests.write(run.path / "evaluate" / "evaluate.manifest.json", manifest)
+    folder = evaluate.STAGE.folder(run, 0)
+    fake_world.write_manifest(folder, "evaluate", rows_in=400, rows_out=1600, results=results, **MEASURED)
 
 
 def _result(
@@ -84,9 +75,8 @@ def write_manifest(
 ) -> None:
     """A stage's manifest, as far as a report reads it."""
     counts = {"rows_in": rows_in, "rows_out": rows_out, "dropped": dropped, "summary": "some"}
-    basis = {"inputs": {"policy": "ab" * 32}, "recipe": stage_named(stage).settings(run, t)}
-    manifest = {"stage": stage, "round": t, **basis, "outputs": {}}
-    manifests.write(run.round_dir(t) / f"{stage}.manifest.json", {**manifest, **counts, **MEASURED, **more})
+    basis = {"inputs": {"policy": "ab" * 32}, "recipe": STAGES[stage].settings(run, t)}
+    fake_world.write_manifest(run.round_dir(t), stage, round=t, **basis, **counts, **(MEASURED | more))
 
 
 TABLE = {

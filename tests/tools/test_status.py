@@ -11,8 +11,9 @@ from dice.launch import peers
 from dice.run import files, lock
 from dice.run.lock import locked
 from dice.run.run import Run
-from dice.run.stage import Outcome, Stage, execute
+from dice.run.stage import Outcome, Stage
 from dice.stages import generate
+from dice.stages.order import execute
 from dice.tools import status
 
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from dice.errors import BadInput
-from dice.run import manifests
 from dice.stages import evaluate, train_reward_model
-from dice.stages.order import STAGES
+from dice.stages.order import ROUND, stages_of
 from dice.tools.ablation.grid import Cell, Grid
 from dice.tools.plan import hardware
 from dice.tools.plan.budget import Budget, budget
@@ -52,7 +51,7 @@ def _stages(cell: Cell) -> Iterator[tuple[str, int, str]]:
     if train_reward_model.is_wanted(recipe):
         yield "train_rm", 0, json.dumps([train_reward_model.STAGE.settings(cell.run, 0)])
     for t in range(1, recipe.rounds + 1):
-        for stage in STAGES:
+        for stage in ROUND:
             path.append([t, stage.name, stage.settings(cell.run, t)])
             yield stage.name, t, json.dumps(path)
     yield evaluate.STAGE.name, 0, json.dumps([recipe.run])
@@ -69,9 +68,9 @@ def _measured(grid: Grid) -> dict[str, list[float]]:
     """Seconds of every stage that was run in the grid, in one go."""
     found = defaultdict(list)
     for cell in grid.cells:
-        for path in cell.run.path.glob("*/*.manifest.json"):
+        for stage, t in stages_of(cell.run):
             with contextlib.suppress(BadInput):  # spoiled: what makes it anew says so
-                manifest = manifests.read(path) or {}
-                if "seconds" in manifest and not manifest.get("resumed") and not manifest.get("shared_from"):
-                    found[manifest["stage"]].append(manifest["seconds"])
+                manifest = stage.manifest(cell.run, t)
+                if manifest and not manifest.resumed and not manifest.shared_from:
+                    found[stage.name].append(manifest.seconds)
     return found

@@ -4,7 +4,7 @@ Every run differs from the recipe in one thing. The recipe itself runs for the m
 the question of rounds as well; the others run for `axis_rounds` and are compared with it after as many.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,8 @@ from dice.errors import BadInput
 from dice.recipe.keys import ROOT, Recipe
 from dice.recipe.load import load_recipe, load_resolved
 from dice.run.run import Run
-from dice.run.stage import Stage, look
-from dice.stages import evaluate, train_reward_model
-from dice.stages.order import STAGES
+from dice.run.stage import preview
+from dice.stages.order import stages_of
 from dice.stages.prepare import load
 
 AXES: dict[str, dict[str, list[str]]] = {
@@ -57,26 +56,18 @@ class Cell:
         try:
             if load_resolved(self.run.path / "recipe.yaml") != self.recipe:
                 return None
-            found = [look(stage, self.run, t) for stage, t in self.stages()]
+            found = [preview(stage, self.run, t) for stage, t in stages_of(self.run)]
         except (FileNotFoundError, BadInput):
             return None
         if not all(manifest and not changes for manifest, changes in found):
             return None
-        results = found[-1][0].get("results", [])
+        results = found[-1][0].figures.get("results", [])
         rounds = {f"round-{t}" for t in range(1, self.recipe.rounds + 1)}
         return results if rounds <= {row["model"] for row in results} else None
 
     @property
     def is_done(self) -> bool:
         return self.results is not None
-
-    def stages(self) -> Iterator[tuple[Stage, int]]:
-        """All stages of its run with their rounds, the evaluation last."""
-        if train_reward_model.is_wanted(self.recipe):
-            yield train_reward_model.STAGE, 0
-        for t in range(1, self.recipe.rounds + 1):
-            yield from ((stage, t) for stage in STAGES)
-        yield evaluate.STAGE, 0
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,9 @@ from dice.launch.worker import Worker
 from dice.recipe.keys import Recipe
 from dice.run import files
 from dice.run.digests import file_digest, model_digest
-from dice.run.manifests import makers
 from dice.run.rows import Message, Prompt, Response, prompt_id
 from dice.run.run import Run, open_run
-from dice.run.stage import Outcome, Stage
+from dice.run.stage import Outcome, Stage, makers
 from dice.stages.evaluate import models
 from dice.stages.generate import Part, sample_parts, sampling_settings
 from dice.tools.benchmarks.task import Reply, Task

@@ -8,8 +8,9 @@ from dice.errors import BadInput
 from dice.launch.console import say
 from dice.rewards.openai_client import Server, environment
 from dice.run.run import Run
-from dice.run.stage import execute
+from dice.run.state import StageFiles
 from dice.stages.evaluate import models
+from dice.stages.order import execute
 from dice.tools.benchmarks import answers, results
 from dice.tools.benchmarks.alpaca_eval2 import AlpacaEval2
 from dice.tools.benchmarks.arena_hard import ArenaHard
@@ -56,7 +57,7 @@ def evaluate(run: Run, name: str, options: Options, force: bool = False) -> list
 
 def _is_judged(task: Task, run: Run) -> bool:
     """Whether a model's answers have a score."""
-    return (task.judged_folder(run) / "judge.manifest.json").exists()
+    return StageFiles(task.judged_folder(run), "judge").state().was_done
 
 
 def parse(given: dict[str, Any]) -> Options:

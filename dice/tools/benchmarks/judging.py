@@ -14,12 +14,12 @@ from typing import Any
 from dice.errors import StageFailed
 from dice.launch.progress import Bar
 from dice.rewards.openai_client import Answer, ask_all
-from dice.run import manifests
 from dice.run.digests import file_digest
 from dice.run.files import read_rows, remove, shard_path, shards, write_rows
 from dice.run.rows import Judgment, Message
 from dice.run.run import Run
 from dice.run.stage import Outcome, Stage
+from dice.run.state import StageFiles
 from dice.tools.benchmarks import questions as files
 from dice.tools.benchmarks.questions import Question
 from dice.tools.benchmarks.results import Result, in_words
@@ -186,7 +186,7 @@ def outcome(
 
     The score may rest on fewer than all the `verdicts`.
     """
-    answers = manifests.read(task.folder(run) / "answers.manifest.json") or {}
+    answers = StageFiles(task.folder(run), "answers").manifest().figures
     result = Result(
         benchmark=task.name,
         model=task.model,
@@ -199,8 +199,8 @@ def outcome(
         judgments=scored.judgments,
         unreadable=unreadable,
         unanswered=unanswered,
-        mean_chars=answers.get("mean_chars", 0.0),
-        cut_off=answers.get("cut_off", 0),
+        mean_chars=answers["mean_chars"],
+        cut_off=answers["cut_off"],
         questions_digest=files.digest(task.questions),
         parts=scored.parts,
         notes=[*task.notes, *task.benchmark.notes, *notes],

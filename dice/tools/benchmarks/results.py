@@ -8,8 +8,8 @@ from rich.table import Table
 
 from dice.errors import BadInput, printable
 from dice.launch.console import console, with_error
-from dice.run import files
 from dice.run.run import Run
+from dice.run.state import StageFiles
 
 
 @dataclass(frozen=True)
@@ -37,16 +37,17 @@ class Result:
 def results(run: Run) -> list[Result]:
     """What has been judged, by benchmark and judge, models in the order of the run.
 
-    Raises BadInput for a manifest that holds no result.
+    Raises BadInput for a manifest that was changed or holds no result.
     """
     order = ["SFT", "DPO", *(f"round-{t}" for t in range(1, run.recipe.rounds + 1))]
     found = []
-    for path in run.path.glob("benchmarks/*/*/judged-by-*/judge.manifest.json"):
-        row = (files.read_json(path) or {}).get("result")
-        try:
-            found.append(msgspec.convert(row, Result))
-        except msgspec.ValidationError as error:
-            raise BadInput(f"{path}: no benchmark result ({error})") from None
+    for folder in run.path.glob("benchmarks/*/*/judged-by-*"):
+        judge = StageFiles(folder, "judge")
+        if manifest := judge.manifest():
+            try:
+                found.append(msgspec.convert(manifest.figures.get("result"), Result))
+            except msgspec.ValidationError as error:
+                raise BadInput(f"{judge.manifest_path}: no benchmark result ({error})") from None
     rank = {name: index for index, name in enumerate(order)}
     return sorted(found, key=lambda r: (r.benchmark, r.judge, rank.get(r.model, len(rank)), r.model))
 

@@ -9,16 +9,15 @@ from pathlib import Path
 from dice.errors import counted
 from dice.models import hub
 from dice.rewards.scoring import NAMES
-from dice.run import manifests, stage
 from dice.run.run import Run
-from dice.stages import evaluate, generate, pair, score, train, train_reward_model
+from dice.run.stage import preview
+from dice.stages import evaluate, generate
+from dice.stages.order import ROUND, stages_of
 from dice.tools.plan import estimate
 from dice.tools.plan.budget import Budget
 from dice.tools.plan.estimate import Cost
 from dice.tools.plan.hardware import GIB
 from dice.tools.plan.sizes import Size
-
-STAGES = (generate.STAGE, score.STAGE, pair.STAGE, train.STAGE)
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,9 @@ class Row:
 def with_measured_lengths(planned: Budget, run: Run) -> Budget:
     """The budget with the response length of a round that was sampled, where there is one."""
     for t in range(run.recipe.rounds, 0, -1):
-        manifest, reasons = stage.look(generate.STAGE, run, t)
+        manifest, reasons = preview(generate.STAGE, run, t)
         if manifest and not reasons:
-            mean = manifest["tokens"] / manifest["rows_out"]
+            mean = manifest.figures["tokens"] / manifest.rows_out
             told = [text for text in planned.work.assumptions if "tokens a response" not in text]
             told.append(f"{mean:,.0f} tokens a response, as sampled in round {t}")
             return replace(planned, work=replace(planned.work, response_tokens=mean, assumptions=told))
@@ -59,15 +58,12 @@ def rows_of(planned: Budget, run: Run, here: bool) -> Iterator[Row]:
     }
     measured = _measured(planned, run) if here else {}
     changed = False
-    todo = [(0, train_reward_model.STAGE)] if train_reward_model.is_wanted(recipe) else []
-    todo += [(t, one) for t in range(1, recipe.rounds + 1) for one in STAGES]
-    todo += [(0, evaluate.STAGE)] if recipe.evaluate.prompts else []
-    for t, one in todo:
+    for one, t in stages_of(run):
         cost = planned.cost(one.name)
-        manifest, reasons = stage.look(one, run, t)
+        manifest, reasons = preview(one, run, t)
         if manifest and not reasons and not changed:
             yield Row(
-                t, one.name, texts[one.name], cost, f"done in {manifest['seconds']:,.0f} s", 0.0, done=True
+                t, one.name, texts[one.name], cost, f"done in {manifest.seconds:,.0f} s", 0.0, done=True
             )
             continue
         changed = True
@@ -84,15 +80,15 @@ def _measured(planned: Budget, run: Run) -> dict[str, float]:
     rows["train"] = work.generated + work.offline
     found = {}
     for t in range(1, run.recipe.rounds + 1):
-        for one in STAGES:
-            manifest = manifests.manifest_of(run, t, one.name)
-            whole = manifest and not manifest.get("resumed")  # else the seconds are of a part
-            if whole and manifest["recipe"] == one.settings(run, t):
-                done = manifest["rows_out" if one.name == "generate" else "rows_in"]
-                found[one.name] = manifest["seconds"] * rows[one.name] / max(1, done)
-    manifest, reasons = stage.look(evaluate.STAGE, run, 0)
-    whole = manifest and not reasons and not manifest.get("resumed")
-    return found | ({"evaluate": manifest["seconds"]} if whole else {})
+        for one in ROUND:
+            manifest = one.manifest(run, t)
+            whole = manifest and not manifest.resumed  # else the seconds are of a part
+            if whole and manifest.recipe == one.settings(run, t):
+                done = manifest.rows_out if one.name == "generate" else manifest.rows_in
+                found[one.name] = manifest.seconds * rows[one.name] / max(1, done)
+    manifest, reasons = preview(evaluate.STAGE, run, 0)
+    whole = manifest and not reasons and not manifest.resumed
+    return found | ({"evaluate": manifest.seconds} if whole else {})
 
 
 def memory_advice(planned: Budget) -> str | None:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -10,10 +9,14 @@ from dice.data.round import read_prompts, read_scores
 from dice.errors import BadInput
 from dice.pairing.table import Table
 from dice.run import files
+from dice.run.manifests import Manifest
 from dice.run.rows import Pair, Step
 from dice.run.run import Run
-from dice.run.stage import STAGES
+from dice.run.stage import Stage
+from dice.run.state import Found, State
+from dice.stages import evaluate
 from dice.stages.evaluate import Result
+from dice.stages.order import ROUND
 from dice.tools.benchmarks.results import Result as BenchmarkResult
 from dice.tools.benchmarks.results import results as benchmark_results
 from dice.tools.curves import read_curves
@@ -25,8 +28,7 @@ NEEDED = {
     "pair": ("pairs.jsonl", "alpha.jsonl"),
     "train": ("curves.jsonl",),
 }
-# What it needs of a stage's manifest, and of that of pair.
-MANIFEST = ("inputs", "recipe", "rows_in", "rows_out", "seconds")
+# What it needs of the figures of pair.
 PAIR_FIGURES = (
     "alpha",
     "correlation",
@@ -34,21 +36,6 @@ PAIR_FIGURES = (
     "length_difference",
     "length_difference_without_shaping",
 )
-
-
-@dataclass(frozen=True)
-class StageRecord:
-    """A stage of a round, as far as it has come."""
-
-    name: str
-    manifest: dict[str, Any] | None  # None: not done
-    begun: bool  # and not done
-    failed: str  # why its last attempt failed, in one line; empty where none did
-
-    @property
-    def left_out(self) -> str:
-        """How many rows it left out, and why; empty for none."""
-        return "; ".join(f"{n:,} {why}" for why, n in (self.manifest or {}).get("dropped", {}).items() if n)
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,7 @@ class Round:
 
     t: int
     reward_unit: str  # what rewards are counted in
-    stages: dict[str, StageRecord]
+    stages: dict[str, Found]  # by name, in their order
     scored: Scored | None
     balance: np.ndarray | None  # (2, S): alphas, mean length differences
     curves: list[dict[str, float]]  # the trainer's log, by step
@@ -80,13 +67,18 @@ class Round:
         """Whether its pairs can be read."""
         return bool(self.stages["pair"].manifest) and "pairs.jsonl" not in self.gone
 
-    def manifest(self, stage: str) -> dict[str, Any]:
-        """A stage's manifest; empty while it is not done."""
-        return self.stages[stage].manifest or {}
+    def manifest(self, stage: str) -> Manifest | None:
+        """A stage's manifest; None while it is not done."""
+        return self.stages[stage].manifest
+
+    @property
+    def manifests(self) -> list[Manifest]:
+        """The manifests of the stages that are done."""
+        return [found.manifest for found in self.stages.values() if found.manifest]
 
     @property
     def finished(self) -> bool:
-        return all(record.manifest for record in self.stages.values())
+        return len(self.manifests) == len(self.stages)
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,7 @@ class Collected:
 
     run: Run
     rounds: list[Round]
-    evaluation: StageRecord | None  # None: the recipe has no judge
+    evaluation: Found | None  # None: the recipe has no judge
     results: list[Result]
     benchmarks: list[BenchmarkResult]
 
@@ -103,13 +95,13 @@ class Collected:
         """What a finished run would have and this one has not, in words."""
         found, begun = [], {done.t: done for done in self.rounds}
         for done in self.rounds:
-            records = [record for record in done.stages.values() if not record.manifest]
-            found += [f"round {done.t}: {_unfinished(record)}" for record in records]
+            todo = {name: state for name, state in done.stages.items() if not state.manifest}
+            found += [f"round {done.t}: {_unfinished(name, state)}" for name, state in todo.items()]
             found += [f"round {done.t}: {name} is gone; what it would show is left out" for name in done.gone]
         if ahead := [str(t) for t in range(1, self.run.recipe.rounds + 1) if t not in begun]:
             found.append(f"not begun: round {', '.join(ahead)}")
         if self.evaluation and not self.evaluation.manifest:
-            found.append(f"evaluation: {_unfinished(self.evaluation)}")
+            found.append(f"evaluation: {_unfinished('evaluate', self.evaluation)}")
         judged = {result.model for result in self.results}
         trained = [f"round-{done.t}" for done in self.rounds if done.stages["train"].manifest]
         if judged and (left := [model for model in trained if model not in judged]):
@@ -117,59 +109,63 @@ class Collected:
         return found
 
     @property
-    def finished(self) -> list[tuple[str, StageRecord]]:
-        """(where, what) of every stage that is done."""
-        records = [(f"round {r.t}, {s.name}", s) for r in self.rounds for s in r.stages.values()]
-        records += [("evaluation", self.evaluation)] if self.evaluation else []
-        return [(where, record) for where, record in records if record.manifest]
+    def manifests(self) -> list[tuple[str, Manifest]]:
+        """The manifests of all stages that are done, each with where it stands: "round 1, pair"."""
+        found = [
+            (f"round {r.t}, {manifest.stage}", manifest) for r in self.rounds for manifest in r.manifests
+        ]
+        if self.evaluation and self.evaluation.manifest:
+            found.append(("evaluation", self.evaluation.manifest))
+        return found
 
     def warnings(self) -> list[tuple[str, str]]:
         """(where, what) of everything that a stage found worth a look."""
-        return [(where, text) for where, s in self.finished for text in s.manifest.get("warnings", [])]
+        return [(where, text) for where, manifest in self.manifests for text in manifest.warnings]
 
 
 def collect(run: Run) -> Collected:
     """The numbers of a run. Raises BadInput where no round has begun, and for rows that can't be read."""
     rounds = [_round(run, t) for t in range(1, run.recipe.rounds + 1)]
-    rounds = [r for r in rounds if any(s.manifest or s.begun or s.failed for s in r.stages.values())]
+    rounds = [r for r in rounds if any(found.state is not State.NEVER_BEGUN for found in r.stages.values())]
     if not rounds:
         raise BadInput(f"{run.path}: no round has begun, so there is nothing to report; `iter.sh` runs them")
     benchmarks = benchmark_results(run)
     if not run.recipe.evaluate.judge:
         return Collected(run, rounds, None, [], benchmarks)
-    evaluation = _record(run.path / "evaluate", "evaluate")
-    return Collected(run, rounds, evaluation, _results(run, evaluation.manifest or {}), benchmarks)
+    found = _state(evaluate.STAGE, run, 0)
+    return Collected(run, rounds, found, _results(run, found.manifest), benchmarks)
 
 
-def _results(run: Run, manifest: dict[str, Any]) -> list[Result]:
+def _results(run: Run, manifest: Manifest | None) -> list[Result]:
     try:
-        return [Result(**row) for row in manifest.get("results", [])]
+        return [Result(**row) for row in manifest.figures.get("results", [])] if manifest else []
     except TypeError as error:
-        path = run.path / "evaluate" / "evaluate.manifest.json"
+        path = evaluate.STAGE.files(run, 0).manifest_path
         raise BadInput(f"{path}: its results are not those of an evaluation ({error})") from None
 
 
-def _record(folder: Path, name: str) -> StageRecord:
-    path = folder / f"{name}.manifest.json"
-    if manifest := files.read_json(path):
-        for key in (*MANIFEST, *(PAIR_FIGURES if name == "pair" else ())):
-            if key not in manifest:
-                raise BadInput(f"{path}: {key!r} is missing, so it is no manifest of {name}")
-        return StageRecord(name, manifest, begun=False, failed="")
-    error = str((files.read_json(folder / f"{name}.failed.json") or {}).get("error", ""))
-    return StageRecord(name, None, (folder / f"{name}.started.json").exists(), error.partition("\n")[0])
+def _state(stage: Stage, run: Run, t: int) -> Found:
+    """Which state a stage is in. Raises BadInput for a manifest that was changed or lacks what is shown."""
+    found = stage.state(run, t)
+    if found.unreadable:
+        raise BadInput(found.unreadable)
+    for key in PAIR_FIGURES if found.manifest and stage.name == "pair" else ():
+        if key not in found.manifest.figures:
+            path = stage.files(run, t).manifest_path
+            raise BadInput(f"{path}: {key!r} is missing, so it is no manifest of {stage.name}")
+    return found
 
 
-def _unfinished(record: StageRecord) -> str:
-    if record.failed:
-        return f"{record.name} failed: {record.failed}"
-    return f"{record.name} was begun and is not done" if record.begun else f"{record.name} is to do"
+def _unfinished(name: str, found: Found) -> str:
+    if found.state is State.FAILED:
+        return f"{name} failed: {found.error.splitlines()[0] if found.error else 'unknown'}"
+    return f"{name} was begun and is not done" if found.state is State.BEGUN else f"{name} is to do"
 
 
 def _round(run: Run, t: int) -> Round:
     folder = run.round_dir(t)
-    stages = {name: _record(folder, name) for name in STAGES}
-    done = {name for name in STAGES if stages[name].manifest}
+    stages = {stage.name: _state(stage, run, t) for stage in ROUND}
+    done = {name for name, found in stages.items() if found.manifest}
     gone = sorted(name for stage in done for name in NEEDED[stage] if not _is_there(folder / name))
 
     def readable(stage: str) -> bool:
@@ -195,12 +191,12 @@ def _balance(path: Path) -> np.ndarray:
     return np.array(steps).T
 
 
-def _scored(run: Run, t: int, stages: dict[str, StageRecord], paired: bool) -> Scored:
+def _scored(run: Run, t: int, stages: dict[str, Found], paired: bool) -> Scored:
     folder = run.round_dir(t)
     ids = [prompt.prompt_id for prompt in read_prompts(folder / "prompts.jsonl")]
     generated, settings = stages["generate"].manifest, stages["pair"].manifest
-    samples = generated["recipe"]["generate"]["samples"] if generated else run.recipe.generate.samples
-    unit = settings["recipe"]["pair"]["length"] if settings else run.recipe.pair.length
+    samples = generated.recipe["generate"]["samples"] if generated else run.recipe.generate.samples
+    unit = settings.recipe["pair"]["length"] if settings else run.recipe.pair.length
     table = read_scores(folder / "scores", ids, samples)
     chosen, rejected = _places(folder / "pairs.jsonl", table) if paired else (np.zeros(0, int),) * 2
     # From places in the table, (P, K), to places among those of its samples that were scored.

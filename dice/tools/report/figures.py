@@ -65,7 +65,7 @@ def _lengths(done: Round) -> Plot:
 
 def _pair_margins(done: Round) -> Plot:
     scored, pair = done.scored, done.manifest("pair")
-    shaped = length_balance.shaped_rewards(scored.rewards, scored.lengths, pair["alpha"])
+    shaped = length_balance.shaped_rewards(scored.rewards, scored.lengths, pair.figures["alpha"])
     margins = shaped[scored.chosen] - shaped[scored.rejected]
     edges = _edges(margins, len(margins), whole=False)
     edges = edges[edges >= 0] if edges[0] < 0 < edges[-2] else edges
@@ -133,7 +133,7 @@ def _density(done: Round, shaped: bool) -> Plot:
     """Reward against length, each relative to its prompt's mean, as hexagons of more or less colour."""
     scored, unit = done.scored, UNITS[done.scored.unit]
     pair = done.manifest("pair")
-    alpha = pair["alpha"] if shaped else 0.0
+    alpha = pair.figures["alpha"] if shaped else 0.0
     rewards = length_balance.shaped_rewards(scored.rewards, scored.lengths, alpha)
     x, y = (_relative(values, scored.prompts) for values in (scored.lengths, rewards))
     drawn = slice(None)
@@ -144,7 +144,7 @@ def _density(done: Round, shaped: bool) -> Plot:
     _hexagons(axes, x[drawn], y[drawn])
     axes.plot(*_trend(x, y, min(max(2, len(x) // 30), 16)), color=Colour.INK, linewidth=1.6)
     axes.axhline(0, color=Colour.MUTED, linewidth=0.8)
-    figure_of = pair["correlation" if shaped else "correlation_without_shaping"]
+    figure_of = pair.figures["correlation" if shaped else "correlation_without_shaping"]
     correlation = "none" if figure_of is None else f"{figure_of:+z.2f}"
     if shaped:
         per = f"{done.reward_unit} per {unit.removesuffix('s')}"
@@ -187,8 +187,8 @@ def _trend(x: np.ndarray, y: np.ndarray, parts: int) -> tuple[np.ndarray, np.nda
 def _balance(done: Round) -> Plot:
     alphas, differences = done.balance
     pair = done.manifest("pair")
-    unit = UNITS[pair["recipe"]["pair"]["length"]]
-    alpha, left = pair["alpha"], pair["length_difference"]
+    unit = UNITS[pair.recipe["pair"]["length"]]
+    alpha, left = pair.figures["alpha"], pair.figures["length_difference"]
     per = f"{done.reward_unit} per {unit.removesuffix('s')}"
     figure, axes = canvas(f"alpha, {per}", f"mean difference, {unit}")
     steep = np.abs(differences) <= 0.8 * np.abs(differences).max()
@@ -203,7 +203,7 @@ def _balance(done: Round) -> Plot:
     axes.set_xlim(min(ends) - room, max(ends) + room)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     legend(axes)
-    before = pair["length_difference_without_shaping"]
+    before = pair.figures["length_difference_without_shaping"]
     caption = (
         f"How much longer the best response is than the worst, on average. Without shaping (alpha 0) "
         f"{before:+z.1f} {unit}; of the pairs that were taken, {left:+z.1f}."
@@ -243,7 +243,7 @@ def _loss(done: Round) -> Plot:
     figure, _ = _training(done, "loss, nats", {"loss": Colour.ACCENT})
     first, last = _ends(done, "loss")
     caption = f"From {first:.3f} to {last:.3f}."
-    if done.manifest("train")["recipe"]["train"]["args"].get("pref_loss", "sigmoid") == "sigmoid":
+    if done.manifest("train").recipe["train"]["args"].get("pref_loss", "sigmoid") == "sigmoid":
         caption += " Where policy and reference are one, DPO's loss is ln 2 = 0.693."
     return _plot(done, "loss", "Training: loss", figure, caption)
 

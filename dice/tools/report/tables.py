@@ -1,12 +1,12 @@
 """The tables of a report: rounds at a glance, time, versions. The template makes the simpler ones itself."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from dice.run.stage import STAGES
-from dice.tools.report.collect import Collected, Round, StageRecord
+from dice.run.manifests import Manifest
+from dice.stages.order import ROUND
+from dice.tools.report.collect import Collected, Round
 from dice.tools.report.figures import UNITS
 from dice.tools.report.text import duration, minus
 
@@ -21,13 +21,13 @@ def glance(collected: Collected) -> dict[str, list[str]]:
     return {label: values for label, values in lines.items() if {*values} != {NOTHING}}
 
 
-def _manifest(stage: str, words: Callable[[dict[str, Any]], str]) -> Callable[[Round], str]:
+def _manifest(stage: str, words: Callable[[Manifest], str]) -> Callable[[Round], str]:
     """A figure out of a stage's manifest, or a dash where there is none."""
 
     def value(done: Round) -> str:
         try:
-            return words(done.manifest(stage))
-        except KeyError:  # not done, or of a version that did not write it
+            return words(found) if (found := done.manifest(stage)) else NOTHING
+        except KeyError:  # of a version that did not write it
             return NOTHING
 
     return value
@@ -43,20 +43,24 @@ def _share(part: float, whole: float) -> str:
     return f"{part / whole:.1%}" if whole else NOTHING
 
 
-def _difference(pair: dict[str, Any]) -> str:
-    before, after = pair["length_difference_without_shaping"], pair["length_difference"]
+def _difference(pair: Manifest) -> str:
+    before, after = (pair.figures[f"length_difference{which}"] for which in ("_without_shaping", ""))
     return f"{before:+z.1f} → {after:+z.1f}"
 
 
-def _correlation(pair: dict[str, Any]) -> str:
-    both = (pair["correlation_without_shaping"], pair["correlation"])
+def _correlation(pair: Manifest) -> str:
+    both = (pair.figures["correlation_without_shaping"], pair.figures["correlation"])
     return " → ".join("none" if value is None else f"{value:+z.2f}" for value in both)
 
 
-def _margins(pair: dict[str, Any]) -> str:
-    if not (margins := pair["margins"]):
+def _margins(pair: Manifest) -> str:
+    if not (margins := pair.figures["margins"]):
         return NOTHING
     return f"{margins['50%']:.2f} ({margins['5%']:.2f} to {margins['95%']:.2f})"
+
+
+def _mixture(pair: Manifest) -> str:
+    return f"{pair.figures['generated']:,} + {pair.figures['offline']:,}"
 
 
 def _last(key: str, form: str) -> Callable[[Round], str]:
@@ -67,28 +71,26 @@ def _last(key: str, form: str) -> Callable[[Round], str]:
     return value
 
 
-def _seconds(record: StageRecord) -> float:
-    return record.manifest["seconds"] if record.manifest else 0.0
-
-
 def _time(done: Round) -> str:
-    return duration(sum(map(_seconds, done.stages.values())))
+    return duration(sum(manifest.seconds for manifest in done.manifests))
 
 
 def _figures(unit: str, reward_unit: str) -> dict[str, Callable[[Round], str]]:
     """What each line is called and how a round comes by it; lengths are in `unit`."""
     per = f"{reward_unit} per {unit.removesuffix('s')}"
     return {
-        "Responses sampled": _manifest("generate", lambda m: f"{m['rows_out']:,}"),
-        "… cut off at the length limit": _manifest("generate", lambda m: _share(m["cut_off"], m["rows_out"])),
-        "… repeating another one": _manifest("pair", lambda m: f"{m['duplicate_share']:.1%}"),
+        "Responses sampled": _manifest("generate", lambda m: f"{m.rows_out:,}"),
+        "… cut off at the length limit": _manifest(
+            "generate", lambda m: _share(m.figures["cut_off"], m.rows_out)
+        ),
+        "… repeating another one": _manifest("pair", lambda m: f"{m.figures['duplicate_share']:.1%}"),
         f"Mean length, {unit}": _mean_length,
-        f"Mean reward, {reward_unit}": _manifest("score", lambda m: f"{m['mean_reward']:+z.2f}"),
-        f"Alpha, {per}": _manifest("pair", lambda m: f"{m['alpha']:.4g}"),
+        f"Mean reward, {reward_unit}": _manifest("score", lambda m: f"{m.figures['mean_reward']:+z.2f}"),
+        f"Alpha, {per}": _manifest("pair", lambda m: f"{m.figures['alpha']:.4g}"),
         f"Chosen longer by, {unit}": _manifest("pair", _difference),
         "Correlation of reward and length": _manifest("pair", _correlation),
         f"Median margin (5% to 95%), {reward_unit}": _manifest("pair", _margins),
-        "Pairs: generated + offline": _manifest("pair", lambda m: f"{m['generated']:,} + {m['offline']:,}"),
+        "Pairs: generated + offline": _manifest("pair", _mixture),
         "Training loss at the end": _last("loss", "{:.3f}"),
         "Training accuracy at the end": _last("rewards/accuracies", "{:.0%}"),
         "Time": _time,
@@ -100,21 +102,25 @@ def times(collected: Collected) -> dict[str, list[tuple[str, float]]]:
 
     A star marks the time of a last attempt alone.
     """
-    longest = max(_seconds(record) for r in collected.rounds for record in r.stages.values()) or 1.0
-    return {name: [_cell(r.stages[name], longest) for r in collected.rounds] for name in STAGES}
+    longest = max((m.seconds for r in collected.rounds for m in r.manifests), default=0.0) or 1.0
+    return {stage.name: [_cell(r.manifest(stage.name), longest) for r in collected.rounds] for stage in ROUND}
 
 
-def _cell(record: StageRecord, longest: float) -> tuple[str, float]:
-    if not record.manifest:
+def _cell(manifest: Manifest | None, longest: float) -> tuple[str, float]:
+    if not manifest:
         return NOTHING, 0.0
-    seconds = _seconds(record)
-    return duration(seconds) + "*" * ("resumed" in record.manifest), seconds / longest
+    return duration(manifest.seconds) + "*" * manifest.resumed, manifest.seconds / longest
+
+
+def left_out(manifest: Manifest) -> str:
+    """How many rows a stage left out, and why; empty for none."""
+    return "; ".join(f"{n:,} {why}" for why, n in manifest.dropped.items() if n)
 
 
 def versions(collected: Collected) -> dict[str, list[str]]:
     """The versions of every package that stages ran with; more than one where they changed in between."""
     found: dict[str, dict[str, None]] = {}
-    for _, record in collected.finished:
-        for package, version in record.manifest.get("versions", {}).items():
+    for _, manifest in collected.manifests:
+        for package, version in manifest.versions.items():
             found.setdefault(package, {})[version] = None
     return {package: [*seen] for package, seen in found.items()}

@@ -8,9 +8,10 @@ from commands import run_script
 from fake_world import write_manifest
 
 from dice.errors import BadInput
-from dice.run import files, manifests
+from dice.run import files
 from dice.run.run import create_run
 from dice.run.stage import Outcome, Stage, execute
+from dice.stages.order import stages_of
 from dice.tools import reuse
 from dice.tools.ablation import grid, table
 from dice.tools.ablation.claims import Verdict, verdicts
@@ -121,7 +122,7 @@ def pretend(cell, **rates):
     plain = {"quality": 0.5, "win_rate_error": 0.01, "mean_chars": 40.0}
     results = [{"model": "SFT", "win_rate": 0.4, **plain}, {"model": "DPO", "win_rate": None, **plain}]
     results += [{"model": name.replace("_", "-"), "win_rate": rate, **plain} for name, rate in rates.items()]
-    for stage, t in cell.stages():
+    for stage, t in stages_of(run):
         basis = {"inputs": stage.inputs(run, t), "recipe": stage.settings(run, t)}
         more = {"results": results} if stage.name == "evaluate" else {}
         write_manifest(stage.folder(run, t), stage.name, **basis, **more)
@@ -215,11 +216,11 @@ def runs(fake_settings):
 def test_a_stage_is_taken_over_where_its_manifest_would_be_the_same(stage, runs):
     first, second = runs("first"), runs("second")
     execute(stage, first, 1)
-    assert reuse.adopt(stage, second, 1, [runs("other", seed=2), first]) == first
+    assert reuse.take_over(stage, second, 1, [runs("other", seed=2), first]) == first
     paths = [run.round_dir(1) / "out" / "text" for run in (first, second)]
     assert paths[0].samefile(paths[1])
-    manifest = manifests.read(second.round_dir(1) / "write.manifest.json")
-    assert manifest["shared_from"] == str(first.round_dir(1))
+    manifest = stage.manifest(second, 1)
+    assert manifest.shared_from == str(first.round_dir(1))
     assert execute(stage, second, 1) == manifest  # done before
 
     files.write_text(paths[1], "something else")  # as everything is written: the file is replaced
@@ -229,12 +230,12 @@ def test_a_stage_is_taken_over_where_its_manifest_would_be_the_same(stage, runs)
 def test_nothing_is_taken_over_that_is_another_or_damaged_or_begun(stage, runs):
     first, second, third = runs("first"), runs("second"), runs("third", seed=3)
     execute(stage, first, 1)
-    assert reuse.adopt(stage, third, 1, [first]) is None  # another setting
+    assert reuse.take_over(stage, third, 1, [first]) is None  # another setting
     files.write_json(second.round_dir(1) / "write.started.json", {})
-    assert reuse.adopt(stage, second, 1, [first]) is None  # this run's own has begun
+    assert reuse.take_over(stage, second, 1, [first]) is None  # this run's own has begun
     (second.round_dir(1) / "write.started.json").unlink()
     files.write_text(first.round_dir(1) / "out" / "text", "damaged")
-    assert reuse.adopt(stage, second, 1, [first]) is None
+    assert reuse.take_over(stage, second, 1, [first]) is None
     assert not (second.round_dir(1) / "out").exists()
 
 

@@ -12,6 +12,7 @@ import benchmark_files
 import pytest
 import scripted_judge
 from commands import run_script
+from fake_world import write_manifest
 from scripted_judge import evaluate, last
 
 from dice.errors import BadInput, StageFailed
@@ -130,7 +131,7 @@ def test_a_broken_manifest_is_one_line(run, arena, monkeypatch):
     with scripted_judge.serve(lambda request, n: "[[A=B]]") as judge:
         evaluate(run, "arena_hard", arena, judge, monkeypatch)
     (path,) = run.path.rglob("judge.manifest.json")
-    path.write_text('{"result": {"score": "high"}}')
+    write_manifest(path.parent, "judge", result={"score": "high"})
     with pytest.raises(BadInput, match=r"judge.manifest.json: no benchmark result \("):
         benchmarks.results_of(run)
 

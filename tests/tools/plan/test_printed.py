@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from dice.errors import BadInput
-from dice.run import stage
 from dice.stages import generate
+from dice.stages.order import execute
 from dice.stages.prepare import load, start
 from dice.tools import plan
 from dice.tools.plan import hardware
@@ -34,7 +34,7 @@ def test_the_plan_of_a_run_that_is_not_begun(fake_settings, tmp_path, capsys, mo
 
 def test_the_plan_of_a_run_that_is_begun(fake_settings, capsys):
     run = start("tiny", fake_settings)
-    stage.execute(generate.STAGE, run, 1)
+    execute(generate.STAGE, run, 1)
     capsys.readouterr()
     before = sorted(run.path.rglob("*"))
     shown = printed(capsys, "tiny", *fake_settings)

@@ -11,8 +11,8 @@ from dice.run import files
 from dice.run.digests import file_digest
 from dice.run.lock import locked
 from dice.run.rows import Pair, TokenRewards
-from dice.run.stage import execute
 from dice.stages import generate, pair, score
+from dice.stages.order import execute
 from dice.tools.report import pairs, tables
 from dice.tools.report.collect import collect
 from dice.tools.report.pairs import sample, spread

@@ -8,6 +8,7 @@ import sys
 from dataclasses import asdict
 from html.parser import HTMLParser
 
+import fake_world
 import pytest
 from commands import run_dice
 from markupsafe import Markup
@@ -59,7 +60,7 @@ def test_numbers_are_those_of_the_files(run):
     assert done.scored.lengths.tolist() == [4, 6, 2, 4, 2, 6]
     assert done.scored.prompts.tolist() == [0, 0, 0, 1, 1, 1]
     assert (done.scored.chosen.tolist(), done.scored.rejected.tolist()) == ([1, 4], [2, 5])
-    assert done.manifest("pair")["length_difference"] == 0  # +4 and -4 characters
+    assert done.manifest("pair").figures["length_difference"] == 0  # +4 and -4 characters
     assert done.balance.shape[0] == 2 and len(done.curves) == 3
 
 
@@ -74,7 +75,7 @@ def test_rounds_at_a_glance(run):
     assert lines["Pairs: generated + offline"] == ["2 + 0"]
     assert lines["Training loss at the end"] == ["0.600"]
     assert lines["Training accuracy at the end"] == ["75%"]
-    assert collect(run).rounds[0].stages["score"].left_out == "2 under 4 characters"
+    assert tables.left_out(collect(run).rounds[0].manifest("score")) == "2 under 4 characters"
 
 
 def test_the_first_screen_has_models_and_verdict(run, undrawn):
@@ -93,8 +94,8 @@ def test_benchmarks_stand_beneath_the_models(run, undrawn):
         "alpaca_eval2", "round-1", "some <judge>", 0.258, False, 0.014, 0.251, 805, 800, 3, 2, 1234.0, 0,
         notes=["judge some <judge> instead of x"],
     )  # fmt: skip
-    place = run.path / "benchmarks" / "alpaca_eval2" / "round-1" / "judged-by-x" / "judge.manifest.json"
-    files.write_json(place, {"result": asdict(result)})
+    folder = run.path / "benchmarks" / "alpaca_eval2" / "round-1" / "judged-by-x"
+    fake_world.write_manifest(folder, "judge", result=asdict(result))
     page = page_of(run, quick=True)
     for cell in ("alpaca_eval2", "some &lt;judge&gt;", "25.8% ± 1.4%", "25.1%", "1,234", "800"):
         assert f"<td>{cell}</td>" in page
@@ -168,10 +169,10 @@ def test_a_run_without_rounds_is_one_line(fake_run):
         ("curves.jsonl", "{", "curves.jsonl:1: not JSON"),
         ("curves.jsonl", "5", "curves.jsonl:1: not an entry of the trainer's log"),
         ("curves.jsonl", "\xff", "curves.jsonl:1: not JSON .*utf-8"),
-        ("curves.jsonl", '{"step": 1, "loss": null}', "curves.jsonl:1: loss is None, not a number"),
+        ("curves.jsonl", '{"step": 1, "loss": null}', "curves.jsonl:1: loss is null, not a number"),
         ("curves.jsonl", '{"step": 1, "eval_loss": "0.7"}', "curves.jsonl:1: eval_loss is '0.7', not a"),
         ("alpha.jsonl", "", "alpha.jsonl: empty"),
-        ("train.manifest.json", '{"seconds": 1}', "train.manifest.json: 'inputs' is missing"),
+        ("train.manifest.json", '{"seconds": 1}', "train.manifest.json: not as it was written"),
         ("alpha.jsonl", '{"alpha": 1}', "alpha.jsonl:1: not a Step row"),
         ("scores/part-00000.jsonl", "{}", "part-00000.jsonl:1: not a Score row"),
     ],
