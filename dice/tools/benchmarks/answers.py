@@ -4,7 +4,7 @@ Questions of one turn and temperature are one part, with prompts and shards of i
 prompts hold the model's own first answer. What is sampled stays, so a killed evaluation goes on.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,7 @@ def work(worker: Worker, run_dir: str, model: str, turn: str) -> None:
 
 def _recipe(recipe: Recipe, sampling: dict[str, Any]) -> Recipe:
     """The recipe with a benchmark's way of sampling: one answer per question."""
-    return replace(recipe, generate=replace(recipe.generate, samples=1, **sampling))
+    return recipe.sampling(samples=1, **sampling)
 
 
 def _run(task: Task, run: Run) -> Outcome:
