@@ -67,7 +67,7 @@ class Ways:
             samples=K, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS, max_model_len=512, shard_size=SHARD
         )
         name, template = str(folder / "model"), "llama3-custom"
-        self.folder, self.recipe = folder, Recipe(name, name, template, "prompts", generate=options)
+        self.folder, self.recipe = folder, Recipe.model_construct(template=template, generate=options)
         self.chat = load_chat("vllm", name, template)
         self.sampler = load_sampler("vllm")(name, list(STOP_IDS), options, "float32")
         self.llm = LLM(**engine_arguments(name, options, "float32") | {"skip_tokenizer_init": False})

@@ -54,7 +54,7 @@ def test_a_secret_does_not_get_into_a_recipe(fake_settings, monkeypatch):
         "score.reward_args.x.password",
     )
     for key in ("train.hf_hub_token", "generate.engine_args.hf_token", "train.swanlab_api_key", *nested):
-        with pytest.raises(BadInput, match="a token or password would be written down"):
+        with pytest.raises(BadInput, match="a token or password, which would be written down"):
             load_recipe("tiny", [*fake_settings, f"{key}=abc"])
 
 

@@ -1,133 +1,258 @@
-"""A recipe: what a run does, as YAML plus `key=value`, typed and validated.
+"""The keys of a recipe: each with its type, bounds, default and meaning, and the rules that span several.
 
 A recipe is a folder with `dice.yaml`, a plain LLaMA-Factory training file (`dpo.yaml`) and a README.
 Any key can be overridden in OmegaConf's dot notation, `replay.gamma=0.25`. Under `train`, every key
 that is not DICE's own is an argument of LLaMA-Factory: `train.learning_rate=1e-6`.
 
-Unknown keys and values out of range are refused with the place they come from.
+`dice.recipe.load` reads recipes and says where a value that is refused here comes from.
 """
 
 import errno
 import os
-from dataclasses import dataclass, field, fields, is_dataclass
+import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dice.recipe.values import Count, Number, PassedOn, Real, Text, Whole, read_as, require
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "scripts" / "run_dice" / "recipes"
 
+# LLaMA-Factory arguments that follow from the rest of the recipe, so nobody sets them by hand.
+MANAGED_TRAIN_ARGS = {
+    "do_train", "model_name_or_path", "adapter_name_or_path", "create_new_adapter", "ref_model",
+    "ref_model_adapters", "ref_model_quantization_bit", "template", "cutoff_len", "dataset", "dataset_dir",
+    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name", "save_total_limit",
+    "save_only_model", "load_best_model_at_end", "seed", "gradient_accumulation_steps", "trust_remote_code",
+}  # fmt: skip
 
-@dataclass
-class Replay:
+# Options of vLLM that the rest of the recipe settles, and what to use instead.
+MANAGED_ENGINE_ARGS = {
+    "model": "policy",
+    "tokenizer": "policy",
+    "skip_tokenizer_init": "template",
+    "runner": "policy",
+    "generation_config": "the other keys of generate",
+    "tensor_parallel_size": "generate.tensor_parallel",
+    "data_parallel_size": "NPROC_PER_NODE",
+    "enable_lora": "policy",
+    "max_model_len": "generate.max_model_len",
+    "dtype": "dtype",
+    "trust_remote_code": "trust_remote_code",
+}
+# Values of vLLM's load_format with which it reads no pickles.
+SAFE_FORMATS = ("safetensors", "fastsafetensors", "runai_streamer", "bitsandbytes", "dummy")
+
+
+def _may_be_a_path(text: str) -> str:
+    require(may_exist(resolve(text)), "", f"is {text!r:.80}; no file can have such a name")
+    return text
+
+
+MaybePath = Annotated[Text, AfterValidator(_may_be_a_path)]  # it names a file or folder, or may do so
+Reward = Literal["implicit", "reward_model", "judge", "random"]
+REWARDS = get_args(Reward)
+
+
+class Group(BaseModel):
+    """Some keys of a recipe. They are checked when it is read, not where code sets them on a copy."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Replay(Group):
     """Experience replay: offline pairs mixed into each round (section 3.2 of the paper)."""
 
-    dataset: str | None = None  # a preference set of dataset_info.json
-    gamma: float = 0.5  # share of offline pairs in the mixture, 0 to 1
+    dataset: Text | None = None  # a preference set of dataset_info.json
+    gamma: Real = Field(0.5, ge=0, le=1)  # share of offline pairs in the mixture
 
 
-@dataclass
-class Generate:
+class Generate(Group):
     """Sampling of K responses per prompt."""
 
-    engine: str = "auto"  # hf, vllm, fake; auto is vllm where it is installed, else hf
-    samples: int = 16  # K
-    temperature: float = 0.9
-    top_p: float = 1.0
-    max_new_tokens: int = 2048
-    max_model_len: int | None = None  # prompt plus response, in tokens; default: the model's own limit
-    shard_size: int = 256  # prompts per shard: what a kill can cost, and what workers share out
-    batch_tokens: int = 65536  # of prompts and responses that the hf engine's cache holds at once
-    tensor_parallel: int = 1  # GPUs that a vLLM engine spreads its model over
-    engine_args: dict[str, Any] = field(default_factory=dict)  # passed to vLLM as they are; not for hf
+    engine: Literal["auto", "hf", "vllm", "fake"] = "auto"  # auto is vllm where it is installed, else hf
+    samples: Whole = Field(16, ge=2)  # K; a pair needs two
+    temperature: Real = Field(0.9, gt=0, le=2)  # at 0 all samples agree; 2 is vLLM's limit
+    top_p: Real = Field(1.0, gt=0, le=1)
+    max_new_tokens: Count = 2048
+    max_model_len: Whole | None = Field(None, ge=2)  # tokens of prompt plus response; null: the model's limit
+    shard_size: Count = 256  # prompts per shard: what a kill can cost, and what workers share out
+    batch_tokens: Count = 65536  # of prompts and responses that the hf engine's cache holds at once
+    tensor_parallel: Count = 1  # GPUs that a vLLM engine spreads its model over
+    engine_args: PassedOn = {}  # passed to vLLM as they are; not for hf
+
+    @field_validator("engine_args")
+    @classmethod
+    def _leave_the_rest_alone(cls, args: dict[str, Any]) -> dict[str, Any]:
+        is_safe = args.get("load_format", SAFE_FORMATS[0]) in SAFE_FORMATS
+        require(is_safe, "load_format", f"must read no pickles, as {', '.join(SAFE_FORMATS)} do")
+        for name, instead in MANAGED_ENGINE_ARGS.items():
+            require(name not in args, name, f"follows from the recipe; use {instead}")
+        return args
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        spread = self.tensor_parallel > 1 and self.engine not in ("vllm", "auto")
+        reason = f"is {self.tensor_parallel}; only vllm does that, and generate.engine is {self.engine}"
+        require(not spread, "tensor_parallel", reason)
+        return self
 
 
-@dataclass
-class Score:
+class Score(Group):
     """Rewards, and where they come from."""
 
-    reward: str = "implicit"  # implicit, reward_model, judge, random
-    cutoff_len: int = 4096  # tokens of prompt plus response; longer ones are dropped, never cut
-    batch_tokens: Any = "auto"  # tokens in one forward pass; auto finds how many the device can hold
-    attn_implementation: str = "auto"  # auto: flash attention where it is installed, else sdpa
-    quantization_bit: int | None = None  # 4 or 8: load the models with bitsandbytes
-    reward_model: str = "train"  # train: one made of the offline pairs before round 1; else folder or Hub id
+    reward: Reward = "implicit"
+    cutoff_len: Whole = Field(4096, ge=2)  # tokens of prompt plus response; longer ones are dropped
+    # Tokens in one forward pass; auto finds how many the device can hold.
+    batch_tokens: Literal["auto"] | Count = "auto"
+    # auto: flash attention where it is installed, else sdpa
+    attn_implementation: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3", "eager"] = "auto"
+    # Load the models with bitsandbytes.
+    quantization_bit: Annotated[Literal[4, 8], read_as(int, str)] | None = None
+    # train: one made of the offline pairs before round 1; else a folder or a Hub id
+    reward_model: MaybePath = "train"
     # What its training file has otherwise than `train`; these rates are usual for reward models of 8B.
-    reward_args: dict[str, Any] = field(default_factory=dict)
-    judge: str = "policy"  # policy, a model's folder, or the name by which a server knows a model
-    judge_prompt: str | None = None  # a text file with {prompt} and {response}, or a next turn; default: ours
-    judge_samples: int = 3  # grades of a response, averaged
-    judge_temperature: float = 0.7
-    judge_max_tokens: int = 512  # of one answer of the judge
-    judge_concurrency: int = 16  # requests that a worker has at a server at once
-    judge_timeout: float = 120.0  # seconds that a server has for one answer
+    reward_args: PassedOn = {}
+    judge: MaybePath = "policy"  # policy, a model's folder, or the name by which a server knows a model
+    # A text file with {prompt} and {response}, or a next turn; null: ours.
+    judge_prompt: MaybePath | None = None
+    judge_samples: Count = 3  # grades of a response, averaged
+    judge_temperature: Real = Field(0.7, ge=0, le=2)
+    judge_max_tokens: Count = 512  # of one answer of the judge
+    judge_concurrency: Count = 16  # requests that a worker has at a server at once
+    judge_timeout: Real = Field(120.0, gt=0)  # seconds that a server has for one answer
 
     @property
     def unit(self) -> str:
         """What rewards are counted in."""
         return {"implicit": "nats", "judge": "grades"}.get(self.reward, "points")
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        varied = self.judge_temperature > 0 or self.judge_samples == 1
+        require(varied, "judge_temperature", "is 0; it must be above 0, or all samples agree")
+        return self
 
-@dataclass
-class Pair:
+
+class Pair(Group):
     """Filters, length balance, and the choice of chosen and rejected."""
 
-    min_samples: int = 8  # scored responses a prompt needs
-    min_chars: int = 4
-    max_chars: int = 6699
-    length: str = "chars"  # what alpha multiplies: chars or tokens
-    alpha: Any = "auto"  # auto: balanced exactly; grid: the published sweep; or reward per character (token)
-    rejected: str = "worst"  # worst, or random: any other sample of the prompt
-    per_prompt: int = 1  # pairs of a prompt: best and worst, then best and worst of what is left, ...
-    min_margin: float = 0.0  # of length-regularized reward, between chosen and rejected
+    min_samples: Whole = Field(8, ge=2)  # scored responses a prompt needs
+    min_chars: Whole = 4
+    max_chars: Whole = 6699
+    length: Literal["chars", "tokens"] = "chars"  # what alpha multiplies
+    # auto: balanced exactly; grid: the published sweep; or reward per character (token)
+    alpha: Literal["auto", "grid"] | Number = "auto"
+    rejected: Literal["worst", "random"] = "worst"  # random: any other sample of the prompt
+    per_prompt: Count = 1  # pairs of a prompt: best and worst, then best and worst of what is left, ...
+    min_margin: Real = Field(0.0, ge=0)  # of length-regularized reward, between chosen and rejected
     trl: bool = False  # export the data sets in TRL's format too
 
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        reason = f"is {self.min_chars}; it must not be above pair.max_chars, which is {self.max_chars}"
+        require(self.min_chars <= self.max_chars, "min_chars", reason)
+        return self
 
-@dataclass
-class Train:
+
+class Train(Group):
     """DPO by LLaMA-Factory."""
 
-    config: str = "dpo.yaml"  # a LLaMA-Factory training file beside the recipe
-    global_batch_size: int = 32  # pairs per optimizer step, whatever the number of GPUs
-    reference_logps: str = "table"  # table: no reference model in memory; model: LLaMA-Factory's own way
-    args: dict[str, Any] = field(default_factory=dict)  # the file's contents and what overrides them
+    config: Text = "dpo.yaml"  # a LLaMA-Factory training file beside the recipe
+    global_batch_size: Count = 32  # pairs per optimizer step, whatever the number of GPUs
+    reference_logps: Literal["table", "model"] = "table"  # a table: no reference model in memory
+    args: PassedOn = {}  # the file's contents and what overrides them
+
+    @field_validator("args")
+    @classmethod
+    def _train_by_dpo(cls, args: dict[str, Any]) -> dict[str, Any]:
+        require(args.get("stage") == "dpo", "stage", "must be dpo")
+        kinds = ("full", "freeze", "lora")
+        require(args.get("finetuning_type") in kinds, "finetuning_type", "must be full, freeze or lora")
+        size = args.get("per_device_train_batch_size", 1)
+        is_count = isinstance(size, int) and not isinstance(size, bool) and size >= 1
+        require(is_count, "per_device_train_batch_size", "must be a whole number of at least 1")
+        return args
 
 
-@dataclass
-class Evaluate:
+class Evaluate(Group):
     """Held-out prompts, answered by every model of the run and judged."""
 
-    prompts: str | None = None  # a prompt set of dataset_info.json; null: no evaluation
-    judge: str | None = None  # path/to/file.py:function, called as f(prompt, response) -> quality
-    samples: int = 4  # answers per prompt
+    prompts: Text | None = None  # a prompt set of dataset_info.json; null: no evaluation
+    judge: MaybePath | None = None  # path/to/file.py:function, called as f(prompt, response) -> quality
+    samples: Count = 4  # answers per prompt
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        require(bool(self.judge) == bool(self.prompts), "judge", "and evaluate.prompts go together")
+        return self
 
 
-@dataclass
-class Recipe:
+class Recipe(Group):
     """Everything a run depends on."""
 
-    policy: str  # round 1's policy; a later round's is the model of the round before
-    reference: str  # round 1's reference; a later round's is the policy of the round before
-    template: str  # of LLaMA-Factory's registry, or llama3-custom, zephyr-custom
-    prompts: str  # a prompt set of dataset_info.json
-    run: str = "???"  # name of the run; default: the recipe's
-    rounds: int = 2
-    seed: int = 42
-    dataset_dir: str = "data"  # the folder of dataset_info.json
-    results_dir: str = "results"
-    prepare: str | None = None  # a command that makes what the recipe needs, run before round 1
+    policy: MaybePath  # round 1's policy; a later round's is the model of the round before
+    reference: MaybePath  # round 1's reference; a later round's is the policy of the round before
+    template: Text  # of LLaMA-Factory's registry, or llama3-custom, zephyr-custom
+    prompts: Text  # a prompt set of dataset_info.json
+    run: MaybePath  # name of the run; default: the recipe's
+    rounds: Whole = Field(2, ge=1, le=1000)
+    seed: Whole = Field(42, ge=0)
+    dataset_dir: MaybePath = "data"  # the folder of dataset_info.json
+    results_dir: MaybePath = "results"
+    prepare: Text | None = None  # a command that makes what the recipe needs, run before round 1
     report: bool = True  # whether the loop writes report.html, after each round and at its end
     trust_remote_code: bool = False  # run the Python code that a model's folder brings along
-    dtype: str = "auto"  # of generation and scoring; auto: bfloat16 on GPUs, float32 on CPUs
-    replay: Replay = field(default_factory=Replay)
-    generate: Generate = field(default_factory=Generate)
-    score: Score = field(default_factory=Score)
-    pair: Pair = field(default_factory=Pair)
-    train: Train = field(default_factory=Train)
-    evaluate: Evaluate = field(default_factory=Evaluate)
+    # Of generation and scoring; auto: bfloat16 on GPUs, float32 on CPUs.
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    replay: Replay = Replay()
+    generate: Generate = Generate()
+    score: Score = Score()
+    pair: Pair = Pair()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
 
     @property
     def run_dir(self) -> Path:
         return ROOT / self.results_dir / self.run
+
+    def sampling(self, **changes: Any) -> "Recipe":
+        """A copy with other values in its group `generate`; they are not checked."""
+        return self.model_copy(update={"generate": self.generate.model_copy(update=changes)})
+
+    @field_validator("run")
+    @classmethod
+    def _be_a_name(cls, run: str) -> str:
+        is_name = re.fullmatch(r"\w[\w.-]*", run)
+        require(is_name, "", f"is {run!r:.80}; a run's name has letters, digits, . _ -")
+        return run
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        replay, samples, pair = self.replay, self.generate.samples, self.pair
+        reason = f"must name a preference set, since replay.gamma is {replay.gamma}"
+        require(replay.dataset or replay.gamma == 0, "replay.dataset", reason)
+        is_trained = self.score.reward == "reward_model" and self.score.reward_model == "train"
+        reason = "is train; replay.dataset must name the preference set to train it on"
+        require(replay.dataset or not is_trained, "score.reward_model", reason)
+        reason = f"is {pair.min_samples}; it must be at most generate.samples, which is {samples}"
+        require(pair.min_samples <= samples, "pair.min_samples", reason)
+        reason = f"is {pair.per_prompt}; it must be at most half of generate.samples, {samples // 2}"
+        require(pair.per_prompt <= samples // 2, "pair.per_prompt", reason)
+        return self
+
+
+GROUPS: dict[str, type[Group]] = {
+    name: type(key.default) for name, key in Recipe.model_fields.items() if isinstance(key.default, Group)
+}
+
+
+def known_keys() -> list[str]:
+    """Every key of a recipe in dot notation."""
+    nested = {name: [f"{name}.{key}" for key in group.model_fields] for name, group in GROUPS.items()}
+    return [key for name in Recipe.model_fields for key in nested.get(name, [name])]
 
 
 def resolve(path: str) -> Path:
@@ -149,12 +274,3 @@ def may_exist(path: Path) -> bool:
 def recipe_names() -> list[str]:
     """Names of the recipes that come with DICE."""
     return sorted(path.parent.name for path in RECIPES.glob("*/dice.yaml"))
-
-
-def known_keys(kind: type, prefix: str = "") -> list[str]:
-    """Every key of a recipe in dot notation."""
-    keys: list[str] = []
-    for spec in fields(kind):
-        nested = spec.default_factory if is_dataclass(spec.default_factory) else None
-        keys += known_keys(nested, f"{prefix}{spec.name}.") if nested else [prefix + spec.name]
-    return keys

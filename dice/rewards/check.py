@@ -5,8 +5,7 @@ from typing import Any
 from dice.errors import BadInput
 from dice.models import llamafactory
 from dice.models.checkpoint import check_model, downloaded
-from dice.recipe.keys import Recipe, resolve
-from dice.recipe.rules import MANAGED_TRAIN_ARGS
+from dice.recipe.keys import MANAGED_TRAIN_ARGS, Recipe, resolve
 from dice.rewards import judge, judge_server
 
 

@@ -7,7 +7,6 @@ answer without a grade is counted; a response whose answers have none at all get
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -135,8 +134,8 @@ def is_local(name: str) -> bool:
 
 def settings(recipe: Recipe) -> dict[str, Any]:
     """What of a recipe its judge needs to know. Raises BadInput where its prompt is of no use."""
-    keys = {key: value for key, value in asdict(recipe.score).items() if key.startswith("judge")}
-    own = {"judge_prompt": _prompt(recipe), "generate": asdict(recipe.generate)}
+    keys = {key: value for key, value in recipe.score.model_dump().items() if key.startswith("judge")}
+    own = {"judge_prompt": _prompt(recipe), "generate": recipe.generate.model_dump()}
     own["gpus_each"] = recipe.generate.tensor_parallel if is_local(recipe.score.judge) else 1
     return keys | own
 

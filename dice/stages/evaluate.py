@@ -9,7 +9,7 @@ import importlib.util
 import math
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def load_judge(spec: str) -> Callable[[str, str], float]:
 
 def _options(recipe: Recipe) -> Recipe:
     """The recipe with as many samples as an evaluation takes."""
-    return replace(recipe, generate=replace(recipe.generate, samples=recipe.evaluate.samples))
+    return recipe.sampling(samples=recipe.evaluate.samples)
 
 
 def work(worker: Worker, run_dir: str, *names: str) -> None:
@@ -108,7 +108,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = _options(run.recipe)
-    return {**sampling_settings(recipe), "evaluate": asdict(recipe.evaluate)}
+    return {**sampling_settings(recipe), "evaluate": recipe.evaluate.model_dump()}
 
 
 def _run(run: Run, t: int) -> Outcome:

@@ -8,7 +8,7 @@ of a prompt has the seed `seed_of(recipe seed, round, prompt_id) + i`.
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -225,8 +225,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 
 def sampling_settings(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that responses depend on; on how many GPUs they are sampled is none of it."""
-    options = asdict(recipe.generate)
-    del options["tensor_parallel"]
+    options = recipe.generate.model_dump(exclude={"tensor_parallel"})
     own = {"seed": recipe.seed, "template": recipe.template, "dtype": recipe.dtype}
     return {**own, "generate": options}
 

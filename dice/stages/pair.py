@@ -6,7 +6,6 @@ shard by shard, from the responses into pairs.jsonl and from there into the data
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
 from itertools import chain
 from typing import Any
 
@@ -43,7 +42,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = run.recipe
-    return {"seed": recipe.seed, "replay": asdict(recipe.replay), "pair": asdict(recipe.pair)}
+    return {"seed": recipe.seed, **recipe.model_dump(include={"replay", "pair"})}
 
 
 def _run(run: Run, t: int) -> Outcome:

@@ -9,7 +9,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -79,7 +78,7 @@ def hold(run: Run, name: str, overrides: Sequence[str]) -> None:
     if node_rank() > 0:
         return
     lock.take_for_loop(run.path)
-    if changes := differences(asdict(load(name, overrides)), asdict(run.recipe)):
+    if changes := differences(load(name, overrides).model_dump(), run.recipe.model_dump()):
         raise BadInput(f"{run.path}: another iter.sh has just begun it with another recipe ({changes[0]})")
 
 
@@ -87,7 +86,7 @@ def load(name: str, overrides: Sequence[str]) -> Recipe:
     """The recipe as its run will have it: `generate.engine: auto` is the engine that is installed."""
     recipe = load_recipe(name, overrides)
     remote_code.allow(recipe.trust_remote_code)
-    return replace(recipe, generate=replace(recipe.generate, engine=resolve_engine(recipe.generate.engine)))
+    return recipe.sampling(engine=resolve_engine(recipe.generate.engine))
 
 
 def _introduce(name: str, run: Run) -> None:
@@ -110,7 +109,7 @@ def _show_changes(run: Run, force: bool) -> None:
     Raises BadInput where stages were finished with what has changed, without `force`.
     """
     before = previous(run.recipe)
-    for change in differences(asdict(before), asdict(run.recipe)) if before else ():
+    for change in differences(before.model_dump(), run.recipe.model_dump()) if before else ():
         say(f"recipe    {change}", mark="!")
     superseded = _superseded(run) if before and not force else ()
     lost = [f"{stage.name} of round {t}" if t else stage.name for stage, t in superseded]

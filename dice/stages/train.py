@@ -9,7 +9,6 @@ interrupted goes on from its last checkpoint.
 import json
 import os
 import sys
-from dataclasses import asdict
 from typing import Any
 
 from dice.errors import BadInput, counted
@@ -84,7 +83,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = run.recipe
     own = {"seed": recipe.seed, "template": recipe.template, "cutoff_len": recipe.score.cutoff_len}
-    return {**own, "train": asdict(recipe.train)}
+    return {**own, "train": recipe.train.model_dump()}
 
 
 def _run(run: Run, t: int) -> Outcome:

@@ -13,9 +13,8 @@ from dice.errors import BadInput, StageFailed
 from dice.launch.console import say
 from dice.models import chat_template, remote_code
 from dice.models.checkpoint import check_model
-from dice.recipe.keys import Recipe
+from dice.recipe.keys import REWARDS, Recipe
 from dice.recipe.load import load_recipe
-from dice.recipe.rules import REWARDS
 from dice.rewards import check
 from dice.rewards.scoring import NAMES, job_of, run_job, scored
 from dice.rewards.source import Job

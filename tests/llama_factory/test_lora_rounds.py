@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import fake_world
@@ -97,7 +96,8 @@ def test_the_reference_of_a_second_lora_round_is_the_adapter_of_the_first(lora_r
 
 
 def test_upstreams_way_has_the_same_reference_in_a_second_lora_round(lora_run):
-    recipe = replace(lora_run.recipe, train=replace(lora_run.recipe.train, reference_logps="model"))
+    recipe = lora_run.recipe.model_copy(deep=True)
+    recipe.train.reference_logps = "model"
     run = Run(lora_run.path, recipe)
     first, second = round_config(run, 1), round_config(run, 2)
     assert "ref_model" not in first and "adapter_name_or_path" not in first  # the adapter is new
@@ -135,7 +135,8 @@ def test_a_killed_training_goes_on_from_its_checkpoint(lora_run, tmp_path):
     """The same curves and the same weights, bit by bit, as without the kill."""
     copies = [tmp_path / name for name in ("whole", "killed")]
     longer = lora_run.recipe.train.args | {"num_train_epochs": 40, "save_strategy": "steps", "save_steps": 10}
-    recipe = replace(lora_run.recipe, train=replace(lora_run.recipe.train, args=longer))
+    recipe = lora_run.recipe.model_copy(deep=True)
+    recipe.train.args = longer
     for copy in copies:
         shutil.copytree(lora_run.path, copy)
         files.remove(copy / "round-1" / "train.manifest.json")

@@ -3,7 +3,6 @@
 import json
 import threading
 import time
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -126,8 +125,8 @@ def served(fake_run, tmp_path):
     """Makes the judge of a recipe with these settings."""
 
     def make(**settings):
-        score = replace(fake_run.recipe.score, reward="judge", judge="some-model", judge_samples=2)
-        recipe = replace(fake_run.recipe, score=replace(score, **settings))
+        score = {"reward": "judge", "judge": "some-model", "judge_samples": 2} | settings
+        recipe = fake_run.recipe.model_copy(update={"score": fake_run.recipe.score.model_copy(update=score)})
         return Served(job_of(recipe, tmp_path, "policy", "reference"))
 
     return make

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -178,7 +177,7 @@ def test_one_trained_on_the_tiny_worlds_pairs_ranks_held_out_ones(tmp_path):
     if run_dice("start", "tiny", f"results_dir={tmp_path}").returncode:
         pytest.fail("the tiny world can't be made")
     recipe = load_recipe("tiny", ["score.reward=reward_model", f"results_dir={tmp_path}"])
-    run = create_run(replace(recipe, generate=replace(recipe.generate, engine="hf")))
+    run = create_run(recipe.sampling(engine="hf"))
     execute(train_reward_model.STAGE, run, 0)
     shown = run_dice(
         "reward", "tiny_held_out_preferences", "--recipe=tiny",

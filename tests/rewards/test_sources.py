@@ -8,8 +8,8 @@ from commands import run_script
 
 from dice.errors import BadInput
 from dice.launch.worker import Worker
+from dice.recipe.keys import REWARDS
 from dice.recipe.load import load_recipe
-from dice.recipe.rules import REWARDS
 from dice.rewards import check
 from dice.rewards.scoring import job_of, run_share, scored, settings
 from dice.rewards.source import Job
@@ -39,8 +39,8 @@ def job(fake_run, tmp_path):
         files.write_rows(files.shard_path(folder / "responses", shard), part)
 
     def make(source, **changes):
-        score = replace(fake_run.recipe.score, reward=source, judge_max_tokens=64)
-        recipe = replace(fake_run.recipe, score=score)
+        recipe = fake_run.recipe.model_copy(deep=True)
+        recipe.score.reward, recipe.score.judge_max_tokens = source, 64
         return replace(job_of(recipe, folder, "ours", "theirs", "rewarder"), **changes)
 
     return make
@@ -183,7 +183,7 @@ def test_only_implicit_rewards_know_the_reference_of_a_training(fake_settings):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["score.reward=length"], "there are implicit, reward_model, judge, random"),
+        (["score.reward=length"], "'length'; it must be 'implicit', 'reward_model', 'judge' or 'random'"),
         (["score.reward=judge", "score.judge_samples=0"], "score.judge_samples is 0; it must be at least 1"),
         (["score.judge_temperature=0"], "above 0, or all samples agree"),
         (

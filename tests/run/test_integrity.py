@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import fake_world
@@ -138,8 +137,8 @@ def test_a_training_that_was_over_is_not_repeated(run, monkeypatch):
     files.write_json(work / "trainer_state.json", {"log_history": log})
     (work / "model.safetensors").write_bytes(b"weights")
     monkeypatch.setattr("dice.stages.train.trainer.train", lambda *_: pytest.fail("it trains again"))
-    recipe = replace(run.recipe, generate=replace(run.recipe.generate, engine="hf"))
-    recipe = replace(recipe, train=replace(recipe.train, global_batch_size=4))
+    recipe = run.recipe.model_copy(deep=True)
+    recipe.generate.engine, recipe.train.global_batch_size = "hf", 4
     outcome = train._run(Run(run.path, recipe), 1)
     assert outcome.rows_out == 12
     assert (folder / "model" / "model.safetensors").read_bytes() == b"weights" and work.is_dir()

@@ -15,7 +15,7 @@ from dice.inference.sampler import Request, Sampled
 from dice.launch import devices, processes, worker
 from dice.launch.progress import Bar, Counter, Tally, read_counters
 from dice.launch.worker import Claims, Worker
-from dice.recipe.keys import ROOT, Generate, Recipe
+from dice.recipe.keys import ROOT, Recipe
 from dice.recipe.seeds import seed_of
 from dice.run import files
 from dice.run.rows import Prompt, Response, prompt_id
@@ -293,9 +293,7 @@ def test_only_vllm_spreads_a_model_over_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
 
     def found(**options):
-        return checks.check_gpus(
-            Recipe("policy", "reference", "llama3", "prompts", generate=Generate(**options))
-        )
+        return checks.check_gpus(Recipe.model_construct().sampling(**options))
 
     assert found(engine="hf") == "4 of 1 GPU each"
     assert found(engine="vllm", tensor_parallel=2) == "2 of 2 GPUs each"

@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 from contextlib import redirect_stderr
-from dataclasses import asdict
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -72,7 +71,7 @@ def dpo_yaml(given: Input, folder: Path) -> tuple[str, Read]:
 @reader("recipe: key=value")
 def overrides(given: Input, folder: Path) -> tuple[str, Read]:
     recipe_folder(folder)
-    keys = [*load.known_keys(load.Recipe), "train.learning_rate", "train.args.x", "train", "replay"]
+    keys = [*load.known_keys(), "train.learning_rate", "train.args.x", "train", "replay"]
     words, usual = [], ["1", "2", "0.5", "auto", "null", "true", "hf", "dpo.yaml", "x", "{}"]
     for _ in range(given.rng.randint(1, 3)):
         key = given.rng.choice(keys) if given.chance(0.8) else given.draw(TEXT)
@@ -86,7 +85,7 @@ def overrides(given: Input, folder: Path) -> tuple[str, Read]:
 @reader("recipe.yaml of a run")
 def resolved(given: Input, folder: Path) -> tuple[str, Read]:
     recipe_folder(folder)
-    whole = asdict(load.load_recipe(str(folder)))
+    whole = load.load_recipe(str(folder)).model_dump()
     what = given.json(folder / "run" / "recipe.yaml", whole)
     return what, lambda: nothing(open_run(folder / "run").policy(2))
 

@@ -5,7 +5,7 @@ prompts hold the model's own first answer. What is sampled stays, so a killed ev
 """
 
 import itertools
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def work(worker: Worker, run_dir: str, model: str, turn: str) -> None:
 
 def _recipe(recipe: Recipe, sampling: dict[str, Any]) -> Recipe:
     """The recipe with a benchmark's way of sampling: one answer per question."""
-    return replace(recipe, generate=replace(recipe.generate, samples=1, **sampling))
+    return recipe.sampling(samples=1, **sampling)
 
 
 def _run(task: Task, run: Run) -> Outcome:

@@ -4,7 +4,6 @@ import contextlib
 import math
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
 
 from dice.errors import BadInput, counted
 from dice.launch.console import console, say, shown
@@ -63,7 +62,7 @@ def _read(name: str, overrides: Sequence[str]) -> tuple[Recipe, Machine, list[st
         return load(name, given), hardware.find(), given
     recipe = load_recipe(name, given)
     if recipe.generate.engine == "auto":  # what setup.sh installs where there are GPUs
-        recipe = replace(recipe, generate=replace(recipe.generate, engine="vllm"))
+        recipe = recipe.sampling(engine="vllm")
     machine, each = hardware.parse_gpus(asked[-1]), recipe.generate.tensor_parallel
     if machine.count % each:
         raise BadInput(f"gpus is {asked[-1]!r}: generate.tensor_parallel, {each}, must divide their number")

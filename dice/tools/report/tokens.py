@@ -5,7 +5,6 @@ What comes out is kept in the round's `report-tokens.json`, for as long as its p
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -71,7 +70,7 @@ def _read(path: Path, digest: str) -> dict[Key, TokenRewards]:
 
 def _compute(run: Run, t: int, pairs: Sequence[Pair]) -> list[TokenRewards]:
     """A row per response, in the order of the pairs; with an empty list for one that can't be scored."""
-    recipe = replace(run.recipe, policy=run.policy(t), reference=run.reference(t))
+    recipe = run.recipe.model_copy(update={"policy": run.policy(t), "reference": run.reference(t)})
     answered = [(pair.messages, [pair.chosen, pair.rejected]) for pair in pairs]
     rows = []
     for pair, results in zip(pairs, score_all(recipe, answered, per_token=True), strict=True):
