@@ -10,6 +10,7 @@ from pathlib import Path
 
 from dice.data.answers import read_answers
 from dice.errors import BadInput, StageFailed
+from dice.inference.load import engine_named
 from dice.launch.console import say
 from dice.models import chat_template, trust
 from dice.models.checkpoint import check_model
@@ -85,7 +86,7 @@ def _check(run: Run, models: list[str]) -> None:
     recipe = run.recipe
     for stage, t in train_reward_model.maker(recipe):
         require(run, t, stage)
-    if recipe.generate.engine == "fake":
+    if not engine_named(recipe.generate.engine).reads_models:
         return
     check.examine(recipe)
     check_model("policy", recipe.policy)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from dice.errors import BadInput, printable
+from dice.inference.load import engine_named
 from dice.launch.console import console, shown
 from dice.models import hub
 from dice.recipe.keys import Recipe
@@ -70,7 +71,8 @@ def _all(recipe: Recipe, place: Place) -> Findings:
     quick = [*before_preparation(recipe, place), *after_preparation(recipe, place)]
     yield from _made([(check.topic, partial(_quick, recipe, check, later)) for check in quick])
     case = Case(recipe, later)
-    groups = [run_checks] if recipe.generate.engine == "fake" else [run_checks, text_checks, model_checks]
+    real = engine_named(recipe.generate.engine).reads_models
+    groups = [run_checks, text_checks, model_checks] if real else [run_checks]
     for group in groups:
         yield from _made(group(case))
 
