@@ -76,10 +76,9 @@ def adapt(config: dict[str, Any], global_batch: int, processes: int, on_gpu: boo
 
 def starting_from(model: str) -> dict[str, Any]:
     """The keys of a configuration that say which model is trained: an adapter is trained on, on its base."""
-    base = base_of(model)
-    return (
-        {"model_name_or_path": base, "adapter_name_or_path": model} if base else {"model_name_or_path": model}
-    )
+    if base := base_of(model):
+        return {"model_name_or_path": base, "adapter_name_or_path": model}
+    return {"model_name_or_path": model}
 
 
 def train(config: dict[str, Any], log: Path, label: str) -> Trained:

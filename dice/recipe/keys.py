@@ -61,11 +61,6 @@ class Score:
     judge_concurrency: int = 16  # requests that a worker has at a server at once
     judge_timeout: float = 120.0  # seconds that a server has for one answer
 
-    @property
-    def unit(self) -> str:
-        """What rewards are counted in."""
-        return {"implicit": "nats", "judge": "grades"}.get(self.reward, "points")
-
 
 @dataclass
 class Pair:

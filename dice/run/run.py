@@ -29,8 +29,8 @@ class Run:
         return self.path / OWN_FOLDERS[stage] if stage in OWN_FOLDERS else self.round_dir(t)
 
     def model(self, t: int) -> str:
-        """The model that round t ends with; round 0 is the policy that the run starts from."""
-        return str(self.round_dir(t) / "model") if t else model_path(self.recipe.policy)
+        """The model that round t ends with; before round 1 it is the policy that the run starts from."""
+        return str(self.round_dir(t) / "model") if t > 0 else model_path(self.recipe.policy)
 
     def policy(self, t: int) -> str:
         """The model that round t samples from and trains."""
@@ -39,6 +39,11 @@ class Run:
     def reference(self, t: int) -> str:
         """The model that round t's policy was trained from: the other half of its implicit reward."""
         return self.model(t - 2) if t > 1 else model_path(self.recipe.reference)
+
+    def reward_model(self) -> str:
+        """The reward model of the run: the one that it trains, a folder, or a Hub id."""
+        name = self.recipe.score.reward_model
+        return str(self.stage_dir("train_rm", 0) / "model") if name == "train" else model_path(name)
 
 
 def model_path(name: str) -> str:

@@ -69,7 +69,7 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
 def _reference(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Which model is the reference: always the policy as the round finds it, which `config` names.
 
-    LLaMA-Factory's own reference for an adapter is its bare base, which is right only while the adapter is new.
+    LLaMA-Factory's own reference for an adapter is its bare base, right only while the adapter is new.
     """
     if recipe.train.reference_logps == "table":
         return {"reference_logps": "table"}
@@ -100,7 +100,7 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
 def _run(run: Run, t: int) -> Outcome:
     folder, recipe = run.round_dir(t), run.recipe
     rows = manifest_of(run, t, "pair")["rows_out"]
-    if engine_named(recipe.generate.engine).reads_models:
+    if engine_named(recipe.generate.engine).reads_models:  # otherwise there are no batches to fill
         check_rows(rows, recipe)
     engine = load_trainer(recipe.generate.engine)
     trained = engine.finished(folder / "train")  # killed after its last step, perhaps

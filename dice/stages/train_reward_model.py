@@ -38,12 +38,6 @@ def is_wanted(recipe: Recipe) -> bool:
     return recipe.score.reward == "reward_model" and recipe.score.reward_model == "train"
 
 
-def model_of(run: Run) -> str:
-    """The reward model of a run: the one that it trains, a folder, or a Hub id."""
-    name = run.recipe.score.reward_model
-    return str(folder_of(run, 0) / "model") if name == "train" else model_path(name)
-
-
 def folder_of(run: Run, t: int) -> Path:
     """Where a run's own reward model is made."""
     return run.stage_dir("train_rm", t)
@@ -63,11 +57,8 @@ def training_args(recipe: Recipe) -> dict[str, Any]:
 
 def config_of(run: Run) -> dict[str, Any]:
     """The whole configuration on this machine."""
-    recipe, start, seed = (
-        run.recipe,
-        model_path(run.recipe.reference),
-        seed_of(run.recipe.seed, 0, "train_rm"),
-    )
+    recipe, start = run.recipe, model_path(run.recipe.reference)
+    seed = seed_of(recipe.seed, 0, "train_rm")
     return base_config(recipe, training_args(recipe), start, folder_of(run, 0), seed, "reward-model")
 
 

@@ -13,7 +13,6 @@ from dice.rewards import judge_server
 from dice.rewards.grades import grade_of
 from dice.rewards.judge import PROMPT, conversation, question
 from dice.rewards.judge_server import Served
-from dice.rewards.scoring import job_of
 from dice.rewards.source import Asked
 from dice.run.rows import Message
 
@@ -122,13 +121,12 @@ def scripted(monkeypatch):
 
 
 @pytest.fixture
-def served(fake_run, tmp_path):
+def served(fake_run):
     """Makes the judge of a recipe with these settings."""
 
     def make(**settings):
-        score = replace(fake_run.recipe.score, reward="judge", judge="some-model", judge_samples=2)
-        recipe = replace(fake_run.recipe, score=replace(score, **settings))
-        return Served(job_of(recipe, tmp_path, "policy", "reference"))
+        asked = {"judge": "some-model", "judge_samples": 2, **settings}
+        return Served(replace(fake_run.recipe.score, **asked))
 
     return make
 

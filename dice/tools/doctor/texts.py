@@ -10,10 +10,11 @@ from jinja2 import TemplateError
 
 from dice.models.chat_template import load_tokenizer
 from dice.models.checkpoint import base_of, tokenizer_home
+from dice.models.reference_table import IGNORED
 from dice.run import files
 from dice.run.rows import Message, Preference
 from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look, looks_at, spread
-from dice.tools.doctor.training_rows import IGNORED, training_rows
+from dice.tools.doctor.training_rows import training_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

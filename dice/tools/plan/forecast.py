@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dice.models import hub
-from dice.rewards.scoring import NAMES
+from dice.rewards.scoring import source_of
 from dice.run import manifests, stage
 from dice.run.run import Run
 from dice.stages import evaluate, generate, pair, score, train, train_reward_model
@@ -49,7 +49,7 @@ def rows_of(planned: Budget, run: Run, here: bool) -> Iterator[Row]:
     recipe, work = run.recipe, planned.work
     texts = {
         "generate": f"{work.responses:,} responses to {work.prompts:,} prompts",
-        "score": f"{work.responses:,} {NAMES[recipe.score.reward]}",
+        "score": f"{work.responses:,} {source_of(recipe).title}",
         "train_rm": "a reward model of the offline pairs",
         "pair": f"{work.generated:,} pairs and {work.offline:,} offline",
         "train": f"{work.steps:,} steps of {work.batch} pairs",
