@@ -19,7 +19,7 @@ from typing import Any
 import fire
 
 from dice import __version__
-from dice.errors import BadInput
+from dice.errors import BadInput, first_line
 from dice.launch import machines
 from dice.launch.console import console, run, say, shown
 from dice.launch.processes import die_with_parent
@@ -250,7 +250,7 @@ class Commands:
         except Exception as error:
             if not in_loop:
                 raise
-            say(f"report    not written: {error}".splitlines()[0], mark="!")
+            say(f"report    not written: {first_line(error)}", mark="!")
 
     @promised
     def status(self, run: str | None = None, *, check: bool = False) -> None:

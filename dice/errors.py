@@ -73,6 +73,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing: libraries write essays."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class BadInput(Exception):
     """Something a user gave can't be used. The message is one line: file, line, key, what would be right.
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dice.errors import BadInput
+from dice.errors import BadInput, first_line
 from dice.models import hub, trust
 from dice.recipe.keys import resolve
 from dice.run import files
@@ -267,4 +267,4 @@ def _unreadable(weights: Path) -> str | None:
         with safe_open(weights, "np"):
             return None
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        return str(error).strip().splitlines()[0]
+        return first_line(error)

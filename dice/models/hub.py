@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from dice.errors import first_line
+
 Answer = TypeVar("Answer")
 WEIGHTS = (".safetensors", ".bin")
 TIMEOUT = 5.0  # seconds, name resolution included, which no library can limit
@@ -122,7 +124,7 @@ def _knock() -> None:
     try:
         get_session().head(constants.ENDPOINT, timeout=TIMEOUT)
     except (httpx.HTTPError, OSError) as error:
-        raise OutOfReach(_first_line(error)) from None
+        raise OutOfReach(first_line(error)) from None
 
 
 def _ask(name: str) -> Remote:
@@ -144,9 +146,9 @@ def _ask(name: str) -> Remote:
     except RepositoryNotFoundError:
         raise NoSuchModel("the Hub has no such model, or it is private: `hf auth login`") from None
     except HFValidationError as error:
-        raise NoSuchModel(str(error).splitlines()[0]) from None
+        raise NoSuchModel(first_line(error)) from None
     except (httpx.HTTPError, OSError, ValueError) as error:
-        raise OutOfReach(_first_line(error)) from None
+        raise OutOfReach(first_line(error)) from None
     sizes = {suffix: 0 for suffix in WEIGHTS}
     for file in info.siblings or ():
         if "/" not in file.rfilename and file.rfilename.endswith(WEIGHTS):
@@ -154,7 +156,3 @@ def _ask(name: str) -> Remote:
     parameters = info.safetensors.total if info.safetensors else None
     pickled = bool(sizes[".bin"] and not sizes[".safetensors"] and not parameters)
     return Remote(parameters, next(filter(None, sizes.values()), None), pickled)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -15,7 +15,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from dice.errors import BadInput, first_in
+from dice.errors import BadInput, first_in, first_line
 from dice.recipe.keys import RECIPES, ROOT, Recipe, Train, known_keys, may_exist, recipe_names
 from dice.recipe.rules import MANAGED_TRAIN_ARGS, broken_rules, inside
 
@@ -110,7 +110,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise BadInput(f"{_shown(path)}:{line}: not YAML ({error.problem})") from None
     except (yaml.YAMLError, OSError, ValueError, OmegaConfBaseException) as error:
-        raise BadInput(f"{_shown(path)}: not YAML ({error})".splitlines()[0]) from None
+        raise BadInput(f"{_shown(path)}: not YAML ({first_line(error)})") from None
     if not isinstance(loaded, dict):
         raise BadInput(f"{_shown(path)}: not a mapping of keys to values")
     return loaded
@@ -127,7 +127,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         try:
             given.merge_with_dotlist([item])
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
-            raise BadInput(f"{COMMAND_LINE}: {item!r}: {error}".splitlines()[0]) from None
+            raise BadInput(f"{COMMAND_LINE}: {item!r}: {first_line(error)}") from None
     return OmegaConf.to_container(given)
 
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_prompts
-from dice.errors import BadInput
+from dice.errors import BadInput, first_line
 from dice.inference.load import engine_named
 from dice.launch import processes
 from dice.launch.console import console, with_error
@@ -72,7 +72,7 @@ def load_judge(spec: str) -> Callable[[str, str], float]:
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's file may raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise BadInput(f"evaluate.judge {spec!r}: {file} can't be run ({reason})") from error
     judge = getattr(module, name, None)
     if not callable(judge):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from dice.errors import BadInput, printable
+from dice.errors import BadInput, first_line, printable
 from dice.inference.load import engine_named
 from dice.launch.console import console, shown
 from dice.models import hub
@@ -86,7 +86,7 @@ def _made(looks: Iterable[Look]) -> Findings:
         except BadInput as error:
             found = [Finding(FAULT, topic, str(error), "correct it and ask again", refused=True)]
         except Exception as error:  # of a library, about something that nobody thought of
-            what = f"could not be looked at: {type(error).__name__}: {error}".splitlines()[0]
+            what = f"could not be looked at: {type(error).__name__}: {first_line(error)}"
             found = [Finding(WARNING, topic, what, "mend what else is said here; if it stays, report it")]
         yield from found
 
