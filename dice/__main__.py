@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from dice import __version__
-from dice.errors import BadInput
+from dice.errors import BadInput, first_line
 from dice.launch import command_line, machines
 from dice.launch.console import console, run, say, shown
 from dice.launch.processes import die_with_parent
@@ -74,7 +74,7 @@ class ForUsers:
         except Exception as error:
             if not in_loop:
                 raise
-            say(f"report    not written: {error}".splitlines()[0], mark="!")
+            say(f"report    not written: {first_line(error)}", mark="!")
 
     def score(
         self,

@@ -85,6 +85,11 @@ def spelled(value: object) -> str:
     return repr(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its kind where it says nothing: libraries write essays."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 class BadInput(Exception):
     """Something a user gave can't be used. The message is one line: file, line, key, what would be right.
 

@@ -1,7 +1,7 @@
 """Pairs -> a LLaMA-Factory dataset directory, and TRL's format."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +24,21 @@ ENTRY = {
 }
 
 
-def write(folder: Path, generated: Iterable[Pair], mixed: Iterable[Pair | Preference]) -> None:
-    """Write `dataset.json` (generated pairs), `mixed.json` (with replay) and `dataset_info.json`."""
-    for name, pairs in {"dataset": generated, "mixed": mixed}.items():
+def write(
+    folder: Path, generated: Sequence[Pair], mixed: Sequence[Pair | Preference], trl: bool = False
+) -> None:
+    """Write `dataset.json` (generated pairs), `mixed.json` (with replay) and `dataset_info.json`.
+
+    With `trl`, also write both sets in TRL's format, `trl/dataset.json` and `trl/mixed.json`, for
+    `load_dataset("json", ...)`.
+    """
+    sets = {"dataset": generated, "mixed": mixed}
+    for name, pairs in sets.items():
         files.write_array(folder / f"{name}.json", map(_ranking, pairs))
-    entries = {name: {"file_name": f"{name}.json", **ENTRY} for name in ("dataset", "mixed")}
+        if trl:
+            files.write_array(folder / "trl" / f"{name}.json", map(_conversational, pairs))
+    entries = {name: {"file_name": f"{name}.json", **ENTRY} for name in sets}
     files.write_json(folder / "dataset_info.json", entries)
-
-
-def write_trl(folder: Path, generated: Iterable[Pair], mixed: Iterable[Pair | Preference]) -> None:
-    """Write the same two sets as `trl/dataset.json` and `trl/mixed.json`, for `load_dataset("json", ...)`."""
-    for name, pairs in {"dataset": generated, "mixed": mixed}.items():
-        files.write_array(folder / "trl" / f"{name}.json", map(_conversational, pairs))
 
 
 def register(round_dir: str, name: str, mixed: bool = False) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dice.errors import BadInput, spelled
+from dice.errors import BadInput, first_line, spelled
 from dice.recipe.keys import may_exist, resolve
 from dice.run.digests import file_digest
 from dice.run.files import write_json, write_text
@@ -110,7 +110,7 @@ class Source:
         try:
             return getattr(datasets, function)(self.hub, name=subset, data_dir=folder, **options)
         except Exception as error:  # whatever the set's host, its builder or its files come up with
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise BadInput(f"{self.place}: {self.hub!r} can't be loaded: {reason}") from error
 
     def check_place(self, path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dice.data.dataset_info import FILE_TYPES, Source
-from dice.errors import BadInput, spelled
+from dice.errors import BadInput, first_line, spelled
 
 SPACE = re.compile(r"[ \t\r\n]*")
 Rows = Iterator[tuple[str, dict[str, Any]]]
@@ -53,7 +53,7 @@ def _slice(source: Source, rows: list[tuple[str, dict[str, Any]]], split: str) -
     try:
         parts = ReadInstruction.from_spec(split).to_absolute({"train": len(rows)})
     except (ValueError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise BadInput(
             f"{source.place}: split is {split!r}; a local set has the split train ({reason})"
         ) from None
@@ -82,7 +82,7 @@ def _parquet(path: Path) -> Rows:
                 number += 1
                 yield f"{path}: row {number}", row
     except Exception as error:  # whatever the file and the values in it, dates say, come up with
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise BadInput(f"{path}: not a Parquet file that can be read ({reason})") from None
 
 

@@ -1,7 +1,6 @@
-"""A round as numbers: arrays with a row per prompt and a column per sample. Texts pass by.
+"""A round, read from its files: its prompts, its scores as arrays, and the texts that are asked for.
 
-What is held in memory is some bytes per response; the texts of a round are read shard by shard, and
-only those that were asked for are kept, until they are handed on.
+Of a response some bytes are held in memory, its text only where it is asked for.
 """
 
 import json
@@ -63,17 +62,18 @@ def read_scores(folder: Path, prompt_ids: list[str], samples: int) -> Table:
     return table
 
 
-def read_texts(folder: Path, table: Table, wanted: np.ndarray, sampled: Sampled) -> Iterator[Texts]:
-    """The texts of the wanted samples, (P, K), shard by shard; `sampled` is counted along the way.
+def read_texts(folder: Path, table: Table, wanted: np.ndarray) -> tuple[Texts, Sampled]:
+    """The texts of the wanted samples, (P, K), and what all responses tell.
 
-    Raises BadInput for a response that is there twice or to no prompt, and, at the end, for a score
-    whose response is not there.
+    Raises BadInput for a response that is there twice or to no prompt, and for a score whose response is
+    not there.
     """
     samples = table.present.shape[1]
     asked, seen = wanted.tobytes(), bytearray(wanted.size)
     checksums = np.zeros(wanted.size, np.uint32)
+    texts: Texts = {}
+    cut_off = 0
     for path in files.shards(folder):
-        texts: Texts = {}
         places, sums = [], []
         for number, response in enumerate(files.read_rows(path, UnreadResponse), 1):
             row = table.row_of.get(response.prompt_id)
@@ -86,17 +86,15 @@ def read_texts(folder: Path, table: Table, wanted: np.ndarray, sampled: Sampled)
             seen[place] = 1
             places.append(place)
             sums.append(zlib.crc32(response.response))
-            sampled.cut_off += response.finish_reason == "length"
+            cut_off += response.finish_reason == "length"
             if asked[place]:
                 texts[row, response.sample] = json.loads(text)
         checksums[places] = sums
-        yield texts
     there = np.frombuffer(seen, bool).reshape(wanted.shape)
-    sampled.responses = int(there.sum())
-    sampled.duplicates = _duplicates(checksums.reshape(wanted.shape), there)
     for row, sample in np.argwhere(table.present & ~there)[:1]:
         prompt = table.prompt_ids[row]
         raise BadInput(f"{folder}: sample {sample} of prompt {prompt} is scored but has no response")
+    return texts, Sampled(int(there.sum()), cut_off, _duplicates(checksums.reshape(wanted.shape), there))
 
 
 def _checked(raw: Raw, where: str) -> str:

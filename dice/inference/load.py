@@ -1,10 +1,34 @@
-"""The samplers, scorers and tokenizers that go with an engine; libraries are imported when asked for."""
+"""The engines that a recipe can name, and where their parts are. A part is imported when it is asked for."""
 
 import importlib
 import importlib.util
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from dice.inference.sampler import Sampler
+
+FAKE = "dice.inference.fake"
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The modules that an engine's parts are in, each with the same names as the module given here."""
+
+    sampler: str  # Sampler
+    scorer: str = "dice.inference.scorer"  # Scorer, Options
+    chat: str = "dice.models.chat_template"  # load_chat
+    reward_model: str = "dice.inference.reward_model"  # RewardModel
+    trainer: str = "dice.models.trainer"  # train, finished
+    reads_models: bool = True  # whether policy, reference and template must be real ones
+    frees_gpu: bool = True  # whether a process can load one model after the other
+
+
+ENGINES = {
+    "hf": Engine("dice.inference.hf"),
+    "vllm": Engine("dice.inference.vllm", frees_gpu=False),
+    "fake": Engine(FAKE, scorer=FAKE, chat=FAKE, reward_model=FAKE, trainer=FAKE, reads_models=False),
+}
 
 
 def resolve_engine(name: str) -> str:
@@ -14,34 +38,34 @@ def resolve_engine(name: str) -> str:
     return "vllm" if importlib.util.find_spec("vllm") else "hf"
 
 
+def engine_named(name: str) -> Engine:
+    """The engine that a recipe's `generate.engine` names."""
+    return ENGINES[resolve_engine(name)]
+
+
 def load_sampler(engine: str) -> type[Sampler]:
-    """The sampler class of an engine; its libraries are imported here."""
-    return importlib.import_module(f"dice.inference.{resolve_engine(engine)}").Sampler
+    """The sampler class of an engine."""
+    return importlib.import_module(engine_named(engine).sampler).Sampler
 
 
 def load_scorer(engine: str, **options: Any) -> Any:
-    """The scorer that goes with an engine: log-probs by transformers, unless it is `fake`.
-
-    `options` are those of `dice.inference.scorer.Options`.
-    """
-    module = importlib.import_module("dice.inference.fake" if engine == "fake" else "dice.inference.scorer")
+    """A `dice.inference.scorer.Scorer`, or the engine's own; `options` are those of `Options` there."""
+    module = importlib.import_module(engine_named(engine).scorer)
     return module.Scorer(module.Options(**options))
 
 
 def load_reward_model(engine: str, name: str, template: str, **options: Any) -> Any:
-    """A reward model as `dice.inference.reward_model.RewardModel`; with `fake`, one that needs no weights.
-
-    `options` are those of `dice.inference.scorer.Options`.
-    """
-    if engine == "fake":
-        return importlib.import_module("dice.inference.fake").RewardModel(name)
-    options_of = importlib.import_module("dice.inference.scorer").Options(**options)
-    return importlib.import_module("dice.inference.reward_model").RewardModel(name, template, options_of)
+    """A `dice.inference.reward_model.RewardModel`, or the engine's own; `options` as for `load_scorer`."""
+    parts = engine_named(engine)
+    settings = importlib.import_module(parts.scorer).Options(**options)
+    return importlib.import_module(parts.reward_model).RewardModel(name, template, settings)
 
 
 def load_chat(engine: str, model: str, template: str) -> Any:
-    """The tokenizer and template that go with an engine, as `dice.models.chat_template.Chat`."""
-    module = importlib.import_module(
-        "dice.inference.fake" if engine == "fake" else "dice.models.chat_template"
-    )
-    return module.load_chat(model, template)
+    """A model's tokenizer with a template: a `dice.models.chat_template.Chat`, or the engine's own."""
+    return importlib.import_module(engine_named(engine).chat).load_chat(model, template)
+
+
+def load_trainer(engine: str) -> ModuleType:
+    """The module that trains an engine's models, as `dice.models.trainer` does."""
+    return importlib.import_module(engine_named(engine).trainer)

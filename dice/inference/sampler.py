@@ -1,7 +1,7 @@
 """Engines: token ids in, sampled responses out.
 
-An engine is a module with a `Sampler` (below). `hf` runs wherever transformers does, `vllm` where
-vLLM is installed. `fake` needs no model: it samples, scores and trains in no time, for tests.
+The engines are listed in `dice/inference/load.py`; each has a `Sampler` (below). `hf` runs wherever
+transformers does, `vllm` where vLLM is installed. `fake` needs no model, for tests.
 """
 
 from collections.abc import Iterable, Iterator

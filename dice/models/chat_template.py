@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from dice.errors import BadInput
+from dice.errors import BadInput, first_line
 from dice.models import remote_code
 from dice.models.checkpoint import has_tokenizer, tokenizer_home
 from dice.models.llamafactory import llamafactory
@@ -102,7 +102,7 @@ def load_chat(model: str, template: str) -> Chat:
         chat = Chat(tokenizer, registry.get_template_and_fix_tokenizer(tokenizer, arguments))
         prompt_ids = chat.encode_prompt([Message(role="user", content="Hi")])
     except Exception as error:  # of any kind: a tokenizer's files say what is called with what
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise BadInput(
             f"template {template!r} can't be used with the tokenizer of {os.fspath(model)!r}: {reason}"
         ) from error
@@ -129,8 +129,8 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
             tokenizer_home(model), padding_side="right", **remote_code.config_options()
         )
     except Exception as error:  # tokenizers raises the plain kind for what it can't read
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise BadInput(f"the tokenizer of {os.fspath(model)!r} can't be loaded: {first_line}") from error
+        reason = first_line(error)
+        raise BadInput(f"the tokenizer of {os.fspath(model)!r} can't be loaded: {reason}") from error
 
 
 def check_alike(policy: str, reference: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dice.errors import BadInput
+from dice.errors import BadInput, first_line
 from dice.models import hub, remote_code
 from dice.recipe.keys import resolve
 from dice.run import files
@@ -258,4 +258,4 @@ def _unreadable(weights: Path) -> str | None:
         with safe_open(weights, "np"):
             return None
     except (SafetensorError, OSError, UnicodeDecodeError) as error:
-        return str(error).strip().splitlines()[0]
+        return first_line(error)

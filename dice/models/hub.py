@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from dice.errors import first_line
+
 Answer = TypeVar("Answer")
 WEIGHTS = (".safetensors", ".bin")
 TIMEOUT = 5.0  # seconds, name resolution included, which no library can limit
@@ -110,7 +112,7 @@ def _in_time(question: Callable[[], Answer]) -> Answer:
     except TimeoutError:
         _out_of_reach.append(f"no answer within {TIMEOUT:.0f} seconds")
     except Exception as error:  # of any kind: the network, a proxy, an answer that nobody can read
-        _out_of_reach.append(_first_line(error))
+        _out_of_reach.append(first_line(error))
     raise OutOfReach(_out_of_reach[0])
 
 
@@ -141,7 +143,7 @@ def _ask(name: str) -> Remote:
     except RepositoryNotFoundError:
         raise NoSuchModel("the Hub has no such model, or it is private: `hf auth login`") from None
     except HFValidationError as error:
-        raise NoSuchModel(str(error).splitlines()[0]) from None
+        raise NoSuchModel(first_line(error)) from None
     sizes = dict.fromkeys(WEIGHTS, 0)
     for file in info.siblings or ():
         if "/" not in file.rfilename and file.rfilename.endswith(WEIGHTS):
@@ -149,7 +151,3 @@ def _ask(name: str) -> Remote:
     parameters = info.safetensors.total if info.safetensors else None
     pickled = bool(sizes[".bin"] and not sizes[".safetensors"] and not parameters)
     return Remote(parameters, sizes[".safetensors"] or sizes[".bin"] or None, pickled)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -20,6 +20,7 @@ import yaml
 from dice.errors import BadInput, StageFailed
 from dice.launch import devices
 from dice.launch.processes import Task, run_task
+from dice.models.checkpoint import base_of
 from dice.recipe.keys import ROOT
 from dice.run import files
 
@@ -76,6 +77,13 @@ def adapt(config: dict[str, Any], global_batch: int, processes: int, on_gpu: boo
     per_device = config.get("per_device_train_batch_size", 1)
     size, steps = batch_sizes(global_batch, per_device, processes)
     return config | {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+
+
+def starting_from(model: str) -> dict[str, Any]:
+    """The keys of a configuration that say which model is trained: an adapter is trained on, on its base."""
+    if base := base_of(model):
+        return {"model_name_or_path": base, "adapter_name_or_path": model}
+    return {"model_name_or_path": model}
 
 
 def train(config: dict[str, Any], log: Path, label: str) -> Trained:

@@ -51,8 +51,11 @@ def line(figures: dict[str, Any], unit: str = "nats") -> str:
     return ", ".join(parts)
 
 
-def warnings(figures: dict[str, Any], prompts: int, pairs: int, unit: str = "nats") -> list[str]:
-    """What looks degenerate in a round of so many prompts and pairs, and what can be done about it."""
+def warnings(figures: dict[str, Any], prompts: int, paired: int, implicit: bool = True) -> list[str]:
+    """What looks degenerate in a round, and what can be done about it.
+
+    Of its `prompts` so many were `paired`. Only of `implicit` rewards is it known what a small margin is.
+    """
     found = []
     if (share := figures["duplicate_share"]) > 0.5:
         found.append(
@@ -64,11 +67,10 @@ def warnings(figures: dict[str, Any], prompts: int, pairs: int, unit: str = "nat
             f"{share:.0%} of the responses were cut off: raise generate.max_new_tokens, or check that the "
             "policy ends its answers"
         )
-    if pairs < prompts / 2:
+    if paired < prompts / 2:
         found.append(
-            f"only {pairs:,} of {counted(prompts, 'prompt')} became a pair; the reasons are counted above"
+            f"only {paired:,} of {counted(prompts, 'prompt')} became a pair; the reasons are counted above"
         )
-    implicit = unit == "nats"  # of other rewards nobody knows what is small
     if implicit and figures["margins"] and (median := figures["margins"]["50%"]) < SMALL_MARGIN:
         found.append(
             f"the median margin is {median:.2g} nats: policy and reference hardly differ, so the pairs "

@@ -31,10 +31,10 @@ class Table:
         return self.n_chars if unit == "chars" else self.n_tokens
 
 
-@dataclass
+@dataclass(frozen=True)
 class Sampled:
     """What all responses of a round tell, whether they were scored or not."""
 
-    responses: int = 0
-    cut_off: int = 0  # hit the length limit
-    duplicates: int = 0  # of another response to the same prompt, letter by letter
+    responses: int
+    cut_off: int  # hit the length limit
+    duplicates: int  # of another response to the same prompt, letter by letter

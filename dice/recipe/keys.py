@@ -124,11 +124,6 @@ class Score(Group):
     judge_concurrency: Count = 16  # requests that a worker has at a server at once
     judge_timeout: Real = Field(120.0, gt=0)  # seconds that a server has for one answer
 
-    @property
-    def unit(self) -> str:
-        """What rewards are counted in."""
-        return {"implicit": "nats", "judge": "grades"}.get(self.reward, "points")
-
     @model_validator(mode="after")
     def _fits(self) -> Self:
         varied = self.judge_temperature > 0 or self.judge_samples == 1

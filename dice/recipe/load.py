@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from dice.errors import BadInput, first_in
+from dice.errors import BadInput, first_in, first_line
 from dice.recipe.keys import (
     GROUPS,
     MANAGED_TRAIN_ARGS,
@@ -145,7 +145,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise BadInput(f"{_shown(path)}:{line}: not YAML ({error.problem})") from None
     except (yaml.YAMLError, OSError, ValueError, OmegaConfBaseException) as error:
-        raise BadInput(f"{_shown(path)}: not YAML ({error})".splitlines()[0]) from None
+        raise BadInput(f"{_shown(path)}: not YAML ({first_line(error)})") from None
     if not isinstance(loaded, dict):
         raise BadInput(f"{_shown(path)}: not a mapping of keys to values")
     return loaded
@@ -162,7 +162,7 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
         try:
             given.merge_with_dotlist([item])
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
-            raise BadInput(f"{COMMAND_LINE}: {item!r}: {error}".splitlines()[0]) from None
+            raise BadInput(f"{COMMAND_LINE}: {item!r}: {first_line(error)}") from None
     return _with_train_config(OmegaConf.to_container(given))
 
 

@@ -49,7 +49,7 @@ def no_classifier(config: dict[str, Any]) -> str | None:
 
 def _examine_judge(recipe: Recipe) -> str:
     name = recipe.score.judge
-    judge.settings(recipe)
+    judge.prompt_of(recipe)
     if name == "policy":
         return "the policy as its own judge"
     if judge.is_local(name):

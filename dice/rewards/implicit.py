@@ -1,10 +1,12 @@
 """The implicit reward of a model after DPO: r(x, y) = log pi(y|x) - log pi_ref(y|x), in nats.
 
-One model is in memory at a time: the policy goes over all of a worker's shards and leaves its
-log-probs behind, then the reference does and the rewards are written.
+One model is in memory at a time. The policy goes over all of a worker's shards, and leaves their token ids
+and its log-probs behind in `scores/halfway-*.jsonl`. Then the reference reads those ids, and the rewards are
+written. So every response is encoded once, and one shard of them is in memory.
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,10 @@ import numpy as np
 from dice.errors import BadInput
 from dice.inference.load import load_scorer
 from dice.launch.progress import Counter
-from dice.rewards.source import Job, Scoring, Usable
+from dice.rewards.source import Scoring, Usable, beside, reading, score_of
 from dice.run import files
 from dice.run.rows import Logps, TokenRewards
-
-UNIT = "log-probs"  # what the progress bar counts
-Key = tuple[str, int]  # (prompt_id, sample)
+from dice.run.run import Run
 
 
 class Source(Scoring):
@@ -25,58 +25,59 @@ class Source(Scoring):
 
     passes = 2
 
-    def __init__(self, job: Job, counter: Counter) -> None:
-        super().__init__(job, counter)
-        names = ("dtype", "attn_implementation", "quantization_bit", "batch_tokens")
-        self.scorer = load_scorer(job.engine, **{name: getattr(job, name) for name in names})
+    def __init__(self, run: Run, t: int, counter: Counter, per_token: bool = False) -> None:
+        super().__init__(run, t, counter, per_token)
+        self.policy, self.reference = run.policy(t), run.reference(t)
+        self.scorer = load_scorer(self.recipe.generate.engine, **reading(self.recipe))
 
-    def run(self, shards: list[Path]) -> None:
+    def score(self, shards: list[Path]) -> None:
         """Score shards of responses; what an earlier worker left half done is used."""
-        halves = {shard: self.job.beside(shard, "policy") for shard in shards}
-        for shard, half in halves.items():
-            if files.is_shard(half):
-                self.counter.add(files.count_rows(shard))
-                continue
-            self.scorer.use(self.job.policy)
-            files.write_shard(half, self._logps(shard, self.usable(shard)[0]))
-        for shard, half in halves.items():
-            self.scorer.use(self.job.reference)
-            policy = {(row.prompt_id, row.sample): row for row in files.read_rows(half, Logps)}
-            self._write(shard, policy)
-            files.remove_shard(half)
+        for shard in shards:
+            if all(files.is_shard(beside(shard, what)) for what in ("halfway", "dropped")):
+                self.counter.add(2 * files.count_rows(shard) - files.count_rows(beside(shard, "halfway")))
+            else:
+                self._read_by_policy(shard)
+        for shard in shards:
+            self._read_by_reference(shard)
 
-    def _logps(self, shard: Path, rows: list[Usable]) -> list[Logps]:
-        """Log-probs of responses under the model in use."""
+    def _read_by_policy(self, shard: Path) -> None:
+        rows, dropped = self.usable(shard)
+        self.counter.add(len(dropped))  # the reference won't see them either
+        self.scorer.use(self.policy)
+        halfway = [
+            Logps(row.prompt_id, row.sample, row.n_chars, row.prompt_ids, row.response_ids, *logps)
+            for row, logps in zip(rows, self._logps(shard, rows), strict=True)
+        ]
+        files.write_shard(beside(shard, "dropped"), dropped)
+        files.write_shard(beside(shard, "halfway"), halfway)
+
+    def _read_by_reference(self, shard: Path) -> None:
+        rows = list(files.read_rows(beside(shard, "halfway"), Logps))
+        self.scorer.use(self.reference)
+        scores, tokens = [], []
+        for row, (logp, token_logps) in zip(rows, self._logps(shard, rows), strict=True):
+            scores.append(score_of(shard, row, row.logp - logp, (row.logp, logp)))
+            rewards = [ours - theirs for ours, theirs in zip(row.token_logps, token_logps, strict=True)]
+            if self.per_token:
+                pieces = self.chat.pieces(row.response_ids)
+                tokens.append(TokenRewards(row.prompt_id, row.sample, pieces, rewards))
+        if self.per_token:
+            files.write_rows(beside(shard, "tokens"), tokens)
+        files.write_shard(beside(shard, "part"), scores)
+        files.remove_shard(beside(shard, "halfway"))
+
+    def _logps(self, shard: Path, rows: Sequence[Usable | Logps]) -> list[tuple[float, list[float]]]:
+        """Log-probs of responses under the model in use: the sum of each, and its tokens' if `per_token`."""
         found = self.scorer.token_logps(
             [(row.prompt_ids, row.response_ids) for row in rows], self.counter.add
         )
         result = []
         for row, logps in zip(rows, found, strict=True):
-            total, response = float(logps.sum(dtype=np.float64)), row.response
+            total = float(logps.sum(dtype=np.float64))
             if not math.isfinite(total):
                 raise BadInput(
-                    f"{shard}: prompt {response.prompt_id} sample {response.sample}: its log-prob under "
+                    f"{shard}: prompt {row.prompt_id} sample {row.sample}: its log-prob under "
                     f"{self.scorer.name} is {total}; it must be finite"
                 )
-            tokens = logps.tolist() if self.job.per_token else []
-            result.append(Logps(response.prompt_id, response.sample, len(logps), total, tokens))
+            result.append((total, logps.tolist() if self.per_token else []))
         return result
-
-    def _write(self, shard: Path, policy: dict[Key, Logps]) -> None:
-        """The scores of a shard, from the policy's log-probs and those of the model in use."""
-        rows, dropped = self.usable(shard)
-        scores, tokens = [], []
-        for row, theirs in zip(rows, self._logps(shard, rows), strict=True):
-            ours = policy[theirs.prompt_id, theirs.sample]
-            logps = ours.logp, theirs.logp
-            scores.append(self.score(shard, row, ours.logp - theirs.logp, logps))
-            if self.job.per_token:
-                tokens.append(self._token_rewards(row, ours, theirs))
-        if self.job.per_token:
-            files.write_rows(self.job.beside(shard, "tokens"), tokens)
-        self.write(shard, scores, dropped)
-
-    def _token_rewards(self, row: Usable, ours: Logps, reference: Logps) -> TokenRewards:
-        rewards = [a - b for a, b in zip(ours.token_logps, reference.token_logps, strict=True)]
-        pieces = self.chat.pieces(row.response_ids)
-        return TokenRewards(row.response.prompt_id, row.response.sample, pieces, rewards)

@@ -15,15 +15,14 @@ from dice.errors import BadInput
 from dice.inference.load import load_chat, load_sampler
 from dice.inference.sampler import Request
 from dice.launch.progress import Counter
-from dice.recipe.keys import Generate, Recipe, resolve
+from dice.recipe.keys import Recipe, resolve
 from dice.recipe.seeds import seed_of
 from dice.rewards.grades import Kept, grade_of
-from dice.rewards.source import Asked, Job, Judge, Scoring, Usable
+from dice.rewards.source import Asked, Judge, Scoring, Usable, beside, responses_of
 from dice.run import files
 from dice.run.rows import Graded, Message
-from dice.run.run import model_path
+from dice.run.run import Run, model_path
 
-UNIT = "responses"  # what the progress bar counts
 PLACES = ("{prompt}", "{response}")
 PROMPT = """\
 You grade answers. Here is a conversation and the answer that an assistant gave to its last message.
@@ -52,9 +51,12 @@ Grade: N"""
 class Source(Scoring):
     """The mean of the grades that could be read."""
 
-    def __init__(self, job: Job, counter: Counter) -> None:
-        super().__init__(job, counter)
-        self.judge: Judge = load_judge(job)
+    written = ("part", "dropped", "grades")
+
+    def __init__(self, run: Run, t: int, counter: Counter, per_token: bool = False) -> None:
+        super().__init__(run, t, counter, per_token)
+        self.prompt = prompt_of(self.recipe)
+        self.judge: Judge = load_judge(run, t)
 
     def rewards(self, shard: Path, rows: list[Usable]) -> list[float | str]:
         """The grades; they are also written down one by one, in `scores/grades-*.jsonl`.
@@ -62,9 +64,9 @@ class Source(Scoring):
         Until all of the shard's are there they lie in `scores/judging-*.jsonl`, where an earlier worker may
         have left some.
         """
-        unfinished = self.job.beside(shard, "judging")
-        keys = [(row.response.prompt_id, row.response.sample) for row in rows]
-        with Kept(unfinished, self.job.judge["judge_samples"]) as kept:
+        unfinished = beside(shard, "judging")
+        keys = [(row.prompt_id, row.sample) for row in rows]
+        with Kept(unfinished, self.recipe.score.judge_samples) as kept:
             asked = [at for at, key in enumerate(keys) if key not in kept.found]
             self.counter.add(len(rows) - len(asked))
 
@@ -75,27 +77,29 @@ class Source(Scoring):
             if asked:
                 self.judge.ask([self._question(rows[at]) for at in asked], take)
         graded = [kept.found[key] for key in keys]
-        files.write_shard(self.job.beside(shard, "grades"), graded)
+        files.write_shard(beside(shard, "grades"), graded)
         files.remove(unfinished)
         return [_mean(row.grades) for row in graded]
 
     def _question(self, row: Usable) -> Asked:
-        key = f"judge/{row.response.prompt_id}/{row.response.sample}"
-        messages = question(self.job.judge["judge_prompt"], row.messages, row.response.response)
-        return Asked(key, messages, seed_of(self.job.seed, self.job.round, key))
+        key = f"judge/{row.prompt_id}/{row.sample}"
+        messages = question(self.prompt, row.messages, row.response)
+        return Asked(key, messages, seed_of(self.recipe.seed, self.t, key))
 
 
 class Local:
     """A judge on this machine: the policy, or a model's folder, sampled by the recipe's engine."""
 
-    def __init__(self, job: Job, name: str) -> None:
-        options = Generate(**job.judge["generate"])
-        options.samples = job.judge["judge_samples"]
-        options.temperature = job.judge["judge_temperature"]
-        options.max_new_tokens = job.judge["judge_max_tokens"]
-        self.chat = load_chat(job.engine, name, job.template)
-        self.sampler = load_sampler(job.engine)(name, list(self.chat.stop_ids), options, job.dtype)
+    def __init__(self, recipe: Recipe, name: str) -> None:
+        engine, score = recipe.generate.engine, recipe.score
+        options = recipe.sampling(
+            samples=score.judge_samples,
+            temperature=score.judge_temperature,
+            max_new_tokens=score.judge_max_tokens,
+        ).generate
         self.samples = options.samples
+        self.chat = load_chat(engine, name, recipe.template)
+        self.sampler = load_sampler(engine)(name, list(self.chat.stop_ids), options, recipe.dtype)
 
     def ask(self, questions: list[Asked], on_answered: Callable[[int, list[str]], None]) -> None:
         """As the answers come from the engine; a question that leaves no room for one has none."""
@@ -115,16 +119,14 @@ class Local:
                 on_answered(places[sampled.prompt_id], [text for _, text in sorted(texts)])
 
 
-def load_judge(job: Job) -> Judge:
-    """The judge of a job, its model loaded if it is here. Raises BadInput where it can't be used."""
-    name = job.judge["judge"]
-    if name == "policy":
-        return Local(job, job.policy)
+def load_judge(run: Run, t: int) -> Judge:
+    """The judge of a round, its model loaded if it is here. Raises BadInput where it can't be used."""
+    name = run.recipe.score.judge
     if is_local(name):
-        return Local(job, model_path(name))
+        return Local(run.recipe, run.policy(t) if name == "policy" else model_path(name))
     from dice.rewards.judge_server import Served
 
-    return Served(job)
+    return Served(run.recipe.score)
 
 
 def is_local(name: str) -> bool:
@@ -132,26 +134,18 @@ def is_local(name: str) -> bool:
     return name == "policy" or resolve(name).is_dir()
 
 
-def settings(recipe: Recipe) -> dict[str, Any]:
-    """What of a recipe its judge needs to know. Raises BadInput where its prompt is of no use."""
-    keys = {key: value for key, value in recipe.score.model_dump().items() if key.startswith("judge")}
-    own = {"judge_prompt": _prompt(recipe), "generate": recipe.generate.model_dump()}
-    own["gpus_each"] = recipe.generate.tensor_parallel if is_local(recipe.score.judge) else 1
-    return keys | own
-
-
 def basis(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that grades depend on; how patiently a server is asked is none of it."""
-    told = settings(recipe)
-    generate = told.pop("generate")
-    for key in ("judge_concurrency", "judge_timeout", "gpus_each"):
-        del told[key]
-    if is_local(recipe.score.judge):
-        told |= {key: generate[key] for key in ("engine", "top_p", "max_model_len", "engine_args")}
-    return told
+    score, generate = recipe.score, recipe.generate
+    own = {"judge": score.judge, "judge_prompt": prompt_of(recipe)}
+    own |= {key: getattr(score, key) for key in ("judge_samples", "judge_temperature", "judge_max_tokens")}
+    if is_local(score.judge):
+        own |= {key: getattr(generate, key) for key in ("engine", "top_p", "max_model_len", "engine_args")}
+    return own
 
 
-def _prompt(recipe: Recipe) -> str:
+def prompt_of(recipe: Recipe) -> str:
+    """The text that asks the judge for a grade. Raises BadInput where the recipe's file is of no use."""
     if not recipe.score.judge_prompt:
         return PROMPT
     file = resolve(recipe.score.judge_prompt)
@@ -191,12 +185,12 @@ def _mean(grades: list[float | None]) -> float | str:
     return "without a grade that can be read" if grades else "that the judge did not answer to"
 
 
-def tally(job: Job) -> dict[str, int]:
-    """How many grades a finished job asked for, and what became of them."""
+def tally(run: Run, t: int) -> dict[str, int]:
+    """How many grades a round that has been scored asked for, and what became of them."""
     asked = read = answered = 0
-    for shard in job.shards():
-        for row in files.read_rows(job.beside(shard, "grades"), Graded):
-            asked += job.judge["judge_samples"]
+    for shard in responses_of(run, t):
+        for row in files.read_rows(beside(shard, "grades"), Graded):
+            asked += run.recipe.score.judge_samples
             answered += len(row.grades)
             read += sum(grade is not None for grade in row.grades)
     return {"asked": asked, "read": read, "unreadable": answered - read, "unanswered": asked - answered}

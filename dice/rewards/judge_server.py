@@ -7,8 +7,9 @@ there when it is started again.
 from collections.abc import Callable
 
 from dice.errors import BadInput, StageFailed
+from dice.recipe.keys import Score
 from dice.rewards.openai_client import Answer, Server, ask_all, environment
-from dice.rewards.source import Asked, Job
+from dice.rewards.source import Asked
 
 WAIT = 1.0  # seconds before a question is asked again; twice as long before each further time
 
@@ -26,19 +27,16 @@ def check() -> tuple[str, str | None]:
 class Served:
     """Asks the server, many questions at once."""
 
-    def __init__(self, job: Job) -> None:
-        url, key = check()
-        told = job.judge
-        self.samples = told["judge_samples"]
+    def __init__(self, score: Score) -> None:
+        self.samples = score.judge_samples
         self.server = Server(
-            told["judge"],
-            url,
-            key,
-            concurrency=told["judge_concurrency"],
+            score.judge,
+            *check(),
+            concurrency=score.judge_concurrency,
             readings=1,  # an answer without a grade is counted, not asked for again
-            timeout=told["judge_timeout"],
+            timeout=score.judge_timeout,
             wait=WAIT,
-            options={"temperature": told["judge_temperature"], "max_tokens": told["judge_max_tokens"]},
+            options={"temperature": score.judge_temperature, "max_tokens": score.judge_max_tokens},
         )
 
     def ask(self, questions: list[Asked], on_answered: Callable[[int, list[str]], None]) -> None:

@@ -4,24 +4,22 @@ from pathlib import Path
 
 from dice.inference.load import load_reward_model
 from dice.launch.progress import Counter
-from dice.rewards.source import Job, Scoring, Usable
-
-UNIT = "rewards"  # what the progress bar counts
+from dice.rewards.source import Scoring, Usable, reading
+from dice.run.run import Run
 
 
 class Source(Scoring):
     """What the model gives to a prompt and a response."""
 
-    def __init__(self, job: Job, counter: Counter) -> None:
-        super().__init__(job, counter)
-        names = ("dtype", "attn_implementation", "quantization_bit", "batch_tokens")
-        options = {name: getattr(job, name) for name in names}
-        self.model = load_reward_model(job.engine, job.reward_model, job.template, **options)
+    def __init__(self, run: Run, t: int, counter: Counter, per_token: bool = False) -> None:
+        super().__init__(run, t, counter, per_token)
+        engine, name = self.recipe.generate.engine, run.reward_model()
+        self.model = load_reward_model(engine, name, self.recipe.template, **reading(self.recipe))
 
     def rewards(self, shard: Path, rows: list[Usable]) -> list[float | str]:
         """The rewards; none for what is over the cutoff in the reward model's own tokens."""
-        limit = min(self.job.cutoff_len, self.model.longest)
-        encoded = [self.model.encode(row.messages, row.response.response) for row in rows]
+        limit = min(self.recipe.score.cutoff_len, self.model.longest)
+        encoded = [self.model.encode(row.messages, row.response) for row in rows]
         short = [ids for ids in encoded if len(ids) <= limit]
         self.counter.add(len(rows) - len(short))
         found = iter(self.model.rewards(short, self.counter.add))

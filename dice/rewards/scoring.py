@@ -1,63 +1,48 @@
-"""Rewards of shards of responses, from the source that `score.reward` names.
+"""Rewards of the responses of a round, from the source that `score.reward` names.
 
-A folder holds `prompts.jsonl` and `responses/part-*.jsonl`; `scores/part-*.jsonl` is written beside
+A round's folder holds `prompts.jsonl` and `responses/part-*.jsonl`; `scores/part-*.jsonl` is written beside
 them, and `scores/dropped-*.jsonl` with what has no score and why. Workers take whole shards.
 
-A source is a module of this package with a class `Source`: `implicit`, `reward_model`, `judge`,
-`chance` (of `random`). All of them get the same responses: those that can become part of a pair, within
-the length limits, encoded as training will encode them.
+A source is a module of this package with a class `Source`, and a line of `SOURCES`. All of them get the
+same responses: those that can become part of a pair, within the length limits, encoded as training will
+encode them.
 """
 
-import json
+import importlib
 from collections.abc import Iterator
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from dice.errors import StageFailed
-from dice.launch import processes
 from dice.launch.worker import Worker
 from dice.models import remote_code
 from dice.recipe.keys import Recipe
 from dice.rewards import judge
-from dice.rewards.source import READING, Job
+from dice.rewards.source import READING, beside, responses_of
 from dice.run import files
-from dice.run.rows import Dropped, Response, Score
+from dice.run.rows import Dropped, Score, UnreadResponse
+from dice.run.run import Run
 
-NAMES = {
-    "implicit": "implicit rewards",
-    "reward_model": "rewards of the reward model",
-    "judge": "rewards of the judge",
-    "random": "random rewards",
+
+class SourceInfo(NamedTuple):
+    """What a source is called, and where it is."""
+
+    module: str  # of this package
+    title: str
+    unit: str  # what its rewards are counted in
+    counted: str  # what the progress bar counts
+
+
+SOURCES = {
+    "implicit": SourceInfo("implicit", "implicit rewards", "nats", "log-probs"),
+    "reward_model": SourceInfo("reward_model", "rewards of the reward model", "points", "rewards"),
+    "judge": SourceInfo("judge", "rewards of the judge", "grades", "responses"),
+    "random": SourceInfo("chance", "random rewards", "points", "responses"),
 }
-WRITTEN = ("part", "dropped", "grades", "tokens")  # what a shard has in scores/ once it is done
 
 
-def job_of(
-    recipe: Recipe, folder: Path, policy: str, reference: str, reward_model: str = "", round: int = 0
-) -> Job:
-    """The job of scoring the responses of a folder, with the recipe's source of rewards."""
-    score = recipe.score
-    return Job(
-        folder=str(folder),
-        policy=policy,
-        reference=reference,
-        reward_model=reward_model,
-        engine=recipe.generate.engine,
-        template=recipe.template,
-        dtype=recipe.dtype,
-        attn_implementation=score.attn_implementation,
-        quantization_bit=score.quantization_bit,
-        batch_tokens=score.batch_tokens,
-        cutoff_len=score.cutoff_len,
-        min_chars=recipe.pair.min_chars,
-        max_chars=recipe.pair.max_chars,
-        trust_remote_code=recipe.trust_remote_code,
-        reward=score.reward,
-        seed=recipe.seed,
-        round=round,
-        judge=judge.settings(recipe) if score.reward == "judge" else {},
-    )
+def source_of(recipe: Recipe) -> SourceInfo:
+    """The source of a recipe's rewards."""
+    return SOURCES[recipe.score.reward]
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:
@@ -73,46 +58,30 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
-def run_job(job: Job) -> None:
-    """Score all shards of a job, with as many workers as there are GPUs.
-
-    Raises BadInput where the input can't be used, StageFailed where a worker broke.
-    """
-    gpus_each = job.judge.get("gpus_each", 1)
-    processes.run_workers(
-        "dice.stages.score", Path(job.folder), [json.dumps(asdict(job))], job.source.UNIT, gpus_each
-    )
-    known = {job.beside(shard, what) for shard in job.shards() for what in WRITTEN}
-    for path in (Path(job.folder) / "scores").iterdir():
-        if path not in known and not path.name.endswith(files.SEAL):
-            files.remove(path)  # of a worker that was killed before it could do so, or of somebody else's
-
-
-def run_share(worker: Worker, job: Job) -> None:
-    """A worker's shards, those that are scored already left alone."""
-    written = ("part", "dropped", *(("grades",) if job.reward == "judge" else ()))
+def score_shards(worker: Worker, run: Run, t: int, per_token: bool = False) -> None:
+    """Score a worker's shards of round t; those that are scored already are left alone."""
+    source = importlib.import_module(f"dice.rewards.{source_of(run.recipe).module}").Source
     todo = [
-        path
-        for path in worker.share(job.shards())
-        if not all(files.is_shard(job.beside(path, what)) for what in written)
+        shard
+        for shard in worker.share(responses_of(run, t))
+        if not all(files.is_shard(beside(shard, what)) for what in source.written)
     ]
     counter = worker.counter()
-    source = job.source.Source
     counter.expect(source.passes * sum(map(files.count_rows, todo)))
     if todo:
-        remote_code.allow(job.trust_remote_code)
-        source(job, counter).run(todo)
+        remote_code.allow(run.recipe.trust_remote_code)
+        source(run, t, counter, per_token).score(todo)
 
 
-def scored(job: Job) -> Iterator[tuple[Response, Score | Dropped]]:
-    """Every response of a finished job with its score, or with why it has none."""
-    for shard in job.shards():
+def scored(run: Run, t: int) -> Iterator[Score | Dropped]:
+    """What became of every response of a round that has been scored, in the order of the responses."""
+    for shard in responses_of(run, t):
         found: dict[tuple[str, int], Score | Dropped] = {}
         for what, kind in (("part", Score), ("dropped", Dropped)):
-            rows = files.read_rows(job.beside(shard, what), kind)
+            rows = files.read_rows(beside(shard, what), kind)
             found |= {(row.prompt_id, row.sample): row for row in rows}
-        for response in files.read_rows(shard, Response):
+        for response in files.read_rows(shard, UnreadResponse):
             key = response.prompt_id, response.sample
             if key not in found:
-                raise StageFailed(f"{job.beside(shard, 'part')}: nothing of prompt {key[0]} sample {key[1]}")
-            yield response, found[key]
+                raise StageFailed(f"{beside(shard, 'part')}: nothing of prompt {key[0]} sample {key[1]}")
+            yield found[key]

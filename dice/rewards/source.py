@@ -1,9 +1,7 @@
-"""What every source of rewards shares: the job of a worker, and the responses that get a reward."""
+"""What every source of rewards shares: which responses get a reward, and where their scores are written."""
 
-import importlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -11,146 +9,130 @@ from dice.errors import BadInput
 from dice.inference.load import load_chat
 from dice.launch.progress import Counter
 from dice.models.reference_table import response_hash
+from dice.recipe.keys import Recipe
 from dice.run import files
-from dice.run.rows import Dropped, Message, Prompt, Response, Score
+from dice.run.rows import Dropped, Logps, Message, Prompt, Response, Score
+from dice.run.run import Run
 
-
-@dataclass(frozen=True)
-class Job:
-    """What workers need to know. Everything from `engine` on is the recipe's."""
-
-    folder: str
-    policy: str
-    reference: str
-    reward_model: str
-    engine: str
-    template: str
-    dtype: str
-    attn_implementation: str
-    quantization_bit: int | None
-    batch_tokens: int | str
-    cutoff_len: int  # tokens of prompt plus response
-    min_chars: int
-    max_chars: int
-    trust_remote_code: bool = False
-    reward: str = "implicit"
-    seed: int = 0
-    round: int = 0  # seeds depend on it
-    judge: dict[str, Any] = field(default_factory=dict)  # what it needs to know
-    per_token: bool = False  # also write scores/tokens-*.jsonl, where the source knows of tokens
-
-    @property
-    def source(self) -> Any:
-        """The module that the rewards come from."""
-        return importlib.import_module(f"dice.rewards.{MODULES.get(self.reward, self.reward)}")
-
-    def shards(self) -> list[Path]:
-        return files.shards(Path(self.folder) / "responses")
-
-    def beside(self, shard: Path, what: str) -> Path:
-        """Where something that belongs to a shard of responses lies: `part` are its scores."""
-        return Path(self.folder) / "scores" / shard.name.replace("part", what)
-
-
-MODULES = {"random": "chance"}  # sources whose module has another name than the recipe gives them
 READING = ("batch_tokens", "attn_implementation", "quantization_bit")  # how models are loaded and read
 
 
-def unusable(response: Response, job: Job) -> str | None:
+def reading(recipe: Recipe) -> dict[str, Any]:
+    """How models are loaded and read, as options of `dice.inference.scorer.Options`."""
+    return {"dtype": recipe.dtype, **{key: getattr(recipe.score, key) for key in READING}}
+
+
+def responses_of(run: Run, t: int) -> list[Path]:
+    """The shards of responses of round t."""
+    return files.shards(run.round_dir(t) / "responses")
+
+
+def beside(shard: Path, what: str) -> Path:
+    """Where something that belongs to a shard of responses lies: `part` are its scores."""
+    return shard.parent.parent / "scores" / shard.name.replace("part", what)
+
+
+def unusable(response: Response, recipe: Recipe) -> str | None:
     """Why a response is not scored, as far as its text tells, or None."""
     if response.finish_reason == "length":
         return "cut off at the length limit"
-    if response.n_chars < job.min_chars:
-        return f"under {job.min_chars} characters"
-    if response.n_chars > job.max_chars:
-        return f"over {job.max_chars:,} characters"
+    if response.n_chars < recipe.pair.min_chars:
+        return f"under {recipe.pair.min_chars} characters"
+    if response.n_chars > recipe.pair.max_chars:
+        return f"over {recipe.pair.max_chars:,} characters"
     return None
 
 
 class Usable(NamedTuple):
     """A response that gets a reward, with its prompt, as texts and as the policy's token ids."""
 
-    response: Response
+    prompt_id: str
+    sample: int
+    n_chars: int
     messages: list[Message]
+    response: str
     prompt_ids: list[int]
     response_ids: list[int]
 
 
 class Scoring:
-    """A worker's part of a job: its responses and where their scores go. Sources say what the rewards are.
+    """A worker's part of round t: its responses and where their scores go. Sources say what the rewards are.
 
-    `passes` is how often a source looks at a response.
+    `passes` is how often a source looks at a response, `written` what a shard has in scores/ when it is done.
+    With `per_token`, scores/tokens-*.jsonl is written too, by a source that knows of tokens.
     """
 
     passes = 1
+    written: tuple[str, ...] = ("part", "dropped")
 
-    def __init__(self, job: Job, counter: Counter) -> None:
-        self.job, self.counter = job, counter
-        prompts = files.read_rows(Path(job.folder) / "prompts.jsonl", Prompt)
+    def __init__(self, run: Run, t: int, counter: Counter, per_token: bool = False) -> None:
+        self.t, self.recipe, self.counter, self.per_token = t, run.recipe, counter, per_token
+        prompts = files.read_rows(run.round_dir(t) / "prompts.jsonl", Prompt)
         self.prompts = {prompt.prompt_id: prompt.messages for prompt in prompts}
-        self.chat = load_chat(job.engine, job.policy, job.template)
+        self.chat = load_chat(self.recipe.generate.engine, run.policy(t), self.recipe.template)
 
     def rewards(self, shard: Path, rows: list[Usable]) -> Sequence[float | str]:
         """The reward of each response, or why it gets none; `self.counter` is told of each."""
         raise NotImplementedError
 
-    def run(self, shards: list[Path]) -> None:
-        """Score shards of responses."""
+    def score(self, shards: list[Path]) -> None:
+        """Score shards of responses. A shard's scores are written last, since they say that it is done."""
         for shard in shards:
             kept, dropped = self.usable(shard)
             scores = []
             for row, reward in zip(kept, self.rewards(shard, kept), strict=True):
                 if isinstance(reward, str):
-                    dropped.append(Dropped(row.response.prompt_id, row.response.sample, reward))
+                    dropped.append(Dropped(row.prompt_id, row.sample, reward))
                 else:
-                    scores.append(self.score(shard, row, reward))
-            self.write(shard, scores, dropped)
+                    scores.append(score_of(shard, row, reward))
+            files.write_shard(beside(shard, "dropped"), dropped)
+            files.write_shard(beside(shard, "part"), scores)
 
     def usable(self, shard: Path) -> tuple[list[Usable], list[Dropped]]:
         """The responses of a shard in their order, and the others."""
         kept, dropped = [], []
+        limit = self.recipe.score.cutoff_len
         for response in files.read_rows(shard, Response):
-            reason = unusable(response, self.job)
+            key, text = (response.prompt_id, response.sample), response.response
+            reason = unusable(response, self.recipe)
             if not reason:
                 messages = self._messages(response, shard)
-                row = Usable(response, messages, *self.chat.encode(messages, response.response))
-                if len(row.prompt_ids) + len(row.response_ids) <= self.job.cutoff_len:
+                row = Usable(*key, response.n_chars, messages, text, *self.chat.encode(messages, text))
+                if len(row.prompt_ids) + len(row.response_ids) <= limit:
                     kept.append(row)
                     continue
-                reason = f"over {self.job.cutoff_len:,} tokens with their prompt"
-            dropped.append(Dropped(response.prompt_id, response.sample, reason))
+                reason = f"over {limit:,} tokens with their prompt"
+            dropped.append(Dropped(*key, reason))
         self.counter.add(len(dropped))
         return kept, dropped
-
-    def score(
-        self, shard: Path, row: Usable, reward: float, logps: tuple[float, float] | None = None
-    ) -> Score:
-        """The row to write. Raises BadInput for a reward that is not finite."""
-        response = row.response
-        if not math.isfinite(reward):
-            where = f"{shard}: prompt {response.prompt_id} sample {response.sample}"
-            raise BadInput(f"{where}: its reward is {reward}; it must be finite")
-        return Score(
-            prompt_id=response.prompt_id,
-            sample=response.sample,
-            ids_hash=response_hash(row.prompt_ids, row.response_ids),
-            n_chars=response.n_chars,
-            n_tokens=len(row.response_ids),
-            logp_policy=logps[0] if logps else None,
-            logp_ref=logps[1] if logps else None,
-            reward=reward,
-        )
-
-    def write(self, shard: Path, scores: list[Score], dropped: list[Dropped]) -> None:
-        """Write a shard: its scores come last, since they say that it is done."""
-        files.write_shard(self.job.beside(shard, "dropped"), dropped)
-        files.write_shard(self.job.beside(shard, "part"), scores)
 
     def _messages(self, response: Response, shard: Path) -> list[Message]:
         try:
             return self.prompts[response.prompt_id]
         except KeyError:
             raise BadInput(f"{shard}: prompt {response.prompt_id} is not in prompts.jsonl") from None
+
+
+def score_of(
+    shard: Path, row: Usable | Logps, reward: float, logps: tuple[float | None, float | None] = (None, None)
+) -> Score:
+    """The row to write; `logps` are the policy's and the reference's.
+
+    Raises BadInput for a reward that is not finite.
+    """
+    if not math.isfinite(reward):
+        where = f"{shard}: prompt {row.prompt_id} sample {row.sample}"
+        raise BadInput(f"{where}: its reward is {reward}; it must be finite")
+    return Score(
+        prompt_id=row.prompt_id,
+        sample=row.sample,
+        ids_hash=response_hash(row.prompt_ids, row.response_ids),
+        n_chars=row.n_chars,
+        n_tokens=len(row.response_ids),
+        logp_policy=logps[0],
+        logp_ref=logps[1],
+        reward=reward,
+    )
 
 
 class Asked(NamedTuple):

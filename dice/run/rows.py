@@ -92,11 +92,16 @@ class Graded(_Row):
 
 
 class Logps(_Row):
-    """Log-probs of a response under one model: summed, and token by token where that is asked for."""
+    """A response as token ids, and its log-probs under the policy, while the reference's are still to come.
+
+    The log-probs are summed over the response, and given token by token as well where that is asked for.
+    """
 
     prompt_id: str
     sample: int
-    n_tokens: int
+    n_chars: int
+    prompt_ids: list[int]
+    response_ids: list[int]
     logp: float
     token_logps: list[float]
 

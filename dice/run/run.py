@@ -23,8 +23,8 @@ class Run:
         return self.path / f"round-{t}"
 
     def model(self, t: int) -> str:
-        """The model that round t ends with; round 0 is the policy that the run starts from."""
-        return str(self.round_dir(t) / "model") if t else model_path(self.recipe.policy)
+        """The model that round t ends with; before round 1 it is the policy that the run starts from."""
+        return str(self.round_dir(t) / "model") if t > 0 else model_path(self.recipe.policy)
 
     def policy(self, t: int) -> str:
         """The model that round t samples from and trains."""
@@ -33,6 +33,16 @@ class Run:
     def reference(self, t: int) -> str:
         """The model that round t's policy was trained from: the other half of its implicit reward."""
         return self.model(t - 2) if t > 1 else model_path(self.recipe.reference)
+
+    @property
+    def reward_model_dir(self) -> Path:
+        """The folder of the reward model that a run trains before round 1."""
+        return self.path / "reward-model"
+
+    def reward_model(self) -> str:
+        """The reward model of the run: the one that it trains, a folder, or a Hub id."""
+        name = self.recipe.score.reward_model
+        return str(self.reward_model_dir / "model") if name == "train" else model_path(name)
 
 
 def model_path(name: str) -> str:

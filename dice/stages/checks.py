@@ -11,6 +11,7 @@ from functools import partial
 
 from dice.data import dataset_info
 from dice.errors import BadInput, counted
+from dice.inference.load import engine_named
 from dice.launch import devices
 from dice.models import chat_template, llamafactory, trainer
 from dice.models.checkpoint import base_of, check_different, check_model
@@ -42,7 +43,7 @@ def before_preparation(recipe: Recipe, place: Place) -> list[Check]:
     """Checks of the recipe itself; after these its `prepare` may run."""
     batch = Check("batch", partial(check_batch, recipe), "set train.global_batch_size or NPROC_PER_NODE")
     names = Check("names", partial(check_names, recipe), "correct the name, or register the data set")
-    if recipe.generate.engine == "fake":
+    if not engine_named(recipe.generate.engine).reads_models:
         return [batch, names]
     return [
         batch,
@@ -62,7 +63,7 @@ def after_preparation(recipe: Recipe, place: Place, download: bool = False) -> l
     checks = [
         Check(key, partial(check_data, recipe, key, download, counts), correct) for key in data_sets(recipe)
     ]
-    if recipe.generate.engine == "fake":
+    if not engine_named(recipe.generate.engine).reads_models:
         return checks
     model = "name a causal LM: a folder with config.json, tokenizer and *.safetensors, or one of the Hub"
     apart = "set reference to the model before DPO and policy to the one after"
@@ -223,7 +224,7 @@ def to_be_made(recipe: Recipe, place: Place) -> dict[str, str]:
             source = dataset_info.find_entry(recipe.dataset_dir, name)
             if not source.hub and not source.file.exists():
                 missing[key] = name
-    if recipe.generate.engine != "fake":
+    if engine_named(recipe.generate.engine).reads_models:
         named = {role: getattr(recipe, role) for role in ROLES} | check.models(recipe)
         for role, name in named.items():
             if not resolve(name).exists() and resolve(name.partition("/")[0]).exists():

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_prompts
-from dice.errors import BadInput, counted
+from dice.errors import BadInput, counted, first_line
+from dice.inference.load import engine_named
 from dice.launch import processes
 from dice.launch.console import console, with_error
 from dice.launch.worker import Worker
@@ -72,7 +73,7 @@ def load_judge(spec: str) -> Callable[[str, str], float]:
     try:
         module_spec.loader.exec_module(module)
     except Exception as error:  # whatever the user's file may raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise BadInput(f"evaluate.judge {spec!r}: {file} can't be run ({reason})") from error
     judge = getattr(module, name, None)
     if not callable(judge):
@@ -119,8 +120,9 @@ def _run(run: Run, t: int) -> Outcome:
     rows_read = len(prompts) + dropped.total()
     questions = {prompt.prompt_id: prompt.messages[-1]["content"] for prompt in prompts}
     names = list(models(run))
-    # vLLM does not give a GPU back within a process, so each of its models gets one of its own.
-    for batch in [[name] for name in names] if recipe.generate.engine == "vllm" else [names]:
+    # Where a process can't load one model after the other, each model gets a process of its own.
+    together = engine_named(recipe.generate.engine).frees_gpu
+    for batch in [names] if together else [[name] for name in names]:
         arguments = [str(run.path), *batch]
         processes.run_workers(__name__, folder, arguments, "prompts", recipe.generate.tensor_parallel)
     size = recipe.generate.shard_size

@@ -1,28 +1,28 @@
 """Stage 1.3: scores -> length balance -> pairs -> mixture with offline pairs -> data sets.
 
-Scores are held as numbers, (P, K) arrays with a row per prompt and a column per sample; texts pass by
-shard by shard, from the responses into pairs.jsonl and from there into the data sets.
+Scores are arrays, (P, K), with a row per prompt and a column per sample. Of the responses' texts, only those
+that are paired are held. Each file of the round is read once.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from dice.data import dataset_info
-from dice.data.dataset_dir import write, write_trl
+from dice.data.dataset_dir import write
 from dice.data.prompts_and_preferences import read_preferences
-from dice.data.round import read_prompts, read_scores, read_texts
+from dice.data.round import Texts, read_prompts, read_scores, read_texts
 from dice.errors import BadInput, counted
 from dice.pairing import health, length_balance, replay
-from dice.pairing.selection import Choice, Picks, choose, told_apart
-from dice.pairing.table import Sampled, Table
+from dice.pairing.selection import Choice, choose, told_apart
+from dice.pairing.table import Table
+from dice.recipe.keys import Recipe
 from dice.recipe.seeds import seed_of
+from dice.rewards.scoring import source_of
 from dice.run import files
 from dice.run.digests import file_digest, folder_digest
-from dice.run.rows import Pair, Preference, Step
+from dice.run.rows import Pair, Preference, Prompt, Step
 from dice.run.run import Run
 from dice.run.stage import Outcome, Stage
 from dice.stages import generate
@@ -47,45 +47,45 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
 
 def _run(run: Run, t: int) -> Outcome:
     folder, recipe = run.round_dir(t), run.recipe
-    ids = [prompt.prompt_id for prompt in read_prompts(folder / "prompts.jsonl")]
-    table = read_scores(folder / "scores", ids, recipe.generate.samples)
-    dropped, kept = _enough(run, t, table)
-    told = _told_apart(run, t, table, kept, dropped)
+    prompts = list(read_prompts(folder / "prompts.jsonl"))
+    table = read_scores(folder / "scores", [prompt.prompt_id for prompt in prompts], recipe.generate.samples)
+    kept = _with_enough_scores(run, t, table)
+    told = _told_apart(run, t, table, kept)
     choice = choose(table, told, recipe.pair, seed_of(recipe.seed, t, "pair"))
-    dropped.update(choice.dropped)
-    curve = (side.tolist() for side in choice.balance.curve())
-    files.write_rows(folder / "alpha.jsonl", map(Step, *curve))
+    files.write_rows(folder / "alpha.jsonl", map(Step, *(side.tolist() for side in choice.balance.curve())))
 
-    sampled, paired, margins = Sampled(), [], []  # filled as the texts pass by
-    pairs = _pairs(run, t, table, choice, sampled, dropped)
-    files.write_rows(folder / "pairs.jsonl", _noting(pairs, paired, margins))
-    generated, offline = _mix(run, t, paired, dropped)
-    _export(run, t, generated, offline)
+    wanted = np.zeros(table.present.shape, bool)
+    for columns in (choice.picks.chosen, choice.picks.rejected):
+        wanted[choice.picks.rows, columns] = True
+    texts, sampled = read_texts(folder / "responses", table, wanted)
+    pairs, unfit = _pairs(prompts, table, texts, choice, recipe.pair.length)
+    offline, unread = _offline_pairs(recipe)
+    dropped = _unpaired(run, t, table, kept, told) | choice.dropped | unfit | unread
 
+    drawn, replayed = _mix(run, t, pairs, offline, dropped)
+    files.write_rows(folder / "pairs.jsonl", pairs)
+    write(folder / "dataset", pairs, [*drawn, *replayed], recipe.pair.trl)
     figures = choice.figures | {
-        "margins": health.quantiles(np.array(margins)),
+        "margins": health.quantiles(np.array([pair.chosen_shaped - pair.rejected_shaped for pair in pairs])),
         "duplicate_share": sampled.duplicates / sampled.responses,
         "cut_off_share": sampled.cut_off / sampled.responses,
-        "pairs": len(paired),
-        "generated": len(generated),
-        "offline": len(offline),
+        "pairs": len(pairs),
+        "generated": len(drawn),
+        "offline": len(replayed),
     }
-    warnings = health.warnings(figures, len(kept), len(set(paired)), recipe.score.unit)
-    if recipe.pair.alpha == "auto" and (note := health.unbalanced(choice.balance, recipe.pair.length)):
-        warnings.insert(0, note)
     return Outcome(
         rows_in=int(table.present.sum()),
-        rows_out=len(generated) + len(offline),
+        rows_out=len(drawn) + len(replayed),
         summary=_summary(figures, recipe.pair.length),
-        dropped=dict(dropped),
+        dropped=dropped,
         figures=figures,
-        notes=[health.line(figures, recipe.score.unit)],
-        warnings=warnings,
+        notes=[health.line(figures, source_of(recipe).unit)],
+        warnings=_warnings(recipe, figures, choice, len(kept), len({pair.prompt_id for pair in pairs})),
     )
 
 
-def _enough(run: Run, t: int, table: Table) -> tuple[Counter[str], np.ndarray]:
-    """The rows of the prompts that have enough scored responses, and the others counted."""
+def _with_enough_scores(run: Run, t: int, table: Table) -> np.ndarray:
+    """The rows of the prompts that have enough scored responses."""
     least = run.recipe.pair.min_samples
     kept = np.flatnonzero(table.present.sum(1) >= least)
     if not len(kept):
@@ -94,13 +94,11 @@ def _enough(run: Run, t: int, table: Table) -> tuple[Counter[str], np.ndarray]:
             f"scored were {counted(table.present.sum(), 'response')} to "
             f"{counted(len(table.prompt_ids), 'prompt')}"
         )
-    unanswered = generate.STAGE.manifest(run, t).dropped[generate.UNANSWERED]  # counted there already
-    missing = len(table.prompt_ids) - len(kept) - unanswered
-    return Counter({f"prompts with under {least} scored responses": missing}), kept
+    return kept
 
 
-def _told_apart(run: Run, t: int, table: Table, kept: np.ndarray, dropped: Counter[str]) -> np.ndarray:
-    """The rows of the prompts whose responses have different rewards, the others counted."""
+def _told_apart(run: Run, t: int, table: Table, kept: np.ndarray) -> np.ndarray:
+    """Those of the rows whose responses have different rewards."""
     told = told_apart(table, kept)
     if not len(told):
         raise BadInput(
@@ -108,46 +106,38 @@ def _told_apart(run: Run, t: int, table: Table, kept: np.ndarray, dropped: Count
             f"({counted(len(kept), 'prompt')}), so none is better than another; score.reward must tell "
             "them apart"
         )
-    dropped["prompts whose rewards are all equal"] = len(kept) - len(told)
     return told
 
 
+def _unpaired(run: Run, t: int, table: Table, kept: np.ndarray, told: np.ndarray) -> dict[str, int]:
+    """Prompts that can't have a pair, by reason."""
+    unanswered = generate.STAGE.manifest(run, t).dropped[generate.UNANSWERED]  # counted there already
+    missing = len(table.prompt_ids) - len(kept) - unanswered
+    return {
+        f"prompts with under {run.recipe.pair.min_samples} scored responses": missing,
+        "prompts whose rewards are all equal": len(kept) - len(told),
+    }
+
+
 def _pairs(
-    run: Run, t: int, table: Table, choice: Choice, sampled: Sampled, dropped: Counter[str]
-) -> Iterator[Pair]:
-    """The pairs with their texts; what can't be told apart or can't be written is dropped."""
-    folder, lengths = run.round_dir(t), table.lengths(run.recipe.pair.length)
-    prompts = enumerate(read_prompts(folder / "prompts.jsonl"))
-    at, prompt = next(prompts)
-    for row, high, low, chosen, rejected in _texts(run, t, table, choice.picks, sampled):
-        while at < row:
-            at, prompt = next(prompts)
+    prompts: list[Prompt], table: Table, texts: Texts, choice: Choice, length: str
+) -> tuple[list[Pair], dict[str, int]]:
+    """The pairs with their texts, and those that can't be told apart or can't be written, by reason."""
+    pairs: list[Pair] = []
+    dropped: Counter[str] = Counter()
+    picks, lengths = choice.picks, table.lengths(length)
+    for row, high, low in zip(*(x.tolist() for x in (picks.rows, picks.chosen, picks.rejected)), strict=True):
+        chosen, rejected = texts[row, high], texts[row, low]
         if chosen == rejected:
             dropped["pairs with identical texts"] += 1
         elif not (_is_text(chosen) and _is_text(rejected)):
             dropped["pairs with half a character (an unpaired surrogate)"] += 1
         else:
             rewards, sizes = table.rewards[row, [high, low]], lengths[row, [high, low]]
-            shaped = length_balance.shaped_rewards(rewards, sizes, choice.alpha).tolist()
-            samples = (prompt.prompt_id, prompt.messages, chosen, rejected, high, low)
-            yield Pair(*samples, *rewards.tolist(), *shaped)
-
-
-def _texts(
-    run: Run, t: int, table: Table, picks: Picks, sampled: Sampled
-) -> Iterator[tuple[int, int, int, str, str]]:
-    """(row, chosen sample, rejected sample, their texts), each as soon as both have passed by."""
-    wanted = np.zeros(table.present.shape, bool)
-    wanted[picks.rows, picks.chosen] = wanted[picks.rows, picks.rejected] = True
-    texts: dict[tuple[int, int], str] = {}
-    coming = zip(picks.rows.tolist(), picks.chosen.tolist(), picks.rejected.tolist(), strict=True)
-    pair = next(coming, None)
-    for found in read_texts(run.round_dir(t) / "responses", table, wanted, sampled):
-        texts.update(found)
-        while pair and (pair[0], pair[1]) in texts and (pair[0], pair[2]) in texts:
-            row, high, low = pair
-            yield row, high, low, texts.pop((row, high)), texts.pop((row, low))
-            pair = next(coming, None)
+            shaped = length_balance.shaped_rewards(rewards, sizes, choice.alpha)
+            key = (prompts[row].prompt_id, prompts[row].messages)
+            pairs.append(Pair(*key, chosen, rejected, high, low, *rewards.tolist(), *shaped.tolist()))
+    return pairs, dict(dropped)
 
 
 def _is_text(text: str) -> bool:
@@ -158,42 +148,36 @@ def _is_text(text: str) -> bool:
     return True
 
 
-def _noting(pairs: Iterator[Pair], prompt_ids: list[str], margins: list[float]) -> Iterator[Pair]:
-    """The pairs as they come, their prompts and margins noted."""
-    for pair in pairs:
-        prompt_ids.append(pair.prompt_id)
-        margins.append(pair.chosen_shaped - pair.rejected_shaped)
-        yield pair
+def _offline_pairs(recipe: Recipe) -> tuple[list[Preference], dict[str, int]]:
+    """The pairs to replay from, and the rows of their set that are none, by reason."""
+    if recipe.replay.gamma == 0:
+        return [], {}
+    offline, reasons = read_preferences(recipe.dataset_dir, recipe.replay.dataset)
+    return offline, {f"offline: {reason}": count for reason, count in reasons.items()}
 
 
-def _mix(run: Run, t: int, paired: list[str], dropped: Counter[str]) -> tuple[list[int], list[Preference]]:
-    """What the round trains on: indices of generated pairs, and offline pairs."""
-    settings = run.recipe.replay
-    offline: list[Preference] = []
-    if settings.gamma > 0:
-        offline, reasons = read_preferences(run.recipe.dataset_dir, settings.dataset)
-        dropped.update({f"offline: {reason}": count for reason, count in reasons.items()})
-    ids = [pair.prompt_id for pair in offline]
-    generated, replayed = replay.mix(paired, ids, settings.gamma, seed_of(run.recipe.seed, t, "replay"))
-    if not generated and not replayed:
+def _mix(
+    run: Run, t: int, pairs: list[Pair], offline: list[Preference], dropped: dict[str, int]
+) -> tuple[list[Pair], list[Preference]]:
+    """What the round trains on: those of the generated pairs and those of the offline ones."""
+    gamma, seed = run.recipe.replay.gamma, seed_of(run.recipe.seed, t, "replay")
+    sides = [pair.prompt_id for pair in pairs], [pair.prompt_id for pair in offline]
+    drawn, replayed = replay.mix(*sides, gamma, seed)
+    if not drawn and not replayed:
         reasons = [f"{count:,} {reason}" for reason, count in dropped.items() if count]
         raise BadInput(
-            f"{run.round_dir(t)}: nothing to train on: {len(paired):,} generated pairs and replay.gamma "
-            f"{settings.gamma} leave none ({', '.join(reasons) or 'nothing was dropped'})"
+            f"{run.round_dir(t)}: nothing to train on: {len(pairs):,} generated pairs and replay.gamma "
+            f"{gamma} leave none ({', '.join(reasons) or 'nothing was dropped'})"
         )
-    return generated, [offline[index] for index in replayed]
+    return [pairs[index] for index in drawn], [offline[index] for index in replayed]
 
 
-def _export(run: Run, t: int, generated: list[int], offline: list[Preference]) -> None:
-    folder = run.round_dir(t)
-
-    def pairs() -> Iterator[Pair]:
-        return files.read_rows(folder / "pairs.jsonl", Pair)
-
-    drawn = set(generated)
-    for writer in (write, write_trl) if run.recipe.pair.trl else (write,):
-        mixed = chain((pair for index, pair in enumerate(pairs()) if index in drawn), offline)
-        writer(folder / "dataset", pairs(), mixed)
+def _warnings(
+    recipe: Recipe, figures: dict[str, Any], choice: Choice, prompts: int, paired: int
+) -> list[str]:
+    found = health.warnings(figures, prompts, paired, implicit=recipe.score.reward == "implicit")
+    uneven = health.unbalanced(choice.balance, recipe.pair.length) if recipe.pair.alpha == "auto" else None
+    return [uneven, *found] if uneven else found
 
 
 def _summary(figures: dict[str, Any], unit: str) -> str:

@@ -1,24 +1,43 @@
 """Stage 1.2: the reward of every response of a round; by default the implicit one (the paper's section 3)."""
 
-import json
 from collections import Counter as Tally
 from typing import Any
 
 from dice.errors import BadInput
+from dice.launch import processes
 from dice.launch.worker import Worker
 from dice.rewards.judge import is_local, tally
-from dice.rewards.scoring import NAMES, job_of, run_job, run_share, scored, settings
-from dice.rewards.source import Job
+from dice.rewards.scoring import score_shards, scored, settings, source_of
+from dice.rewards.source import beside, responses_of
+from dice.run import files
 from dice.run.digests import folder_digest, model_digest
 from dice.run.rows import Dropped, Score
-from dice.run.run import Run, model_path
+from dice.run.run import Run, model_path, open_run
 from dice.run.stage import Outcome, Stage, makers
 from dice.stages import train_reward_model
 
+WRITTEN = ("part", "dropped", "grades", "tokens")  # what shards have in scores/ once they are done
 
-def work(worker: Worker, job: str) -> None:
-    """A worker's part of a Job, which comes as JSON."""
-    run_share(worker, Job(**json.loads(job)))
+
+def work(worker: Worker, run_dir: str, t: str, *extra: str) -> None:
+    """A worker's part of round t; the word `per_token` asks for the rewards of tokens."""
+    score_shards(worker, open_run(run_dir), int(t), "per_token" in extra)
+
+
+def score_round(run: Run, t: int, per_token: bool = False) -> None:
+    """Score the responses in the folder of round t, with as many workers as there are GPUs.
+
+    Raises BadInput where the input can't be used, StageFailed where a worker broke.
+    """
+    recipe, folder = run.recipe, run.round_dir(t)
+    arguments = [str(run.path), str(t), *(["per_token"] if per_token else [])]
+    samples_here = recipe.score.reward == "judge" and is_local(recipe.score.judge)
+    gpus_each = recipe.generate.tensor_parallel if samples_here else 1
+    processes.run_workers(__name__, folder, arguments, source_of(recipe).counted, gpus_each)
+    known = {beside(shard, what) for shard in responses_of(run, t) for what in WRITTEN}
+    for path in (folder / "scores").iterdir():
+        if path not in known and not path.name.endswith(files.SEAL):
+            files.remove(path)  # of a worker that was killed before it could do so, or of somebody else's
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
@@ -30,7 +49,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
     if score.reward == "implicit":
         digests["reference"] = model_digest(run.reference(t))
     if score.reward == "reward_model":
-        digests["reward model"] = model_digest(train_reward_model.model_of(run))
+        digests["reward model"] = model_digest(run.reward_model())
     if score.reward == "judge" and score.judge != "policy" and is_local(score.judge):
         digests["judge"] = model_digest(model_path(score.judge))
     return digests
@@ -45,27 +64,24 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
 
 
 def _run(run: Run, t: int) -> Outcome:
-    recipe = run.recipe
-    job = job_of(
-        recipe, run.round_dir(t), run.policy(t), run.reference(t), train_reward_model.model_of(run), t
-    )
-    run_job(job)
+    recipe, source = run.recipe, source_of(run.recipe)
+    score_round(run, t)
     dropped: Tally[str] = Tally()
     rows = tokens = 0
     total = 0.0
-    for _, score in scored(job):
+    for score in scored(run, t):
         if isinstance(score, Dropped):
             dropped[score.reason] += 1
             continue
         rows, tokens, total = rows + 1, tokens + score.n_tokens, total + score.reward
-    grades = tally(job) if recipe.score.reward == "judge" else {}
+    grades = tally(run, t) if recipe.score.reward == "judge" else {}
     told = ", ".join(f"{count:,} {what}" for what, count in grades.items())
     if not rows:
-        raise BadInput(f"{job.folder}: no response can be scored ({told or dict(dropped)})")
+        raise BadInput(f"{run.round_dir(t)}: no response can be scored ({told or dict(dropped)})")
     return Outcome(
         rows_in=rows + dropped.total(),
         rows_out=rows,
-        summary=f"{rows:,} {NAMES[job.reward]}, {total / rows:+.2f} {recipe.score.unit} on average",
+        summary=f"{rows:,} {source.title}, {total / rows:+.2f} {source.unit} on average",
         dropped=dict(dropped),
         figures={"tokens": tokens, "mean_reward": total / rows, **({"grades": grades} if grades else {})},
         notes=[f"grades: {told}"] if grades else [],

@@ -8,15 +8,15 @@ interrupted goes on from its last checkpoint.
 
 import json
 import os
-import sys
+from pathlib import Path
 from typing import Any
 
 from dice.errors import BadInput, counted
-from dice.launch import devices, processes
+from dice.inference.load import engine_named, load_trainer
+from dice.launch import devices
 from dice.launch.console import say
 from dice.launch.peers import node_count
 from dice.models import reference_table, trainer
-from dice.models.checkpoint import base_of
 from dice.recipe.keys import Recipe
 from dice.recipe.seeds import seed_of
 from dice.run import files
@@ -28,48 +28,58 @@ from dice.stages import pair
 WITHOUT_REFERENCE = ("orpo", "simpo")  # values of pref_loss
 
 
-def round_config(run: Run, t: int) -> dict[str, Any]:
-    """The LLaMA-Factory configuration of round t on this machine."""
-    recipe, folder = run.recipe, run.round_dir(t)
+def base_config(
+    recipe: Recipe, args: dict[str, Any], model: str, folder: Path, seed: int, name: str
+) -> dict[str, Any]:
+    """The LLaMA-Factory configuration on this machine of any training of a run.
+
+    `args` are the training file's, `model` is what the training begins with, `folder` has the data set.
+    """
     on_gpu = devices.gpu_count() > 0 or os.environ.get("DS_ACCELERATOR") == "cpu"
-    fitted = trainer.adapt(recipe.train.args, recipe.train.global_batch_size, devices.process_count(), on_gpu)
+    fitted = trainer.adapt(args, recipe.train.global_batch_size, devices.process_count(), on_gpu)
     return fitted | {
         "do_train": True,
-        **_models(run.policy(t), recipe),
-        "policy_id": model_digest(run.policy(t)),
-        "only_last_checkpoint": True,
+        **load_trainer(recipe.generate.engine).starting_from(model),
         "data_shared_file_system": node_count() > 1,
         "trust_remote_code": recipe.trust_remote_code,
-        "logging_nan_inf_filter": False,  # a loss that is no number is to be seen
         "template": recipe.template,
         "cutoff_len": recipe.score.cutoff_len,
         "dataset": "mixed",
         "dataset_dir": str(folder / "dataset"),
         "output_dir": str(folder / "train"),
-        "seed": seed_of(recipe.seed, t, "train") % (1 << 31),
+        "seed": seed % (1 << 31),
         "report_to": recipe.train.args.get("report_to", "none"),
-        "run_name": f"{recipe.run}-round-{t}",
+        "run_name": f"{recipe.run}-{name}",
     }
 
 
-def _models(policy: str, recipe: Recipe) -> dict[str, Any]:
-    """Which model is trained, and which is its reference: always the policy as the round finds it.
+def round_config(run: Run, t: int) -> dict[str, Any]:
+    """The LLaMA-Factory configuration of round t on this machine."""
+    recipe, policy, seed = run.recipe, run.policy(t), seed_of(run.recipe.seed, t, "train")
+    config = base_config(recipe, recipe.train.args, policy, run.round_dir(t), seed, f"round-{t}")
+    return config | {
+        **_reference(config, recipe),
+        "policy_id": model_digest(policy),
+        "only_last_checkpoint": True,
+        "logging_nan_inf_filter": False,  # a loss that is no number is to be seen
+    }
 
-    A policy that is an adapter is trained on, on its base. Upstream's own reference for an adapter is
-    its bare base, which is right only while the adapter is new.
+
+def _reference(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Which model is the reference: always the policy as the round finds it, which `config` names.
+
+    LLaMA-Factory's own reference for an adapter is its bare base, right only while the adapter is new.
     """
-    base = base_of(policy)
-    trained: dict[str, Any] = {"model_name_or_path": base or policy}
-    if base:
-        trained["adapter_name_or_path"] = policy
     if recipe.train.reference_logps == "table":
-        return trained | {"reference_logps": "table"}
-    if base:
+        return {"reference_logps": "table"}
+    keys: dict[str, Any] = {"reference_logps": "model"}
+    adapter = config.get("adapter_name_or_path")
+    if adapter:
         bits = recipe.train.args.get("quantization_bit")
-        trained |= {"ref_model_adapters": policy, "ref_model_quantization_bit": bits}
-    if base or recipe.train.args["finetuning_type"] != "lora":
-        trained["ref_model"] = base or policy
-    return trained | {"reference_logps": "model"}
+        keys |= {"ref_model_adapters": adapter, "ref_model_quantization_bit": bits}
+    if adapter or recipe.train.args["finetuning_type"] != "lora":
+        keys["ref_model"] = config["model_name_or_path"]
+    return keys
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
@@ -89,12 +99,11 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
 def _run(run: Run, t: int) -> Outcome:
     folder, recipe = run.round_dir(t), run.recipe
     rows = pair.STAGE.manifest(run, t).rows_out
-    if recipe.generate.engine == "fake":
-        trained = _train_fake(run, t, rows)
-    else:
+    if engine_named(recipe.generate.engine).reads_models:  # otherwise there are no batches to fill
         check_rows(rows, recipe)
-        trained = trainer.finished(folder / "train")  # killed after its last step, perhaps
-        trained = trained or trainer.train(_begin(run, t), folder / "logs" / "train.log", "train")
+    engine = load_trainer(recipe.generate.engine)
+    trained = engine.finished(folder / "train")  # killed after its last step, perhaps
+    trained = trained or engine.train(_begin(run, t), folder / "logs" / "train.log", "train")
     files.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
     trainer.collect(folder / "train", folder / "model", keep=True)
     return _outcome(rows, trained, recipe, _expected(run, t))
@@ -186,15 +195,6 @@ def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe, expected: int)
         notes=notes,
         warnings=warnings,
     )
-
-
-def _train_fake(run: Run, t: int, rows: int) -> trainer.Trained:
-    folder = run.round_dir(t)
-    files.remove(folder / "train")
-    command = [sys.executable, "-m", "dice.inference.fake", str(folder / "dataset" / "mixed.json")]
-    command += [run.policy(t), str(folder / "train")]
-    processes.run_logged(command, folder / "logs" / "train.log", "train", "steps", lambda: (0, 0))
-    return trainer.Trained(rows, 0, [])
 
 
 STAGE = Stage(

@@ -6,24 +6,21 @@ takes the place of DPO: both make one thing of the same model and the same pairs
 """
 
 import json
-import os
-from pathlib import Path
 from typing import Any
 
 from dice.data import dataset_info
 from dice.data.dataset_dir import write
 from dice.data.prompts_and_preferences import read_preferences
 from dice.errors import counted
-from dice.launch import devices
-from dice.launch.peers import node_count
+from dice.inference.load import load_trainer
 from dice.models import trainer
-from dice.models.checkpoint import base_of
 from dice.recipe.keys import Recipe
 from dice.recipe.seeds import seed_of
 from dice.run import files
-from dice.run.digests import file_digest, model_digest
+from dice.run.digests import model_digest
 from dice.run.run import Run, model_path
 from dice.run.stage import Outcome, Stage
+from dice.stages.train import base_config
 
 # What of the recipe's training file is about DPO or about the length of its training.
 DPO_ONLY = (
@@ -41,17 +38,6 @@ def is_wanted(recipe: Recipe) -> bool:
     return recipe.score.reward == "reward_model" and recipe.score.reward_model == "train"
 
 
-def model_of(run: Run) -> str:
-    """The reward model of a run: the one that it trains, a folder, or a Hub id."""
-    name = run.recipe.score.reward_model
-    return str(folder_of(run, 0) / "model") if name == "train" else model_path(name)
-
-
-def folder_of(run: Run, t: int) -> Path:
-    """Where a run's own reward model is made."""
-    return run.path / "reward-model"
-
-
 def maker(recipe: Recipe) -> list[tuple[str, int]]:
     """The stage that makes a run's own reward model, where it has one."""
     return [("train_rm", 0)] if is_wanted(recipe) else []
@@ -67,26 +53,8 @@ def training_args(recipe: Recipe) -> dict[str, Any]:
 def config_of(run: Run) -> dict[str, Any]:
     """The whole configuration on this machine."""
     recipe, start = run.recipe, model_path(run.recipe.reference)
-    on_gpu = devices.gpu_count() > 0 or os.environ.get("DS_ACCELERATOR") == "cpu"
-    fitted = trainer.adapt(
-        training_args(recipe), recipe.train.global_batch_size, devices.process_count(), on_gpu
-    )
-    base = base_of(start)
-    models = {"model_name_or_path": base or start} | ({"adapter_name_or_path": start} if base else {})
-    return fitted | {
-        "do_train": True,
-        **models,
-        "data_shared_file_system": node_count() > 1,
-        "trust_remote_code": recipe.trust_remote_code,
-        "template": recipe.template,
-        "cutoff_len": recipe.score.cutoff_len,
-        "dataset": "mixed",
-        "dataset_dir": str(folder_of(run, 0) / "dataset"),
-        "output_dir": str(folder_of(run, 0) / "train"),
-        "seed": seed_of(recipe.seed, 0, "train_rm") % (1 << 31),
-        "report_to": recipe.train.args.get("report_to", "none"),
-        "run_name": f"{recipe.run}-reward-model",
-    }
+    seed = seed_of(recipe.seed, 0, "train_rm")
+    return base_config(recipe, training_args(recipe), start, run.reward_model_dir, seed, "reward-model")
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
@@ -104,18 +72,15 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
 
 
 def _run(run: Run, t: int) -> Outcome:
-    recipe, folder = run.recipe, folder_of(run, t)
+    recipe, folder = run.recipe, run.reward_model_dir
     pairs, dropped = read_preferences(recipe.dataset_dir, recipe.replay.dataset)
     work = folder / "train"
     write(folder / "dataset", [], pairs)
-    if recipe.generate.engine == "fake":
-        files.write_json(work / "config.json", {"digest": file_digest(folder / "dataset" / "mixed.json")})
-        trained = trainer.Trained(len(pairs), 0, [])
-    else:
-        trained = trainer.finished(work)  # killed after its last step, perhaps
-        if not trained:
-            files.remove(work)
-            trained = trainer.train(config_of(run), folder / "logs" / "train_rm.log", "train_rm")
+    engine = load_trainer(recipe.generate.engine)
+    trained = engine.finished(work)  # killed after its last step, perhaps
+    if not trained:
+        files.remove(work)
+        trained = engine.train(config_of(run), folder / "logs" / "train_rm.log", "train_rm")
     files.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
     trainer.collect(work, folder / "model", keep=True)
     losses = [entry["loss"] for entry in trained.curves if "loss" in entry]
@@ -137,6 +102,6 @@ STAGE = Stage(
     _settings,
     outputs=("model", "dataset", "curves.jsonl"),
     run=_run,
-    folder=folder_of,
+    folder=lambda run, t: run.reward_model_dir,
     working=("train",),
 )

@@ -12,13 +12,13 @@ from rich.table import Table
 from dice.data.answers import read_pairs
 from dice.errors import BadInput, counted, printable
 from dice.launch.console import console, say, shown
+from dice.pairing import health
 from dice.recipe.keys import Recipe
+from dice.rewards.scoring import source_of
 from dice.run.rows import Score
 from dice.run.run import Run
-from dice.stages import train_reward_model
+from dice.stages.evaluate import win_rate
 from dice.tools.score_file import score_all, settings
-
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,17 @@ class Agreement:
     @classmethod
     def of(cls, margins: np.ndarray) -> "Agreement":
         """From margins (N,): reward of chosen minus reward of rejected."""
-        wins = (margins > 0) + 0.5 * (margins == 0)
-        if not len(wins):
-            return cls(0, math.nan, math.nan)
-        error = wins.std(ddof=1) / math.sqrt(len(wins)) if len(wins) > 1 else math.nan
-        return cls(len(wins), float(wins.mean()), float(error))
+        found = win_rate(margins[:, None], np.zeros((len(margins), 1))) if len(margins) else (math.nan,) * 2
+        return cls(len(margins), *found)
 
     def __str__(self) -> str:
         return f"{self.share:.1%} ± {self.error:.1%}" if self.pairs else "-"
 
 
-def correlation(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's correlation of (N,) with (N,); NaN where one of them never varies."""
-    if len(x) < 2 or x.std() == 0 or y.std() == 0:
-        return math.nan
-    return float(np.corrcoef(x, y)[0, 1])
+def correlation(x: np.ndarray, y: np.ndarray) -> str:
+    """Pearson's correlation of (N,) with (N,), in words; NaN where one of them never varies."""
+    found = health.correlation(x[None], y[None], np.ones((1, len(x)), bool))
+    return f"correlation {math.nan if found is None else found:+.2f}"
 
 
 def show_agreement(name: str, recipe: str | None, overrides: Sequence[str]) -> None:
@@ -67,15 +63,14 @@ def show_agreement(name: str, recipe: str | None, overrides: Sequence[str]) -> N
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
         raise BadInput(f"{name}: no pair can be scored ({reasons})")
     title = f"{name}: {counted(len(kept), 'pair')}, {_source(loaded)}"
-    _print(title, kept, dropped, loaded.score.unit)
+    _print(title, kept, dropped, source_of(loaded).unit)
 
 
 def _source(recipe: Recipe) -> str:
     """What the rewards come from, in words."""
     score = recipe.score
     if score.reward == "reward_model":
-        model = train_reward_model.model_of(Run(recipe.run_dir, recipe))
-        return f"reward model {shown(Path(model))}"
+        return f"reward model {shown(Path(Run(recipe.run_dir, recipe).reward_model()))}"
     if score.reward == "judge":
         return f"judge {recipe.policy if score.judge == 'policy' else score.judge}"
     return f"{recipe.policy} against {recipe.reference}" if score.reward == "implicit" else "random rewards"
@@ -101,10 +96,7 @@ def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str], u
     console.print()
     console.print(table)
 
-    spread = ", ".join(
-        f"{share:.0%} {value:+.2f}"
-        for share, value in zip(QUANTILES, np.quantile(margins, QUANTILES), strict=True)
-    )
+    spread = ", ".join(f"{share} {value:+.2f}" for share, value in health.quantiles(margins).items())
     per_token = (rewards / tokens)[:, 0] - (rewards / tokens)[:, 1]
     console.print()
     for label, value in (
@@ -117,8 +109,8 @@ def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str], u
             "length",
             f"chosen {chars[:, 0].mean():.1f}, rejected {chars[:, 1].mean():.1f} characters on average",
         ),
-        ("reward and length", f"correlation {correlation(rewards.ravel(), chars.ravel()):+.2f}"),
-        ("margin and length difference", f"correlation {correlation(margins, longer):+.2f}"),
+        ("reward and length", correlation(rewards.ravel(), chars.ravel())),
+        ("margin and length difference", correlation(margins, longer)),
         ("reward per token agrees", str(Agreement.of(per_token))),
         ("the longer answer agrees", str(Agreement.of(longer))),
     ):

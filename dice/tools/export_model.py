@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dice.errors import BadInput
+from dice.errors import BadInput, first_line
 from dice.launch.console import say
 from dice.models import remote_code, trainer
 from dice.models.checkpoint import base_of, check_model, tokenizer_home
@@ -108,7 +108,7 @@ def _merge(adapter: Path, target: Path) -> str:
         )
         merged = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise BadInput(f"{adapter} can't be merged into its base {base}: {reason}") from error
     merged.save_pretrained(target)
     _copy_tokenizer(Path(tokenizer_home(str(adapter))), target)
@@ -218,6 +218,6 @@ def _push(folder: Path, repository: str) -> None:
         api.create_repo(repository, exist_ok=True, private=True)
         api.upload_folder(repo_id=repository, folder_path=folder)
     except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise BadInput(f"--push={repository}: {reason}; the export itself lies in {folder}") from error
     say(f"export    pushed to {repository} (private; change that on the Hub)", mark="+")

@@ -5,27 +5,29 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from dice.data.answers import read_answers
 from dice.errors import BadInput, StageFailed
+from dice.inference.load import engine_named
 from dice.launch.console import say
 from dice.models import chat_template, remote_code
 from dice.models.checkpoint import check_model
-from dice.recipe.keys import REWARDS, Recipe
-from dice.recipe.load import load_recipe
+from dice.recipe.keys import Recipe
+from dice.recipe.load import load_recipe, resolved_yaml
 from dice.rewards import check
-from dice.rewards.scoring import NAMES, job_of, run_job, scored
-from dice.rewards.source import Job
+from dice.rewards.scoring import SOURCES, scored, source_of
+from dice.rewards.source import beside, responses_of
 from dice.run import files
-from dice.run.rows import Dropped, Message, Prompt, Response, Score, TokenRewards, prompt_id, to_line
-from dice.run.run import Run, model_path
+from dice.run.rows import Message, Prompt, Response, Score, TokenRewards, prompt_id, to_line
+from dice.run.run import Run
 from dice.run.stage import require
 from dice.stages import train_reward_model
+from dice.stages.score import score_round
 
 SHARD = 1024  # responses: what workers share out
-OTHER = {f"score.reward={source}" for source in REWARDS if source != "implicit"}  # need no reference
+OTHER = {f"score.reward={source}" for source in SOURCES if source != "implicit"}  # need no reference
 
 
 @dataclass(frozen=True)
@@ -61,36 +63,44 @@ def score_all(
     """
     if per_token and recipe.score.reward != "implicit":
         raise BadInput(f"only implicit rewards are sums over tokens, not {recipe.score.reward} ones")
-    models = [model_path(name) for name in (recipe.policy, recipe.reference)]
     run = Run(recipe.run_dir, recipe)
-    _check(run, models)
+    _check(run)
     with _workplace() as folder:
-        keys = _write(folder, answered)
-        # Short and long responses are dropped in the loop for the sake of pairs; here they count.
-        job = job_of(recipe, folder, *models, train_reward_model.model_of(run))
-        job = replace(job, min_chars=0, max_chars=1 << 60, per_token=per_token)
-        run_job(job)
+        scratch = Run(folder, _for_files(run))
+        files.write_text(folder / "recipe.yaml", resolved_yaml(scratch.recipe))
+        keys = _write(scratch.round_dir(0), answered)
+        score_round(scratch, 0, per_token)
+        tokens = {(row.prompt_id, row.sample): row for row in _token_rewards(scratch)}
         results = {}
-        tokens = {(row.prompt_id, row.sample): row for row in _token_rewards(job)}
-        for response, score in scored(job):
-            key = (response.prompt_id, response.sample)
-            reason = score.reason if isinstance(score, Dropped) else None
-            results[key] = Result(None if reason else score, reason, tokens.get(key))
+        for row in scored(scratch, 0):
+            key = (row.prompt_id, row.sample)
+            known = (row, None) if isinstance(row, Score) else (None, row.reason)
+            results[key] = Result(*known, tokens.get(key))
     return [[results[key] for key in row] for row in keys]
 
 
-def _check(run: Run, models: list[str]) -> None:
+def _for_files(run: Run) -> Recipe:
+    """The run's recipe for a run of one round, 0, that has the responses of a file and the same models.
+
+    Short and long responses are dropped in the loop for the sake of pairs; here they count.
+    """
+    pair = run.recipe.pair.model_copy(update={"min_chars": 0, "max_chars": 1 << 60})
+    score = run.recipe.score.model_copy(update={"reward_model": run.reward_model()})
+    return run.recipe.model_copy(update={"pair": pair, "score": score})
+
+
+def _check(run: Run) -> None:
     """Raises BadInput where what a recipe's rewards come from is not there."""
     recipe = run.recipe
     if train_reward_model.is_wanted(recipe):
         require(train_reward_model.STAGE, run, 0)
-    if recipe.generate.engine == "fake":
+    if not engine_named(recipe.generate.engine).reads_models:
         return
     check.examine(recipe)
     check_model("policy", recipe.policy)
     if recipe.score.reward == "implicit":
         check_model("reference", recipe.reference)
-        chat_template.check_alike(*models)
+        chat_template.check_alike(run.policy(1), run.reference(1))
 
 
 @contextlib.contextmanager
@@ -126,10 +136,10 @@ def _write(folder: Path, answered: Sequence[tuple[list[Message], list[str]]]) ->
     return keys
 
 
-def _token_rewards(job: Job) -> Iterator[TokenRewards]:
-    if job.per_token:
-        for shard in job.shards():
-            yield from files.read_rows(job.beside(shard, "tokens"), TokenRewards)
+def _token_rewards(run: Run) -> Iterator[TokenRewards]:
+    for shard in responses_of(run, 0):
+        if (path := beside(shard, "tokens")).exists():
+            yield from files.read_rows(path, TokenRewards)
 
 
 def score_file(
@@ -162,8 +172,9 @@ def score_file(
             else:
                 dropped[result.reason] += 1
     files.write_text(target, map(to_line, rows))
-    mean = f", {sum(rewards) / len(rewards):+.2f} {loaded.score.unit} on average" if rewards else ""
-    say(f"score     {len(rewards):,} {NAMES[loaded.score.reward]}{mean} in {target}", mark="+")
+    source = source_of(loaded)
+    mean = f", {sum(rewards) / len(rewards):+.2f} {source.unit} on average" if rewards else ""
+    say(f"score     {len(rewards):,} {source.title}{mean} in {target}", mark="+")
     for reason, count in dropped.items():
         say(f"          not scored: {count:,} {reason}", mark="!")
 

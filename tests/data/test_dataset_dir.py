@@ -9,7 +9,7 @@ from commands import run_script
 from fake_world import write_manifest
 
 from dice.data import dataset_info
-from dice.data.dataset_dir import register, write, write_trl
+from dice.data.dataset_dir import register, write
 from dice.data.prompts_and_preferences import read_preferences
 from dice.errors import BadInput
 from dice.run.rows import Pair, Preference
@@ -143,7 +143,7 @@ def test_trl_takes_its_format(round_dir, random_model, tmp_path):
 
     from dice.models import chat_template
 
-    write_trl(tmp_path, [a_pair(1)], [a_pair(1)])
+    write(tmp_path, [a_pair(1)], [a_pair(1)], trl=True)
     file = str(tmp_path / "trl" / "dataset.json")
     (row,) = load_dataset("json", data_files=file, split="train", cache_dir=str(tmp_path / "cache"))
     assert is_conversational(row)

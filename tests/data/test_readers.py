@@ -1,77 +1,14 @@
-"""Every kind of file and place that dataset_info.json may name, and LLaMA-Factory's reading of the same."""
+"""Every kind of file and place that dataset_info.json may name."""
 
-import csv
 import hashlib
 import json
-from pathlib import Path
 
 import pytest
+from reader_files import CHAT, PROMPTS, ROWS, SHAREGPT, questions, register, write_rows
 
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.errors import BadInput
-from dice.recipe.keys import ROOT
-
-DEMO = ROOT.parent / "shared" / "data" / "dpo_en_demo.json"
-ROWS = [
-    {"q": 'Say "hi", please.\nTwice.', "more": "", "good": "hi, hi", "bad": "no", "sys": "Be kind."},
-    {"q": "Naïve?", "more": "Be brief.", "good": "oui", "bad": "non", "sys": ""},
-    {"q": "Third", "more": "", "good": "yes", "bad": "no", "sys": ""},
-]
-ALPACA = {"prompt": "q", "query": "more", "chosen": "good", "rejected": "bad", "system": "sys"}
-PROMPTS = ['Say "hi", please.\nTwice.', "Naïve?\nBe brief.", "Third"]
-CHAT = {
-    "talk": [
-        {"who": "sys", "what": "Be kind."},
-        {"who": "me", "what": "Hi"},
-        {"who": "it", "what": "Hello"},
-        {"who": "me", "what": "More"},
-    ],
-    "good": {"who": "it", "what": "yes"},
-    "bad": {"who": "it", "what": "no"},
-}
-TAGS = {
-    "role_tag": "who",
-    "content_tag": "what",
-    "user_tag": "me",
-    "assistant_tag": "it",
-    "system_tag": "sys",
-}
-SHAREGPT = {
-    "formatting": "sharegpt",
-    "columns": {"messages": "talk", "chosen": "good", "rejected": "bad"},
-    "tags": TAGS,
-}
-
-
-def write_rows(path: Path, rows: list[dict]) -> None:
-    """Rows in the format that the file's name says."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix == ".json":
-        path.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
-    elif path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    elif path.suffix == ".csv":
-        with path.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
-    else:
-        import pyarrow
-        import pyarrow.parquet
-
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-
-
-def register(folder: Path, entry: dict) -> str:
-    """A dataset_dir with one preference set, `it`."""
-    entry = {"ranking": True, "columns": ALPACA} | entry
-    (folder / "dataset_info.json").write_text(json.dumps({"it": entry}))
-    return str(folder)
-
-
-def questions(pairs) -> list[str]:
-    return [pair.messages[-1]["content"] for pair in pairs]
 
 
 @pytest.fixture
@@ -262,53 +199,3 @@ def test_a_number_in_a_parquet_file_is_no_text(tmp_path):
     write_rows(tmp_path / "rows.parquet", [ROWS[0] | {"q": 5}])
     with pytest.raises(BadInput, match="rows.parquet: row 1: the prompt is 5; it must be text"):
         read_preferences(register(tmp_path, {"file_name": "rows.parquet"}), "it")
-
-
-def as_llama_factory_reads(dataset_dir: str, cache: Path) -> list[tuple]:
-    """(system, turns, chosen, rejected) of every row of `it`, by LLaMA-Factory's own code."""
-    from dice.models.llamafactory import llamafactory
-
-    hparams = llamafactory("hparams")
-    model_args = hparams.ModelArguments(model_name_or_path="none", cache_dir=str(cache))
-    data_args = hparams.DataArguments(dataset="it", dataset_dir=dataset_dir, template="llama3")
-    training_args = hparams.TrainingArguments(output_dir=str(cache / "out"))
-    (attributes,) = llamafactory("data.parser").get_dataset_list(["it"], dataset_dir)
-    loaded = llamafactory("data.loader")._load_single_dataset(
-        attributes, model_args, data_args, training_args
-    )
-    return [
-        (row["_system"] or "", row["_prompt"], *(answer["content"] for answer in row["_response"]))
-        for row in loaded
-    ]
-
-
-def as_we_read(dataset_dir: str) -> list[tuple]:
-    pairs, dropped = read_preferences(dataset_dir, "it")
-    assert not dropped
-    read = []
-    for pair in pairs:
-        has_system = pair.messages[0]["role"] == "system"
-        system = pair.messages[0]["content"] if has_system else ""
-        read.append((system, pair.messages[has_system:], pair.chosen, pair.rejected))
-    return read
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["rows.json", "rows.jsonl", "rows.csv", "rows.parquet", "chat.json", "chat.parquet"]
-)
-def test_llama_factory_reads_the_same(tmp_path, name):
-    chat = name.startswith("chat")
-    write_rows(tmp_path / name, [CHAT, CHAT | {"talk": CHAT["talk"][1:2]}] if chat else ROWS)
-    folder = register(tmp_path, {"file_name": name, **(SHAREGPT if chat else {})})
-    assert as_we_read(folder) == as_llama_factory_reads(folder, tmp_path / "cache")
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not DEMO.exists(), reason=f"{DEMO} is not here")
-def test_llama_factory_reads_the_same_of_three_hundred_real_rows(tmp_path):
-    (tmp_path / "demo.json").write_bytes(DEMO.read_bytes())
-    columns = {"messages": "conversations", "chosen": "chosen", "rejected": "rejected"}
-    folder = register(tmp_path, {"file_name": "demo.json", "formatting": "sharegpt", "columns": columns})
-    ours = as_we_read(folder)
-    assert len(ours) == 300 and ours == as_llama_factory_reads(folder, tmp_path / "cache")

@@ -50,7 +50,7 @@ def test_quantiles_of_margins():
     ],
 )
 def test_warnings(figures, pairs, warning):
-    found = health.warnings(FINE | figures, 100, pairs)
+    found = health.warnings(FINE | figures, 100, pairs, implicit=True)
     assert len(found) == (warning is not None)
     assert not warning or found[0].startswith(warning)
 

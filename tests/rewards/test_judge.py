@@ -12,7 +12,6 @@ from dice.rewards import judge_server
 from dice.rewards.grades import grade_of
 from dice.rewards.judge import PROMPT, conversation, question
 from dice.rewards.judge_server import Served
-from dice.rewards.scoring import job_of
 from dice.rewards.source import Asked
 from dice.run.rows import Message
 
@@ -121,13 +120,12 @@ def scripted(monkeypatch):
 
 
 @pytest.fixture
-def served(fake_run, tmp_path):
+def served(fake_run):
     """Makes the judge of a recipe with these settings."""
 
     def make(**settings):
         score = {"reward": "judge", "judge": "some-model", "judge_samples": 2} | settings
-        recipe = fake_run.recipe.model_copy(update={"score": fake_run.recipe.score.model_copy(update=score)})
-        return Served(job_of(recipe, tmp_path, "policy", "reference"))
+        return Served(fake_run.recipe.score.model_copy(update=score))
 
     return make
 

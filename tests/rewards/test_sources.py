@@ -1,7 +1,6 @@
 """What all sources of rewards share: which responses they get, what is written, what is refused."""
 
 import json
-from dataclasses import asdict, replace
 
 import pytest
 from commands import run_script
@@ -11,8 +10,8 @@ from dice.launch.worker import Worker
 from dice.recipe.keys import REWARDS
 from dice.recipe.load import load_recipe
 from dice.rewards import check
-from dice.rewards.scoring import job_of, run_share, scored, settings
-from dice.rewards.source import Job
+from dice.rewards.scoring import SOURCES, score_shards, scored, settings
+from dice.rewards.source import beside, responses_of
 from dice.run import files
 from dice.run.rows import Dropped, Graded, Prompt, Response, Score, prompt_id
 from dice.run.run import create_run
@@ -26,39 +25,44 @@ MESSAGES = [{"role": "user", "content": "Hi"}]
 
 
 @pytest.fixture
-def job(fake_run, tmp_path):
-    """Makes a job of a source with ten good responses in two shards, and three that are dropped."""
+def round_for(fake_run):
+    """Makes a run of a source. Rounds 1 and 2 have ten good responses in two shards, and three bad ones."""
     texts = [f"answer number {number}" for number in range(10)]
     rows = [Response(prompt_id(MESSAGES), n, text, len(text), 3, "stop", 0) for n, text in enumerate(texts)]
     rows += [Response(prompt_id(MESSAGES), 10, "cut", 3, 3, "length", 0)]
     rows += [Response(prompt_id(MESSAGES), 11, "abc", 3, 3, "stop", 0)]
     rows += [Response(prompt_id(MESSAGES), 12, "x" * 2000, 2000, 3, "stop", 0)]
-    folder = tmp_path / "job"
-    files.write_rows(folder / "prompts.jsonl", [Prompt(prompt_id(MESSAGES), MESSAGES)])
-    for shard, part in enumerate((rows[:5], rows[5:])):
-        files.write_rows(files.shard_path(folder / "responses", shard), part)
+    for folder in (fake_run.round_dir(1), fake_run.round_dir(2)):
+        files.write_rows(folder / "prompts.jsonl", [Prompt(prompt_id(MESSAGES), MESSAGES)])
+        for shard, part in enumerate((rows[:5], rows[5:])):
+            files.write_rows(files.shard_path(folder / "responses", shard), part)
 
-    def make(source, **changes):
+    def make(source, policy="ours", seed=42):
         recipe = fake_run.recipe.model_copy(deep=True)
-        recipe.score.reward, recipe.score.judge_max_tokens = source, 64
-        return replace(job_of(recipe, folder, "ours", "theirs", "rewarder"), **changes)
+        recipe.policy, recipe.reference, recipe.seed = policy, "theirs", seed
+        recipe.score.reward, recipe.score.reward_model = source, "rewarder"
+        return create_run(recipe)
 
     return make
 
 
-def rewards(job, tmp_path, workers=1):
+def rewards(run, tmp_path, workers=1, t=1):
     """Every response's score or drop, by sample; the scores are removed."""
     for rank in range(workers):
-        work(Worker(rank, workers, rank, tmp_path / "progress"), json.dumps(asdict(job)))
-    found = {response.sample: score for response, score in scored(job)}
-    for path in (tmp_path / "job" / "scores").iterdir():
+        work(Worker(rank, workers, rank, tmp_path / "progress"), str(run.path), str(t))
+    found = {score.sample: score for score in scored(run, t)}
+    for path in (run.round_dir(t) / "scores").iterdir():
         path.unlink()
     return found
 
 
+def test_every_source_that_a_recipe_can_name_is_listed():
+    assert tuple(SOURCES) == REWARDS
+
+
 @pytest.mark.parametrize("source", REWARDS)
-def test_every_source_gets_the_same_responses(job, tmp_path, source):
-    found = rewards(job(source), tmp_path)
+def test_every_source_gets_the_same_responses(round_for, tmp_path, source):
+    found = rewards(round_for(source), tmp_path)
     reasons = {sample: row.reason for sample, row in found.items() if isinstance(row, Dropped)}
     assert (
         reasons.items()
@@ -77,50 +81,50 @@ def test_every_source_gets_the_same_responses(job, tmp_path, source):
 
 
 @pytest.mark.parametrize("source", REWARDS)
-def test_the_number_of_workers_changes_nothing(job, tmp_path, source):
-    assert rewards(job(source), tmp_path) == rewards(job(source), tmp_path, workers=2)
+def test_the_number_of_workers_changes_nothing(round_for, tmp_path, source):
+    assert rewards(round_for(source), tmp_path) == rewards(round_for(source), tmp_path, workers=2)
 
 
-def test_random_rewards_depend_on_seed_round_prompt_and_sample_alone(job, tmp_path):
-    first = rewards(job("random"), tmp_path)
+def test_random_rewards_depend_on_seed_round_prompt_and_sample_alone(round_for, tmp_path):
+    first = rewards(round_for("random"), tmp_path)
     values = [first[sample].reward for sample in range(10)]
     assert len({*values}) == 10 and all(0 <= value < 1 for value in values)
-    assert rewards(job("random", policy="other"), tmp_path)[3].reward == values[3]
-    assert rewards(job("random", seed=7), tmp_path)[3].reward != values[3]
-    assert rewards(job("random", round=2), tmp_path)[3].reward != values[3]
+    assert rewards(round_for("random", policy="other"), tmp_path)[3].reward == values[3]
+    assert rewards(round_for("random", seed=7), tmp_path)[3].reward != values[3]
+    assert rewards(round_for("random"), tmp_path, t=2)[3].reward != values[3]
 
 
-def test_a_reward_model_drops_what_is_too_long_for_it(job, tmp_path, monkeypatch):
+def test_a_reward_model_drops_what_is_too_long_for_it(round_for, tmp_path, monkeypatch):
     from dice.inference import fake
 
     monkeypatch.setattr(fake.RewardModel, "longest", 24)  # "user: Hi" and 16 tokens: no answer has more
-    found = rewards(job("reward_model"), tmp_path)
+    found = rewards(round_for("reward_model"), tmp_path)
     assert isinstance(found[0], Score)
     monkeypatch.setattr(fake.RewardModel, "longest", 23)
-    assert rewards(job("reward_model"), tmp_path)[0].reason == "over 23 tokens for the reward model"
+    assert rewards(round_for("reward_model"), tmp_path)[0].reason == "over 23 tokens for the reward model"
 
 
-def test_a_reward_that_is_no_number_is_named(job, tmp_path, monkeypatch):
+def test_a_reward_that_is_no_number_is_named(round_for, tmp_path, monkeypatch):
     from dice.inference import fake
 
     monkeypatch.setattr(fake.RewardModel, "rewards", lambda self, rows, done: [float("nan")] * len(rows))
     with pytest.raises(BadInput, match=r"part-00000.jsonl: prompt .* sample 0: its reward is nan"):
-        rewards(job("reward_model"), tmp_path)
+        rewards(round_for("reward_model"), tmp_path)
 
 
-def test_grades_are_averaged_and_written_down(job, tmp_path):
-    made = job("judge")
-    run_share(Worker(0, 1, 0, tmp_path / "progress"), made)
+def test_grades_are_averaged_and_written_down(round_for, tmp_path):
+    run = round_for("judge")
+    score_shards(Worker(0, 1, 0, tmp_path / "progress"), run, 1)
     graded = {}
-    for shard in made.shards():
-        graded |= {row.sample: row.grades for row in files.read_rows(made.beside(shard, "grades"), Graded)}
+    for shard in responses_of(run, 1):
+        graded |= {row.sample: row.grades for row in files.read_rows(beside(shard, "grades"), Graded)}
     unread = [None] * 3
     assert None in sum(graded.values(), [])  # the fake judge says 6 now and then
-    for response, score in scored(made):
-        grades = [grade for grade in graded.get(response.sample, unread) if grade is not None]
+    for score in scored(run, 1):
+        grades = [grade for grade in graded.get(score.sample, unread) if grade is not None]
         if isinstance(score, Score):
             assert score.reward == pytest.approx(sum(grades) / len(grades))
-        elif response.sample < 10:
+        elif score.sample < 10:
             assert not grades and score.reason == "without a grade that can be read"
 
 
@@ -138,24 +142,23 @@ class Judging:
             on_answered(index, [f"Grade: {index}"] * self.answers[index])
 
 
-def test_a_judge_that_is_ended_goes_on_where_it_was(job, tmp_path, monkeypatch):
-    made = job("judge", engine="fake")
-    worker = Worker(0, 1, 0, tmp_path / "progress")
-    made.judge["judge_samples"] = 2
+def test_a_judge_that_is_ended_goes_on_where_it_was(round_for, tmp_path, monkeypatch):
+    run, worker = round_for("judge"), Worker(0, 1, 0, tmp_path / "progress")
+    run.recipe.score.judge_samples = 2
+    shard, other = responses_of(run, 1)
+    other.unlink()
     first, second = Judging(2, 1, 2, 2), Judging(2, 2)
-    monkeypatch.setattr("dice.rewards.judge.load_judge", lambda job: first)
+    monkeypatch.setattr("dice.rewards.judge.load_judge", lambda run, t: first)
     with pytest.raises(KeyboardInterrupt):
-        run_share(worker, made)
-    (unfinished,) = (tmp_path / "job" / "scores").iterdir()
+        score_shards(worker, run, 1)
+    (unfinished,) = (run.round_dir(1) / "scores").iterdir()
     with unfinished.open("ab") as file:
         file.write(b'{"prompt_id": "half a li')
 
-    monkeypatch.setattr("dice.rewards.judge.load_judge", lambda job: second)
-    shard = made.shards()[0]
-    monkeypatch.setattr(Job, "shards", lambda self: [shard])
-    run_share(worker, made)
+    monkeypatch.setattr("dice.rewards.judge.load_judge", lambda run, t: second)
+    score_shards(worker, run, 1)
     assert first.asked == list("01234") and second.asked == list("14")  # 1 lacked an answer
-    grades = [row.grades for row in files.read_rows(made.beside(shard, "grades"), Graded)]
+    grades = [row.grades for row in files.read_rows(beside(shard, "grades"), Graded)]
     assert grades == [[float(grade)] * 2 for grade in (0, 0, 2, 3, 1)]
     assert not unfinished.exists()
 

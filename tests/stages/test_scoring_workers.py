@@ -1,7 +1,5 @@
 """Scoring by workers on two nodes, real models: the same bytes as by one."""
 
-import dataclasses
-import json
 import subprocess
 import sys
 
@@ -10,19 +8,20 @@ import pytest
 
 from dice.launch import devices, processes
 from dice.recipe.keys import ROOT
-from dice.rewards.scoring import job_of, run_job
 from dice.run import files
 from dice.run.rows import Prompt, Response, prompt_id
+from dice.run.run import create_run
+from dice.stages.score import score_round
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def job(fake_run, random_model, other_random_model, tmp_path):
+def run(fake_run, random_model, other_random_model):
     """Six shards of two prompts with four responses each, to be scored by random models."""
     rng = np.random.default_rng(0)
     words = ["dog", "cat", "cow", "red", "blue"]
-    prompts = []
+    prompts, folder = [], fake_run.round_dir(1)
     for shard in range(6):
         responses = []
         for number in range(2):
@@ -31,10 +30,12 @@ def job(fake_run, random_model, other_random_model, tmp_path):
             for sample in range(4):
                 text = ", ".join(rng.choice(words, rng.integers(2, 12)))
                 responses.append(Response(prompts[-1].prompt_id, sample, text, len(text), 1, "stop", 0))
-        files.write_rows(files.shard_path(tmp_path / "responses", shard), responses)
-    files.write_rows(tmp_path / "prompts.jsonl", prompts)
-    made = job_of(fake_run.recipe, tmp_path, str(random_model), str(other_random_model))
-    return dataclasses.replace(made, engine="hf")
+        files.write_rows(files.shard_path(folder / "responses", shard), responses)
+    files.write_rows(folder / "prompts.jsonl", prompts)
+    recipe = fake_run.recipe
+    recipe.policy, recipe.reference = str(random_model), str(other_random_model)
+    recipe.generate.engine = "hf"
+    return create_run(recipe)
 
 
 def take_scores(folder):
@@ -45,10 +46,10 @@ def take_scores(folder):
     return scores
 
 
-def test_two_nodes_of_workers_write_the_bytes_of_one(job, tmp_path):
+def test_two_nodes_of_workers_write_the_bytes_of_one(run, tmp_path):
     """Two groups of processes on this machine, as `torchrun --nnodes 2` starts them on two."""
-    run_job(job)
-    alone = take_scores(tmp_path)
+    score_round(run, 1)
+    alone = take_scores(run.round_dir(1))
     names = [f"{what}-{shard:05d}.jsonl" for what in ("dropped", "part") for shard in range(6)]
     assert sorted(alone) == names
     port = processes._free_port()
@@ -56,13 +57,7 @@ def test_two_nodes_of_workers_write_the_bytes_of_one(job, tmp_path):
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1", "--nnodes=2",
         "--master_addr=127.0.0.1", f"--master_port={port}",
     ]  # fmt: skip
-    work = [
-        "-m",
-        "dice.launch.worker",
-        "dice.stages.score",
-        str(tmp_path / "progress"),
-        json.dumps(dataclasses.asdict(job)),
-    ]
+    work = ["-m", "dice.launch.worker", "dice.stages.score", str(tmp_path / "progress"), str(run.path), "1"]
     threads = {"OMP_NUM_THREADS": str(devices.cpu_count())}
     nodes = [
         subprocess.Popen(
@@ -71,4 +66,4 @@ def test_two_nodes_of_workers_write_the_bytes_of_one(job, tmp_path):
         for rank in range(2)
     ]
     assert [node.wait(timeout=300) for node in nodes] == [0, 0]
-    assert take_scores(tmp_path) == alone
+    assert take_scores(run.round_dir(1)) == alone

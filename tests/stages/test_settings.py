@@ -6,7 +6,7 @@ import pytest
 
 from dice.recipe.load import load_recipe
 from dice.run.run import Run
-from dice.run.stage import stage_named
+from dice.stages.order import STAGES
 
 CHANGES = [
     "pair.alpha=0",  # which stays a whole number
@@ -80,4 +80,4 @@ RECORDED = [
 @pytest.mark.parametrize(("stage", "overrides", "recorded"), RECORDED)
 def test_what_manifests_record_of_a_recipe(stage, overrides, recorded):
     recipe = load_recipe("tiny", overrides)
-    assert json.dumps(stage_named(stage).settings(Run(recipe.run_dir, recipe), 1)) == recorded
+    assert json.dumps(STAGES[stage].settings(Run(recipe.run_dir, recipe), 1)) == recorded

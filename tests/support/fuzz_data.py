@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ from dice.data.round import read_scores, read_texts
 from dice.launch.worker import Worker
 from dice.models import trainer
 from dice.models.reference_table import ReferenceTable, from_scores
-from dice.pairing.table import Sampled, Table
+from dice.pairing.table import Table
+from dice.recipe.keys import Recipe
+from dice.recipe.load import load_recipe
 from dice.rewards import scoring
-from dice.rewards.source import Job
 from dice.run import files
+from dice.run.rows import Dropped
+from dice.run.run import Run
 
 ALPACA = {
     "instruction": "Say hi",
@@ -202,23 +206,28 @@ def responses(given: Input, folder: Path) -> tuple[str, Read]:
 
     def read() -> int:
         wanted = np.ones((2, 2), bool)
-        texts = read_texts(folder / "responses", scored(folder), wanted, Sampled())
-        return nothing(list(texts))
+        return nothing(read_texts(folder / "responses", scored(folder), wanted))
 
     return what, read
 
 
+@cache
+def recipe() -> Recipe:
+    """What responses are scored with: no models, short texts."""
+    limits = ["score.cutoff_len=50", "pair.min_chars=1", "pair.max_chars=99"]
+    return load_recipe("tiny", ["generate.engine=fake", "policy=a", "reference=b", *limits])
+
+
 @reader("responses, to be scored")
-def responses_scored(given: Input, folder: Path) -> tuple[str, Read]:
+def responses_scored(given: Input, root: Path) -> tuple[str, Read]:
+    folder = root / "round-1"
     files.write_text(folder / "prompts.jsonl", as_lines(given.rng, PROMPTS).decode())
     what = given.lines(folder / "responses" / "part-00000.jsonl", RESPONSES)
-    shared = {"dtype": "auto", "attn_implementation": "auto", "quantization_bit": None, "batch_tokens": 9}
-    job = Job(str(folder), "a", "b", "", "fake", "t", **shared, cutoff_len=50, min_chars=1, max_chars=99)
+    run = Run(root, recipe())
 
     def read() -> int:
-        scoring.run_share(Worker(0, 1, 0, folder / "progress"), job)
-        found = list(scoring.scored(job))
-        return sum(bool(scoring.why_dropped(response, job)) for response, score in found if score is None)
+        scoring.score_shards(Worker(0, 1, 0, folder / "progress"), run, 1)
+        return sum(isinstance(row, Dropped) for row in scoring.scored(run, 1))
 
     return what, read
 

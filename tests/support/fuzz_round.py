@@ -156,7 +156,7 @@ def in_process() -> Iterator[None]:
             shutil.rmtree(worker.progress, ignore_errors=True)
 
     def run_logged(command: list[str], *_: object, **__: object) -> None:
-        importlib.import_module(command[2]).train(*command[3:])
+        importlib.import_module(command[2]).make_policy(*command[3:])
 
     kept = processes.run_workers, processes.run_logged, os.fsync
     processes.run_workers, processes.run_logged, os.fsync = run_workers, run_logged, lambda handle: None

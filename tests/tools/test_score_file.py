@@ -196,8 +196,8 @@ def test_agreement_by_hand():
 
 
 def test_correlation_by_hand():
-    assert correlation(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])) == pytest.approx(1)
-    assert np.isnan(correlation(np.array([1.0, 1.0]), np.array([2.0, 4.0])))
+    assert correlation(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])) == "correlation +1.00"
+    assert correlation(np.array([1.0, 1.0]), np.array([2.0, 4.0])) == "correlation +nan"
 
 
 def test_labels_are_compared_with_rewards(data_dir, capsys, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dice.data import readers
-from dice.errors import BadInput
+from dice.errors import BadInput, first_line
 from dice.models import hub
 
 OWN_PROMPTS = "the judge's prompts are DICE's own, not the benchmark's"
@@ -79,7 +79,7 @@ def fetch(given: str | None, source: HubFile, option: str) -> Path:
     try:
         return Path(hf_hub_download(source.repo, source.path, repo_type=source.kind))
     except Exception as error:  # offline, moved, gated: whatever the Hub comes up with
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise BadInput(
             f"{source.repo}/{source.path} can't be had from the Hub ({reason:.200}); give a copy by "
             f"--{option}=FILE"

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
-from dice.errors import BadInput, counted, printable
+from dice.errors import BadInput, counted, first_line, printable
+from dice.inference.load import engine_named
 from dice.launch.console import console, shown
 from dice.models import hub
 from dice.recipe.keys import Recipe
@@ -70,7 +71,8 @@ def _all(recipe: Recipe, place: Place) -> Findings:
     quick = [*before_preparation(recipe, place), *after_preparation(recipe, place)]
     yield from _made([(check.topic, partial(_quick, recipe, check, later)) for check in quick])
     case = Case(recipe, later)
-    groups = [run_checks] if recipe.generate.engine == "fake" else [run_checks, text_checks, model_checks]
+    real = engine_named(recipe.generate.engine).reads_models
+    groups = [run_checks, text_checks, model_checks] if real else [run_checks]
     for group in groups:
         yield from _made(group(case))
 
@@ -84,7 +86,7 @@ def _made(looks: Iterable[Look]) -> Findings:
         except BadInput as error:
             found = [Finding(FAULT, topic, str(error), "correct it and ask again", refused=True)]
         except Exception as error:  # of a library, about something that nobody thought of
-            what = f"could not be looked at: {type(error).__name__}: {error}".splitlines()[0]
+            what = f"could not be looked at: {type(error).__name__}: {first_line(error)}"
             found = [Finding(WARNING, topic, what, "mend what else is said here; if it stays, report it")]
         yield from found
 

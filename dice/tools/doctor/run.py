@@ -10,6 +10,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from dice.inference.load import engine_named
 from dice.recipe.keys import ROOT, resolve
 from dice.stages.checks import ROLES
 from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look, looks_at
@@ -111,7 +112,7 @@ def steps(case: Case) -> Finding:
 def memory(case: Case) -> Finding:
     """Does every stage fit into the memory of the devices here, as far as that can be estimated?"""
     machine = case.budget.machine
-    if case.recipe.generate.engine == "fake":
+    if not engine_named(case.recipe.generate.engine).reads_models:
         return Finding(FINE, "memory", "the fake engine needs none")
     if case.budget.policy is None:
         return Finding(OPEN, "memory", "nothing tells the policy's size yet")
@@ -140,7 +141,7 @@ def downloads(case: Case) -> Finding:
     from huggingface_hub import constants
 
     missing = {}
-    for role in ROLES if case.recipe.generate.engine != "fake" else ():
+    for role in ROLES if engine_named(case.recipe.generate.engine).reads_models else ():
         name, size = getattr(case.recipe, role), case.sizes[role]
         if size and size.weights is None and role not in case.later and not resolve(name).exists():
             missing[name] = download_bytes(name, size)

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
 
-from dice.errors import counted
+from dice.errors import counted, first_line
 from dice.models.chat_template import load_tokenizer
 from dice.models.checkpoint import base_of, tokenizer_home
+from dice.models.reference_table import IGNORED
 from dice.run import files
 from dice.run.rows import Message, Preference
 from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look, looks_at, spread
-from dice.tools.doctor.training_rows import IGNORED, training_rows
+from dice.tools.doctor.training_rows import training_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -156,7 +157,7 @@ def token_ids(case: Case) -> Finding:
     try:
         trained = training_rows(case.pairs, tokenizer_home(case.home("policy")), case.recipe.template, args)
     except (ValueError, TypeError, OSError) as error:
-        what = f"LLaMA-Factory can't prepare rows for training: {error}".splitlines()[0]
+        what = f"LLaMA-Factory can't prepare rows for training: {first_line(error)}"
         return Finding(FAULT, topic, what, "correct the training file")
     for (prompt, response), (ids, labels) in zip(scored, trained, strict=True):
         if (ids, labels) != (prompt + response, [IGNORED] * len(prompt) + response):

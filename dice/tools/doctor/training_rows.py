@@ -14,8 +14,6 @@ from dice.data.dataset_dir import write
 from dice.models.llamafactory import hush, llamafactory
 from dice.run.rows import Preference
 
-IGNORED = -100  # the label of a token that is not trained on
-
 
 def training_rows(
     pairs: Sequence[Preference], tokenizer_home: str, template: str, args: dict[str, Any]

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 
 from dice.errors import BadInput, counted
+from dice.inference.load import engine_named
 from dice.launch.console import console, say, shown
 from dice.models import hub
 from dice.models.checkpoint import NotHere, downloaded
@@ -94,7 +95,7 @@ def _show_subject(planned: Budget) -> None:
 
 
 def _model(recipe: Recipe, role: str, size: Size | None) -> str:
-    if recipe.generate.engine == "fake":
+    if not engine_named(recipe.generate.engine).reads_models:
         return "not looked at: the fake engine needs no model"
     name = getattr(recipe, role)
     there = resolve(name).is_dir() or downloaded(name)
@@ -167,7 +168,8 @@ def _show_disk(planned: Budget) -> None:
 def _show_advice(planned: Budget) -> None:
     """What does not fit, and what would help; what would tell more."""
     prepare = planned.recipe.prepare
-    if planned.policy is None and planned.recipe.generate.engine != "fake" and prepare:
+    reads_models = engine_named(planned.recipe.generate.engine).reads_models
+    if planned.policy is None and reads_models and prepare:
         say(f"not everything can be told before it is made: run `{prepare}`, then plan again", mark="!")
     if text := memory_advice(planned):
         say(text, mark="!")

@@ -8,6 +8,7 @@ from typing import Any
 
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.errors import BadInput, spelled
+from dice.inference.load import engine_named
 from dice.models import trainer
 from dice.recipe.keys import Recipe
 from dice.run.files import read_json
@@ -34,11 +35,14 @@ class Budget:
 
     @cached_property
     def policy(self) -> Size | None:
-        return None if self.recipe.generate.engine == "fake" else size_of(self.recipe.policy)
+        return self._size_of(self.recipe.policy)
 
     @cached_property
     def reference(self) -> Size | None:
-        return None if self.recipe.generate.engine == "fake" else size_of(self.recipe.reference)
+        return self._size_of(self.recipe.reference)
+
+    def _size_of(self, model: str) -> Size | None:
+        return size_of(model) if engine_named(self.recipe.generate.engine).reads_models else None
 
     @property
     def longest(self) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dice.errors import counted
 from dice.models import hub
-from dice.rewards.scoring import NAMES
+from dice.rewards.scoring import source_of
 from dice.run.run import Run
 from dice.run.stage import preview
 from dice.stages import evaluate, generate
@@ -50,7 +50,7 @@ def rows_of(planned: Budget, run: Run, here: bool) -> Iterator[Row]:
     recipe, work = run.recipe, planned.work
     texts = {
         "generate": f"{counted(work.responses, 'response')} to {counted(work.prompts, 'prompt')}",
-        "score": f"{work.responses:,} {NAMES[recipe.score.reward]}",
+        "score": f"{work.responses:,} {source_of(recipe).title}",
         "train_rm": "a reward model of the offline pairs",
         "pair": f"{counted(work.generated, 'pair')} and {work.offline:,} offline",
         "train": f"{counted(work.steps, 'step')} of {counted(work.batch, 'pair')}",

@@ -8,6 +8,7 @@ import numpy as np
 from dice.data.round import read_prompts, read_scores
 from dice.errors import BadInput
 from dice.pairing.table import Table
+from dice.rewards.scoring import source_of
 from dice.run import files
 from dice.run.manifests import Manifest
 from dice.run.rows import Pair, Step
@@ -176,7 +177,7 @@ def _round(run: Run, t: int) -> Round:
     if readable("pair"):
         balance = _balance(folder / "alpha.jsonl")
     curves = read_curves(folder / "curves.jsonl") if readable("train") else []
-    return Round(t, run.recipe.score.unit, stages, scored, balance, curves, gone)
+    return Round(t, source_of(run.recipe).unit, stages, scored, balance, curves, gone)
 
 
 def _is_there(path: Path) -> bool:

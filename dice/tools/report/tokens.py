@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from dice.errors import BadInput, StageFailed
+from dice.errors import BadInput, StageFailed, first_line
 from dice.launch.console import shown
 from dice.run import files
 from dice.run.digests import file_digest
@@ -50,7 +50,7 @@ def token_rewards(
         with locked(run.path):  # a stage at work needs the memory that both models would take
             rows = _compute(run, t, pairs)
     except (BadInput, StageFailed) as error:
-        return found, f"tokens are not shaded: {str(error).splitlines()[0]}"
+        return found, f"tokens are not shaded: {first_line(error)}"
     files.write_text(kept, msgspec.json.encode(Kept(digest, rows)).decode())
     return {(row.prompt_id, row.sample): row for row in rows}, ""
 

@@ -32,10 +32,11 @@ STAGES = ("generate", "score", "pair", "train", "evaluate")
 def stage_of(command: list[str]) -> str:
     """Which stage of the loop a Python process works for: "train 1", "evaluate", "start"."""
     words = " ".join(command[1:])
-    if "engines.fake" in words or "src/train.py" in words:
+    if "inference.fake" in words or "src/train.py" in words:
         stage = "train"
     else:
-        stage = next((word for word in command[1:] if word in STAGES), "start")
+        names = (word.removeprefix("dice.stages.") for word in command[1:])  # of a worker, its module
+        stage = next((name for name in names if name in STAGES), "start")
     if stage in ("start", "evaluate"):
         return stage
     number = re.search(r"round-(\d+)/", words) or re.search(r" (\d+)$", words)
