@@ -246,7 +246,7 @@ class Commands:
         try:
             with machines.meeting("report") as meeting:
                 meeting.agree(functools.partial(facts, opened))
-                write_report(opened, bool(quick)) if meeting.leads else meeting.wait()
+                write_report(opened, bool(quick)) if meeting.leads else meeting.follow()
         except Exception as error:
             if not in_loop:
                 raise

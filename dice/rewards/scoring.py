@@ -16,6 +16,7 @@ from typing import Any
 
 from dice.errors import StageFailed
 from dice.launch import processes
+from dice.launch.processes import Workers
 from dice.launch.worker import Worker
 from dice.models import trust
 from dice.recipe.keys import Recipe
@@ -73,15 +74,18 @@ def settings(recipe: Recipe) -> dict[str, Any]:
     return found
 
 
+def workers_of(job: Job) -> Workers:
+    """The workers of a job."""
+    arguments, gpus_each = [json.dumps(asdict(job))], job.judge.get("gpus_each", 1)
+    return Workers("dice.stages.score", Path(job.folder), arguments, job.source.UNIT, gpus_each)
+
+
 def run_job(job: Job) -> None:
     """Score all shards of a job, with as many workers as there are GPUs.
 
     Raises BadInput where the input can't be used, StageFailed where a worker broke.
     """
-    gpus_each = job.judge.get("gpus_each", 1)
-    processes.run_workers(
-        "dice.stages.score", Path(job.folder), [json.dumps(asdict(job))], job.source.UNIT, gpus_each
-    )
+    processes.run_workers(*workers_of(job))
     known = {job.beside(shard, what) for shard in job.shards() for what in WRITTEN}
     for path in (Path(job.folder) / "scores").iterdir():
         if path not in known and not path.name.endswith(files.SEAL):

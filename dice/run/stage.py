@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from dice.errors import BadInput
-from dice.launch import devices, machines, processes
+from dice.launch import devices, machines
 from dice.launch.console import say
-from dice.launch.peers import node_rank
+from dice.launch.processes import Launch
 from dice.run import aside, files, manifests
 from dice.run.lock import Held, locked
 from dice.run.manifests import ANEW, basis_of, commit, damaged, differences, digests_of, require, versions
@@ -43,7 +43,7 @@ class Outcome:
     warnings: list[str] = field(default_factory=list)  # worth a look: printed, and in the manifest
 
 
-def _nothing(run: Run, t: int) -> list[tuple[str, int]]:
+def _nothing(run: Run, t: int) -> list[Any]:
     return []
 
 
@@ -61,6 +61,7 @@ class Stage:
     needs: Callable[[Run, int], list[tuple[str, int]]] = _nothing  # (stage, round) whose files it reads
     parts: tuple[str, ...] = ()  # patterns of what it has finished before it is done
     expendable: bool = False  # whether it runs again without being forced to
+    launches: Callable[[Run, int], list[Launch]] = _nothing  # what all nodes take part in
 
 
 def stage_named(name: str) -> Stage:
@@ -77,15 +78,13 @@ def execute(stage: Stage, run: Run, t: int, force: bool = False) -> dict[str, An
 
     With several nodes, node 0 does all this, and the others what it asks them for.
     """
-    with _noting_failure(stage, run, t), machines.meeting(f"{stage.name} of round {t}") as meeting:
+    with _noting_failure(stage, run, t), machines.meeting(stage.name, t) as meeting:
         meeting.agree(partial(facts, run))
         if not meeting.leads:
-            return _follow(stage, meeting)
+            return _follow(stage, run, t, meeting)
         with locked(run.path):
             files.remove(_failed(stage, run, t))  # of an earlier attempt
-            manifest = _execute(stage, run, t, force)
-            meeting.conclude(manifest)
-            return manifest
+            return _execute(stage, run, t, force)
 
 
 def facts(run: Run) -> dict[str, str]:
@@ -98,10 +97,10 @@ def facts(run: Run) -> dict[str, str]:
     }
 
 
-def _follow(stage: Stage, meeting: machines.Meeting) -> dict[str, Any]:
+def _follow(stage: Stage, run: Run, t: int, meeting: machines.Meeting) -> dict[str, Any]:
     """Another node's part."""
-    processes.follow(meeting)
-    manifest = meeting.result or {}
+    meeting.follow(lambda: {launch.part: launch.run for launch in stage.launches(run, t)})
+    manifest = manifests.read(stage.folder(run, t) / f"{stage.name}.manifest.json") or {}
     say(f"{stage.name:<10}{manifest.get('summary')} (node {meeting.rank})", mark="+")
     return manifest
 
@@ -116,7 +115,7 @@ def _noting_failure(stage: Stage, run: Run, t: int) -> Iterator[None]:
     except Exception as error:
         # Suppressed: that other process, or a full disk, say, which is what the error is about to tell.
         with contextlib.suppress(BadInput, OSError):
-            if node_rank() == 0:
+            if devices.node_rank() == 0:
                 with locked(run.path):
                     files.write_json(_failed(stage, run, t), {"error": machines.in_words(error)})
         raise

@@ -21,6 +21,7 @@ from dice.data.prompts_and_preferences import read_prompts
 from dice.errors import BadInput
 from dice.launch import processes
 from dice.launch.console import console, with_error
+from dice.launch.processes import Workers
 from dice.launch.worker import Worker
 from dice.recipe.keys import Recipe, resolve
 from dice.run import files
@@ -110,6 +111,16 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
     return {**sampling_settings(recipe), "evaluate": asdict(recipe.evaluate)}
 
 
+def _workers(run: Run) -> list[Workers]:
+    """The workers of all models, or those of each: vLLM does not give a GPU back within a process."""
+    names, generate = list(models(run)), run.recipe.generate
+    batches = {name: [name] for name in names} if generate.engine == "vllm" else {"all models": names}
+    return [
+        Workers(__name__, _folder(run, 0), [str(run.path), *batch], "prompts", generate.tensor_parallel, part)
+        for part, batch in batches.items()
+    ]
+
+
 def _run(run: Run, t: int) -> Outcome:
     recipe, folder = run.recipe, _folder(run, t)
     judge = load_judge(recipe.evaluate.judge)
@@ -118,10 +129,8 @@ def _run(run: Run, t: int) -> Outcome:
     rows_read = len(prompts) + dropped.total()
     questions = {prompt.prompt_id: prompt.messages[-1]["content"] for prompt in prompts}
     names = list(models(run))
-    # vLLM does not give a GPU back within a process, so each of its models gets one of its own.
-    for batch in [[name] for name in names] if recipe.generate.engine == "vllm" else [names]:
-        arguments = [str(run.path), *batch]
-        processes.run_workers(__name__, folder, arguments, "prompts", recipe.generate.tensor_parallel)
+    for workers in _workers(run):
+        processes.run_workers(*workers)
     size = recipe.generate.shard_size
     answers = {name: _answers(folder, name, questions, judge, size) for name in names}
     answered = sorted(set.intersection(*map(set, answers.values())))
@@ -197,4 +206,5 @@ STAGE = Stage(
     folder=_folder,
     needs=_needs,
     expendable=True,
+    launches=lambda run, t: [workers.launch() for workers in _workers(run)],
 )

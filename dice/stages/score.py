@@ -7,7 +7,7 @@ from typing import Any
 from dice.errors import BadInput
 from dice.launch.worker import Worker
 from dice.rewards.judge import is_local, tally
-from dice.rewards.scoring import NAMES, job_of, run_job, run_share, scored, settings
+from dice.rewards.scoring import NAMES, job_of, run_job, run_share, scored, settings, workers_of
 from dice.rewards.source import Job
 from dice.run.digests import folder_digest, model_digest
 from dice.run.manifests import makers
@@ -45,11 +45,13 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
     return {**own, "score": settings(recipe), "pair": limits}
 
 
+def _job(run: Run, t: int) -> Job:
+    reward_model = train_reward_model.model_of(run)
+    return job_of(run.recipe, run.round_dir(t), run.policy(t), run.reference(t), reward_model, t)
+
+
 def _run(run: Run, t: int) -> Outcome:
-    recipe = run.recipe
-    job = job_of(
-        recipe, run.round_dir(t), run.policy(t), run.reference(t), train_reward_model.model_of(run), t
-    )
+    recipe, job = run.recipe, _job(run, t)
     run_job(job)
     dropped: Tally[str] = Tally()
     rows = tokens = 0
@@ -81,4 +83,5 @@ STAGE = Stage(
     run=_run,
     needs=lambda run, t: [("generate", t), *makers(t - 1, t - 2), *train_reward_model.maker(run.recipe)],
     parts=("scores/*.jsonl",),
+    launches=lambda run, t: [workers_of(_job(run, t)).launch()],
 )

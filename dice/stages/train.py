@@ -15,7 +15,6 @@ from typing import Any
 from dice.errors import BadInput
 from dice.launch import devices, processes
 from dice.launch.console import say
-from dice.launch.peers import node_count
 from dice.models import reference_table, resume, trainer
 from dice.models.checkpoint import base_of
 from dice.recipe.keys import Recipe
@@ -39,7 +38,7 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
         **_models(run.policy(t), recipe),
         "policy_id": model_digest(run.policy(t)),
         "only_last_checkpoint": True,
-        "data_shared_file_system": node_count() > 1,
+        "data_shared_file_system": devices.node_count() > 1,
         "trust_remote_code": recipe.trust_remote_code,
         "logging_nan_inf_filter": False,  # a loss that is no number is to be seen
         "template": recipe.template,
@@ -95,7 +94,7 @@ def _run(run: Run, t: int) -> Outcome:
     else:
         check_rows(rows, recipe)
         trained = trainer.finished(folder / "train")  # killed after its last step, perhaps
-        trained = trained or trainer.train(_begin(run, t), folder / "logs" / "train.log", "train")
+        trained = trained or trainer.train(_begin(run, t), trainer.launch(folder, "train"))
     files.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
     trainer.collect(folder / "train", folder / "model", keep=True)
     return _outcome(rows, trained, recipe, _expected(run, t))
@@ -194,7 +193,7 @@ def _train_fake(run: Run, t: int, rows: int) -> trainer.Trained:
     files.remove(folder / "train")
     command = [sys.executable, "-m", "dice.inference.fake", str(folder / "dataset" / "mixed.json")]
     command += [run.policy(t), str(folder / "train")]
-    processes.run_logged(command, folder / "logs" / "train.log", "train", "steps", lambda: (0, 0))
+    processes.run_logged(command, folder / "logs" / "train.log", "train")
     return trainer.Trained(rows, 0, [])
 
 
@@ -207,4 +206,5 @@ STAGE = Stage(
     working=("train",),
     needs=lambda run, t: [("pair", t), ("score", t), *makers(t - 1)],
     parts=("train/checkpoint-*/complete.json", "model/*.safetensors"),
+    launches=lambda run, t: [trainer.launch(run.round_dir(t), "train")],
 )

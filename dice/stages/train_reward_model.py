@@ -14,7 +14,6 @@ from dice.data import dataset_info
 from dice.data.dataset_dir import write
 from dice.data.prompts_and_preferences import read_preferences
 from dice.launch import devices
-from dice.launch.peers import node_count
 from dice.models import trainer
 from dice.models.checkpoint import base_of
 from dice.recipe.keys import Recipe
@@ -75,7 +74,7 @@ def config_of(run: Run) -> dict[str, Any]:
     return fitted | {
         "do_train": True,
         **models,
-        "data_shared_file_system": node_count() > 1,
+        "data_shared_file_system": devices.node_count() > 1,
         "trust_remote_code": recipe.trust_remote_code,
         "template": recipe.template,
         "cutoff_len": recipe.score.cutoff_len,
@@ -114,7 +113,7 @@ def _run(run: Run, t: int) -> Outcome:
         trained = trainer.finished(work)  # killed after its last step, perhaps
         if not trained:
             files.remove(work)
-            trained = trainer.train(config_of(run), folder / "logs" / "train_rm.log", "train_rm")
+            trained = trainer.train(config_of(run), trainer.launch(folder, "train_rm"))
     files.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
     trainer.collect(work, folder / "model", keep=True)
     losses = [entry["loss"] for entry in trained.curves if "loss" in entry]
@@ -138,4 +137,5 @@ STAGE = Stage(
     run=_run,
     folder=folder_of,
     working=("train",),
+    launches=lambda run, t: [trainer.launch(folder_of(run, t), "train_rm")],
 )

@@ -33,7 +33,7 @@ def share(run: Run) -> None:
     with machines.meeting("share") as meeting:
         meeting.agree(partial(facts, run))
         if not meeting.leads:
-            meeting.wait()
+            meeting.follow()
             return
         with locked(run.path):
             if train_reward_model.is_wanted(run.recipe) and not _is_done(train_reward_model.STAGE, run, 0):
