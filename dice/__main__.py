@@ -70,7 +70,7 @@ class ForUsers:
         try:
             with machines.meeting("report") as meeting:
                 meeting.agree(functools.partial(facts, opened))
-                write_report(opened, quick) if meeting.leads else meeting.wait()
+                write_report(opened, quick) if meeting.leads else meeting.follow()
         except Exception as error:
             if not in_loop:
                 raise

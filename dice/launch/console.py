@@ -21,7 +21,7 @@ from dice.recipe.keys import ROOT
 
 # Nothing that is shown is taken for rich's markup, [red] say: it may come from a model or a data file.
 console = Console(highlight=False, soft_wrap=True, markup=False)
-HELD = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)  # the last one: another node has failed
+HELD = (signal.SIGINT, signal.SIGTERM)
 # What a path of a user's may meet with: it is too long, or has a file where a folder should be, say.
 MISPLACED = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
 MARKS = {"+": "[green]✓[/]", "=": "[dim]·[/]", "!": "[yellow]![/]", " ": " "}

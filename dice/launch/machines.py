@@ -1,46 +1,117 @@
-"""Several machines on one run: the same commands on each, over a shared file system.
+"""Several machines (nodes) on one run: the same commands on each, over a shared file system.
 
-At every command the nodes meet, and then find out whether they were started alike. Node 0 leads: it alone
-decides what is to be done, writes the run's files, and tells the others which workers to start. The others do
-their part, and leave when it is done. A node that fails, dies or falls silent interrupts all others, which
-print its cause.
+At every command the nodes meet, and find out whether they were started alike. Node 0 leads: it decides what
+is to be done, writes the run's files, and names the part of the stage that the others shall do as well.
+Every node makes what it runs from its own checkout and recipe; a name is all that comes from another machine.
+A node that fails, dies or falls silent ends all others, which print its cause.
+
+What the nodes tell each other are keys of a store (messenger.py): `node/1` who is there, `facts/1` how it
+was started, `next` the part to do, `done/1` the number of the last one done, `failed/1` why it ends, `left/1`
+that it is leaving. A value that is not of the expected shape is taken for none. Whoever waits for something
+calls `watch` again and again, which reads them.
 """
 
 import contextlib
-import queue
-import signal
+import multiprocessing
 import socket
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal, TypeVar
 
-from dice.errors import BadInput, StageFailed
+import msgspec
+
+from dice.errors import BadInput, StageFailed, printable
 from dice.launch import disk_errors
-from dice.launch.peers import Peer, gather_peers, join, node_count, node_rank
+from dice.launch.console import say
+from dice.launch.devices import master_address, node_count, node_rank
+from dice.recipe.keys import ROOT
 
-BEAT = 2.0  # seconds between signs of life
-SILENCE = 30.0  # seconds without one after which a node is given up
-LAST_WORDS = 4.0  # seconds in which the node that failed first, maybe another one, can say why
+SILENCE = 30.0  # seconds without a sign of life after which a node is given up
+LAST_WORDS = 3.0  # seconds in which nodes that end for one reason tell each other why
+PATIENCE = 45.0  # seconds to wait for a node that was there a moment ago
+FIRST_PATIENCE = 600.0  # seconds to wait for it at the first command of a loop
+LONGEST = 1 << 15  # bytes of a value
+NO_NODE_0 = "environment: whoever answers at {} (MASTER_ADDR, MASTER_PORT + 1) is not node 0 of this run"
+AGREED, OVER = "agreed", "over"  # how a command begins (its part number 0) and ends
 
+Found = TypeVar("Found")
 _current: "Meeting | None" = None
 
 
-class Meeting:
-    """This node, of `count`, at one command, among `peers`: all others where it leads, else node 0 alone."""
+class Next(msgspec.Struct):
+    """What all nodes are to do: the `number`-th part of this command."""
 
-    def __init__(self, command: str = "", rank: int = 0, count: int = 1, peers: Sequence[Peer] = ()) -> None:
-        self.command, self.rank, self.count, self.peers = command, rank, count, peers
-        self.causes: dict[str, str] = {}  # node -> why it failed
-        self.status = 1
-        self.heard: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        self.closing = False  # from now on the others' failures interrupt nothing
-        self.closed = False
-        self.result: dict[str, Any] | None = None
+    number: int
+    stage: str
+    round: int
+    part: str
+
+
+class Failure(msgspec.Struct):
+    """Why a node ends, with the status of `BadInput` or `StageFailed`."""
+
+    node: str
+    cause: str
+    status: Literal[1, 2] = 1
+
+    def encoded(self) -> str:
+        half = LONGEST // 16  # of the middle, in characters, only so much that the whole is short enough
+        cause = self.cause if len(self.cause) <= 2 * half else f"{self.cause[:half]} … {self.cause[-half:]}"
+        return msgspec.json.encode(Failure(self.node, cause, self.status)).decode()
+
+
+def node_name(rank: int, name: bytes | str) -> str:
+    """A node as it is shown: its rank, and its machine's name out of the value of `node/RANK`."""
+    text = name.decode(errors="replace") if isinstance(name, bytes) else name
+    return f"node {rank} ({printable(text.partition(' ')[2][:100])})"
+
+
+class Meeting:
+    """This node, number `rank` of `count`, at one command: at a stage of a round, or at another command."""
+
+    def __init__(self, stage: str = "", t: int = 0, rank: int = 0, count: int = 1) -> None:
+        self.stage, self.round, self.rank, self.count = stage, t, rank, count
+        self.others = [node for node in range(count) if node != rank]
+        self.seen: dict[str, bytes] = {}  # all keys of the store, at the last look
+        self.number = 0  # of the last part
+        self.channel = None
+        if count > 1:
+            self.host, port = master_address()
+            self.address = f"{self.host}:{port + 1}"
+            self.channel, theirs = multiprocessing.Pipe()
+            command = [sys.executable, "-m", "dice.launch.messenger", str(theirs.fileno()), self.host]
+            self.messenger = subprocess.Popen(
+                [*command, str(port + 1), str(rank), str(count)],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()], cwd=ROOT,
+                start_new_session=True,  # it outlives the node's other processes, to tell of their death
+            )  # fmt: skip
+            theirs.close()
+            self.asked = time.monotonic()
+            self._send({})
 
     @property
     def leads(self) -> bool:
+        """Whether this is node 0."""
         return self.rank == 0
+
+    def meet(self) -> None:
+        """Wait until all nodes are there. Raises StageFailed where one does not come."""
+        patience = FIRST_PATIENCE if self.stage == "start" else PATIENCE
+        begun, said = time.monotonic(), False
+        while missing := [str(node) for node in self.others if not self.seen.get(f"node/{node}")]:
+            self._pause()
+            waited = time.monotonic() - begun
+            if waited > 5 and not said:
+                said = True
+                say(f"waiting for {'the other nodes' if self.leads else 'node 0'} at {self.address}")
+            if waited > patience:
+                where = f"{self.stage}{f' of round {self.round}' if self.round else ''}"
+                late = f"node {', '.join(missing)} has not come to {where} within {patience:.0f} s"
+                why = printable(self.seen.get("why", b"").decode(errors="replace"))
+                raise StageFailed(late + (f" ({self.address}: {why})" if why else ""))
 
     def agree(self, facts: Callable[[], dict[str, str]]) -> None:
         """Go on if all nodes were started alike: `facts`, name -> value in words, are the same on all.
@@ -49,98 +120,150 @@ class Meeting:
         """
         if self.count == 1:
             return
-        ours = {"command": self.command, **facts()}
+        ours = facts()
         if not self.leads:
-            self.peers[0].tell(facts=ours, name=f"node {self.rank} ({socket.gethostname()})")
-            self._next()
+            self._put("facts", msgspec.json.encode(ours).decode())
+            self._wait(lambda: self._read("next", Next))
             return
-        for _ in self.peers:
-            message = self._next()
+        for node in self.others:
+            theirs = self._wait(lambda node=node: self._read(f"facts/{node}", dict[str, str]))
             for name, value in ours.items():
-                if (theirs := message["facts"].get(name)) != value:
+                if (other := theirs.get(name)) != value:
                     raise BadInput(
-                        f"{message['name']} and node 0 differ in their {name}: {theirs} and {value}; "
+                        f"{self._name(node)} and node 0 differ in their {name}: {other} and {value}; "
                         "start every node with the same command"
                     )
-        for peer in self.peers:
-            peer.tell(agreed=True)
+        self.number = -1
+        self.announce(AGREED)
 
-    def announce(self, task: dict[str, Any]) -> None:
-        """Have the other nodes do a task, of which this one does its own part."""
-        for peer in self.peers:
-            peer.tell(task=task)
+    def announce(self, part: str) -> None:
+        """Have the other nodes do a part, of which this one does its own share."""
+        self.number += 1
+        if self.channel:
+            message = Next(self.number, self.stage, self.round, part)
+            self._send({"next": msgspec.json.encode(message).decode()})
 
     def gather(self) -> None:
-        """Wait until the others are done with a task."""
-        for _ in self.peers:
-            self._next()
+        """Wait until the others have done the part."""
+        for node in self.others:
+            self._wait(lambda node=node: self._read(f"done/{node}", int) == self.number)
 
-    def tasks(self) -> Iterator[dict[str, Any]]:
-        """What node 0 wants done, until it has its `result`."""
-        while True:
-            message = self._next()
-            if "task" not in message:
-                self.result = message.get("result")
-                return
-            yield message["task"]
-            for peer in self.peers:
-                peer.tell(ended=True)
+    def follow(self, parts: Callable[[], Mapping[str, Callable[[], object]]] = dict) -> None:
+        """Do the parts that node 0 names, until the command is over; `parts` are those that it can have.
 
-    def wait(self) -> None:
-        """Wait for the end of something that node 0 does alone."""
-        for _ in self.tasks():
-            pass
+        Raises BadInput where node 0 names another one.
+        """
+        while (part := self._next()) != OVER:
+            known = parts()
+            if part not in known:
+                there = ", ".join(known) or "none"
+                raise BadInput(f"node 0 asks for part {part!r} of {self.stage}; this checkout has {there}")
+            known[part]()
+            self._put("done", str(self.number))
 
-    def conclude(self, result: dict[str, Any] | None = None) -> None:
-        """Let the others go, with the result."""
-        for peer in self.peers:
-            peer.left = True
-            peer.tell(result=result)
+    def _next(self) -> str:
+        """The next part, as soon as node 0 has named it."""
+        self.number += 1
 
-    def _next(self) -> dict[str, Any]:
-        while True:  # in small steps: a signal can't get through to a thread that waits for good
-            if self.causes:
-                raise self.failure()
-            with contextlib.suppress(queue.Empty):
-                return self.heard.get(timeout=0.2)
+        def named() -> str | None:
+            found = self._read("next", Next)
+            here = found and (found.number, found.stage, found.round) == (self.number, self.stage, self.round)
+            return found.part if here else None
 
-    def listen(self, peer: Peer) -> None:
-        """In a thread of its own: pass a peer's messages on, and notice when it is gone."""
-        while not self.closed:
-            messages = peer.hear(0.2)
-            if messages is None:
-                if not peer.left:
-                    self._lost(peer, "its process is gone")
-                return
-            for message in messages:
-                if "failed" in message:
-                    self.status = message.get("status", 1)
-                    self._lost(peer, str(message["failed"]))
-                    return
-                if "result" in message:
-                    peer.left = True
-                if "alive" not in message:
-                    self.heard.put(message)
-            now = time.monotonic()
-            if now - peer.heard > SILENCE and not peer.left:
-                self._lost(peer, f"it has been silent for {SILENCE:.0f} s")
-                return
-            if now - peer.told > BEAT:
-                peer.tell(alive=True)
+        return self._wait(named)
 
-    def _lost(self, peer: Peer, cause: str) -> None:
-        self.causes[peer.name] = cause
-        if not self.closing:
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+    def watch(self) -> None:
+        """See what is new. Raises what another node has failed of: StageFailed, or BadInput."""
+        if self.channel:
+            self._look()
+            if failures := self.failures():
+                raise _as_error(failures)
 
-    def failure(self) -> BadInput | StageFailed:
-        """What the others failed of."""
-        kind, between = (BadInput, "; ") if self.status == BadInput.status else (StageFailed, "\n")
-        return kind(between.join(f"{name}: {cause}" for name, cause in self.causes.items()))
+    def failures(self) -> list[Failure]:
+        """Why other nodes end, so far."""
+        found = (self._read(f"failed/{node}", Failure) for node in self.others)
+        return [failure for failure in found if failure]
+
+    def _look(self) -> None:
+        """Take the messenger's answer if there is one, and ask again."""
+        met = bool(self.seen.get("next"))
+        try:
+            if self.channel.poll():
+                self.seen = self.channel.recv()
+                self.asked = time.monotonic()
+                self._send({})
+        except (EOFError, OSError):  # the messenger has ended
+            if met and not self.leads:
+                raise StageFailed(f"{self._name(0)}: its process is gone") from None
+            if self.leads:
+                raise StageFailed("the process that talks to the other nodes is gone") from None
+            raise BadInput(NO_NODE_0.format(self.address)) from None
+        if refusal := self.seen.get("refused"):
+            raise BadInput(refusal.decode())
+        if time.monotonic() - self.asked > SILENCE:
+            if not met:
+                raise BadInput(NO_NODE_0.format(self.address))
+            raise StageFailed(f"{self._name(0)}: it has been silent for {SILENCE:.0f} s")
+
+    def _pause(self) -> None:
+        time.sleep(0.1)
+        self.watch()
+
+    def _wait(self, ready: Callable[[], Found]) -> Found:
+        """What `ready` returns, as soon as it is something."""
+        while not (found := ready()):
+            self._pause()
+        return found
+
+    def _read(self, key: str, kind: type[Found]) -> Found | None:
+        """A key's value; None where there is none of that kind."""
+        try:
+            return msgspec.json.decode(self.seen.get(key, b""), type=kind)
+        except (msgspec.DecodeError, RecursionError):
+            return None
+
+    def _name(self, node: int) -> str:
+        return node_name(node, self.seen.get(f"node/{node}", b""))
+
+    def _put(self, what: str, value: str) -> None:
+        self._send({f"{what}/{self.rank}": value})
+
+    def _send(self, message: dict[str, str] | None) -> None:
+        with contextlib.suppress(OSError):  # that the messenger has ended is noticed where it is asked
+            self.channel.send(message)
+
+    def end(self, error: BaseException | None = None) -> list[Failure]:
+        """Leave, telling the others why if there is an error here; returns what they have failed of.
+
+        It waits until they have heard of it: with node 0 goes the store.
+        """
+        if error:
+            ours = node_name(self.rank, f"- {socket.gethostname()}")
+            self._put("failed", Failure(ours, in_words(error), getattr(error, "status", 1)).encoded())
+        self._put("left", "1")
+        deadline = time.monotonic() + LAST_WORDS
+        with contextlib.suppress(StageFailed, BadInput):  # the messenger, too, has ended
+            while time.monotonic() < deadline and not all(map(self._gone, self.others)):
+                self._look()
+                time.sleep(0.1)
+        return self.failures()
+
+    def _gone(self, node: int) -> bool:
+        return bool(self.seen.get(f"left/{node}") or self.seen.get(f"failed/{node}"))
+
+    def close(self) -> None:
+        """End the messenger."""
+        self._send(None)
+        try:
+            self.messenger.wait(LAST_WORDS)
+        except subprocess.TimeoutExpired:
+            self.messenger.kill()
+            self.messenger.wait()
+        self.channel.close()
 
 
 @contextlib.contextmanager
-def meeting(command: str) -> Iterator[Meeting]:
+def meeting(stage: str, t: int = 0) -> Iterator[Meeting]:
     """Meet the other nodes for one command. With one node there is nobody to meet.
 
     What is raised inside ends the others, too. Raises StageFailed (or BadInput, as there) for what another
@@ -150,28 +273,26 @@ def meeting(command: str) -> Iterator[Meeting]:
     if node_count() == 1:
         yield Meeting()
         return
-    rank = node_rank()
-    peers = gather_peers(command) if rank == 0 else [join(rank, command)]
-    _current = present = Meeting(command, rank, node_count(), peers)
-    before = signal.signal(signal.SIGUSR1, lambda *_: _interrupt(present))
-    listeners = [threading.Thread(target=present.listen, args=[peer], daemon=True) for peer in peers]
-    for listener in listeners:
-        listener.start()
+    _current = present = Meeting(stage, t, node_rank(), node_count())
     try:
+        present.meet()
         yield present
-        if rank == 0 and not all(peer.left for peer in peers):
-            present.conclude()
+        if present.leads:
+            present.announce(OVER)
+        if failures := present.end():
+            raise _as_error(failures)
     except BaseException as error:
-        present.closing = True
-        raise _parting(present, error) from None
+        heard = present.failures()
+        from_here = not heard or str(error) != str(_as_error(heard))
+        failures = present.end(error if from_here else None)
+        if not from_here:
+            raise _as_error(failures) from None
+        if failures and isinstance(error, StageFailed):
+            raise StageFailed(f"{error}\n{_as_error(failures)}") from None
+        raise
     finally:
-        present.closing = present.closed = True
         _current = None
-        for listener in listeners:
-            listener.join(BEAT)
-        signal.signal(signal.SIGUSR1, before)
-        for peer in peers:
-            peer.close()
+        present.close()
 
 
 def current() -> Meeting:
@@ -179,23 +300,13 @@ def current() -> Meeting:
     return _current or Meeting()
 
 
-def _interrupt(present: Meeting) -> None:
-    if not present.closing:
-        raise present.failure()
-
-
-def _parting(present: Meeting, error: BaseException) -> BaseException:
-    """Tell the others why this node ends, and hear whether one of them has a reason, too."""
-    from_here = not present.causes or str(error) != str(present.failure())
-    if from_here or present.leads:  # node 0 passes on what a node failed of
-        for peer in present.peers:
-            peer.tell(failed=in_words(error), status=getattr(error, "status", 1))
-    if present.causes or not isinstance(error, StageFailed):
-        return error
-    deadline = time.monotonic() + LAST_WORDS
-    while time.monotonic() < deadline and not present.causes:
-        time.sleep(0.1)
-    return StageFailed(f"{error}\n{present.failure()}") if present.causes else error
+def _as_error(failures: list[Failure]) -> BadInput | StageFailed:
+    """What other nodes failed of, nothing in it that moves a terminal's cursor."""
+    words = [f"{failure.node}: {failure.cause}".splitlines() for failure in failures]
+    texts = ["\n".join(map(printable, lines)) for lines in words]
+    if all(failure.status == BadInput.status for failure in failures):
+        return BadInput("; ".join(texts))
+    return StageFailed("\n".join(texts))
 
 
 def in_words(error: BaseException) -> str:

@@ -2,8 +2,7 @@
 
     python -m dice.launch.worker MODULE PROGRESS [ARGUMENT ...]
 
-What it prints goes to the stage's log. Input that can't be used is reported to the parent in a
-file, so that the terminal shows one line instead of a traceback.
+What it prints goes to the stage's log.
 """
 
 import fcntl
@@ -14,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from dice.errors import BadInput
-from dice.launch import disk_errors
+from dice.launch.complaint import complaining
 from dice.launch.devices import gpu_count
 from dice.launch.processes import die_with_parent
 from dice.launch.progress import Counter
@@ -82,16 +80,8 @@ def main(module: str, progress: str, *arguments: str) -> None:
         progress=Path(progress),
     )
     _leave_torchrun(worker)
-    try:
+    with complaining():
         importlib.import_module(module).work(worker, *arguments)
-    except BadInput as error:
-        worker.progress.mkdir(parents=True, exist_ok=True)
-        (worker.progress / "bad-input.txt").write_text(str(error), encoding="utf-8")
-        sys.exit(f"error: {error}")
-    except OSError as error:  # the parent finds the line in the log
-        if not (line := disk_errors.refusal(error, worker.progress.parent)):
-            raise
-        sys.exit(f"error: {line}")
 
 
 def _leave_torchrun(worker: Worker) -> None:

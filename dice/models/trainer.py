@@ -12,6 +12,7 @@ import json
 import math
 import os
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import yaml
 
 from dice.errors import BadInput, StageFailed
 from dice.launch import devices
-from dice.launch.processes import Task, run_task
+from dice.launch.processes import Launch
 from dice.models.checkpoint import base_of
 from dice.recipe.keys import ROOT
 from dice.run import files
@@ -86,26 +87,35 @@ def starting_from(model: str) -> dict[str, Any]:
     return {"model_name_or_path": model}
 
 
-def train(config: dict[str, Any], log: Path, label: str) -> Trained:
+def launch(folder: Path, label: str) -> Launch:
+    """The training in a stage's folder, of the configuration that `train` saves: the same on all nodes."""
+    work, log = folder / "train", folder / "logs" / f"{label}.log"
+    return Launch(
+        part="training",
+        label=label,
+        log=log,
+        arguments=[str(TRAIN_SCRIPT), str(log.with_suffix(".yaml"))],
+        workers=devices.workers_per_node(),
+        unit="steps",
+        poll=partial(_progress, work),
+        env=_environment(work, log),
+    )
+
+
+def train(config: dict[str, Any], training: Launch) -> Trained:
     """Train in `config["output_dir"]`, with the configuration saved beside the log.
 
     Raises StageFailed with the end of the log where training fails, BadInput where it was refused.
     """
     work = Path(config["output_dir"])
-    config_file = log.with_suffix(".yaml")
-    files.write_text(config_file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    task = Task(
-        arguments=[str(TRAIN_SCRIPT), str(config_file)],
-        workers=devices.workers_per_node(),
-        label=label,
-        log=str(log),
-        complaint=str(work / "bad-input.txt"),
-        env=_environment(work, log),
-    )
-    run_task(task, "steps", lambda: _progress(work))
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    files.write_text(training.log.with_suffix(".yaml"), text)
+    training.run_on_all_nodes()
     if trained := finished(work):
         return trained
-    raise StageFailed(f"{label} ended, but its result is not whole in {work}\n  whole log: {log}")
+    raise StageFailed(
+        f"{training.label} ended, but its result is not whole in {work}\n  whole log: {training.log}"
+    )
 
 
 def finished(work: Path) -> Trained | None:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from dice.errors import BadInput
-from dice.launch import devices, machines, processes
+from dice.launch import devices, machines
 from dice.launch.console import say
-from dice.launch.peers import node_rank
+from dice.launch.processes import Launch
 from dice.run.lock import Held, locked
 from dice.run.manifests import ANEW, Manifest, commit, differences, digests_of, versions
 from dice.run.run import Run, recipe_digest
@@ -53,6 +53,7 @@ class Stage:
     needs: Callable[[Run, int], list[tuple[str, int]]] = lambda run, t: []  # (stage, round) that it reads of
     parts: tuple[str, ...] = ()  # patterns of what else it has finished before it is done
     expendable: bool = False  # whether it runs again without being forced to
+    launches: Callable[[Run, int], list[Launch]] = lambda run, t: []  # what all nodes take part in
 
     def basis(self, run: Run, t: int) -> dict[str, Any]:
         """What it would be done with now: the digests of its inputs, and its part of the recipe."""
@@ -92,16 +93,14 @@ def execute(
 
     With several nodes, node 0 does all this, and the others what it asks them for.
     """
-    with _noting_failure(stage, run, t), machines.meeting(f"{stage.name} of round {t}") as meeting:
+    with _noting_failure(stage, run, t), machines.meeting(stage.name, t) as meeting:
         meeting.agree(partial(facts, run))
         if not meeting.leads:
-            return _follow(stage, meeting)
+            return _follow(stage, run, t, meeting)
         with locked(run.path):
             for name, number in stage.needs(run, t):
                 require((others or {})[name], run, number, same_recipe=True)
-            manifest = _execute(stage, run, t, force)
-            meeting.conclude(manifest.to_dict())
-            return manifest
+            return _execute(stage, run, t, force)
 
 
 def facts(run: Run) -> dict[str, str]:
@@ -114,10 +113,10 @@ def facts(run: Run) -> dict[str, str]:
     }
 
 
-def _follow(stage: Stage, meeting: machines.Meeting) -> Manifest:
+def _follow(stage: Stage, run: Run, t: int, meeting: machines.Meeting) -> Manifest:
     """Another node's part."""
-    processes.follow(meeting)
-    manifest = Manifest.from_dict(meeting.result or {})
+    meeting.follow(lambda: {launch.part: launch.run for launch in stage.launches(run, t)})
+    manifest = stage.manifest(run, t)
     say(f"{stage.name:<10}{manifest.summary} (node {meeting.rank})", mark="+")
     return manifest
 
@@ -132,7 +131,7 @@ def _noting_failure(stage: Stage, run: Run, t: int) -> Iterator[None]:
     except Exception as error:
         # Suppressed: that other process, or a full disk, say, which is what the error is about to tell.
         with contextlib.suppress(BadInput, OSError):
-            if node_rank() == 0:
+            if devices.node_rank() == 0:
                 with locked(run.path):
                     stage.files(run, t).fail(machines.in_words(error))
         raise

@@ -22,6 +22,7 @@ from dice.errors import BadInput, counted, first_line
 from dice.inference.load import engine_named
 from dice.launch import processes
 from dice.launch.console import console, with_error
+from dice.launch.processes import Workers
 from dice.launch.worker import Worker
 from dice.recipe.keys import Recipe, resolve
 from dice.run import files
@@ -112,6 +113,17 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
     return {**sampling_settings(recipe), "evaluate": recipe.evaluate.model_dump()}
 
 
+def _workers(run: Run) -> list[Workers]:
+    """The workers of all models; of each, where a process can't load one model after the other."""
+    names, generate = list(models(run)), run.recipe.generate
+    together = engine_named(generate.engine).frees_gpu
+    batches = {"all models": names} if together else {name: [name] for name in names}
+    return [
+        Workers(__name__, _folder(run, 0), [str(run.path), *batch], "prompts", generate.tensor_parallel, part)
+        for part, batch in batches.items()
+    ]
+
+
 def _run(run: Run, t: int) -> Outcome:
     recipe, folder = run.recipe, _folder(run, t)
     judge = load_judge(recipe.evaluate.judge)
@@ -120,11 +132,8 @@ def _run(run: Run, t: int) -> Outcome:
     rows_read = len(prompts) + dropped.total()
     questions = {prompt.prompt_id: prompt.messages[-1]["content"] for prompt in prompts}
     names = list(models(run))
-    # Where a process can't load one model after the other, each model gets a process of its own.
-    together = engine_named(recipe.generate.engine).frees_gpu
-    for batch in [names] if together else [[name] for name in names]:
-        arguments = [str(run.path), *batch]
-        processes.run_workers(__name__, folder, arguments, "prompts", recipe.generate.tensor_parallel)
+    for workers in _workers(run):
+        processes.run_workers(*workers)
     size = recipe.generate.shard_size
     answers = {name: _answers(folder, name, questions, judge, size) for name in names}
     answered = sorted(set.intersection(*map(set, answers.values())))
@@ -200,4 +209,5 @@ STAGE = Stage(
     folder=_folder,
     needs=_needs,
     expendable=True,
+    launches=lambda run, t: [workers.launch() for workers in _workers(run)],
 )

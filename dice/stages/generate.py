@@ -18,6 +18,7 @@ from dice.errors import BadInput, StageFailed, counted
 from dice.inference.load import load_chat, load_sampler
 from dice.inference.sampler import Request, Sampled, Sampler
 from dice.launch import processes
+from dice.launch.processes import Workers
 from dice.launch.progress import Counter
 from dice.launch.worker import Claims, Worker
 from dice.models import remote_code
@@ -234,14 +235,18 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
     return sampling_settings(run.recipe)
 
 
+def _workers(run: Run, t: int) -> Workers:
+    arguments = [str(run.path), str(t)]
+    return Workers(__name__, run.round_dir(t), arguments, "prompts", run.recipe.generate.tensor_parallel)
+
+
 def _run(run: Run, t: int) -> Outcome:
     folder, recipe = run.round_dir(t), run.recipe
     prompts, dropped = read_prompts(recipe.dataset_dir, recipe.prompts)
     count = len(prompts)
     files.write_rows(folder / "prompts.jsonl", prompts)
     del prompts  # texts: the workers need the memory
-    arguments = [str(run.path), str(t)]
-    processes.run_workers(__name__, folder, arguments, "prompts", recipe.generate.tensor_parallel)
+    processes.run_workers(*_workers(run, t))
 
     rows = tokens = cut_off = answered = 0
     rows_read = count + dropped.total()
@@ -273,4 +278,5 @@ STAGE = Stage(
     run=_run,
     shards="responses",
     needs=lambda run, t: makers(t - 1),
+    launches=lambda run, t: [_workers(run, t).launch()],
 )

@@ -16,7 +16,7 @@ from dice.errors import BadInput, StageFailed, counted
 from dice.inference.load import resolve_engine
 from dice.launch import machines, processes
 from dice.launch.console import console, say, shown
-from dice.launch.peers import VARIABLES, node_rank
+from dice.launch.devices import NODE_VARIABLES, node_rank
 from dice.models import remote_code
 from dice.recipe.keys import ROOT, Recipe
 from dice.recipe.load import load_recipe, origin
@@ -50,22 +50,19 @@ def start(name: str, overrides: Sequence[str], force: bool = False) -> Run:
         _introduce(name, run)
         examine_all(before_preparation(recipe, place))
         if not meeting.leads:
-            for task in meeting.tasks():
-                if task["there"] == "run":
-                    _require_shared(run)
-                else:
-                    examine_all(after_preparation(recipe, place, download=True))
+            examine = lambda: examine_all(after_preparation(recipe, place, download=True))  # noqa: E731
+            meeting.follow(lambda: {"checks": examine, "run": partial(_require_shared, run)})
             return run
         _show_changes(run, force)
         if recipe.prepare:
             lock.require_free(run.path)  # what another loop has begun with must stay as it is
             with _alone():
                 prepare(recipe.prepare)
-        meeting.announce({"there": "what the recipe names"})
+        meeting.announce("checks")
         examine_all(after_preparation(recipe, place, download=True))
         meeting.gather()
         create_run(recipe)
-        meeting.announce({"there": "run"})
+        meeting.announce("run")
         meeting.gather()
         return run
 
@@ -157,10 +154,15 @@ def prepare(command: str) -> None:
         if words[0] == "python":
             words[0] = sys.executable
         # What it trains, it trains on this machine alone.
-        own = {key: value for key, value in processes.environment().items() if key not in VARIABLES}
+        own = {key: value for key, value in processes.environment().items() if key not in NODE_VARIABLES}
         # Killed with the loop, it leaves nothing at work beside the preparation of the next start.
         ending = partial(processes.die_with_parent, os.getpid())
-        status = subprocess.run(words, cwd=ROOT, env=own, preexec_fn=ending).returncode
+        process = subprocess.Popen(words, cwd=ROOT, env=own, preexec_fn=ending)
+        try:
+            processes.wait_for(process)
+        finally:
+            processes.end(process)
+        status = process.returncode
     except (ValueError, IndexError, OSError) as error:
         raise BadInput(f"prepare: {command!r} is no command that can be run ({error})") from None
     if status == BadInput.status:

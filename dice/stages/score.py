@@ -5,9 +5,15 @@ from typing import Any
 
 from dice.errors import BadInput
 from dice.launch import processes
+from dice.launch.processes import Workers
 from dice.launch.worker import Worker
 from dice.rewards.judge import is_local, tally
-from dice.rewards.scoring import score_shards, scored, settings, source_of
+from dice.rewards.scoring import (
+    score_shards,
+    scored,
+    settings,
+    source_of,
+)
 from dice.rewards.source import beside, responses_of
 from dice.run import files
 from dice.run.digests import folder_digest, model_digest
@@ -24,16 +30,21 @@ def work(worker: Worker, run_dir: str, t: str, *extra: str) -> None:
     score_shards(worker, open_run(run_dir), int(t), "per_token" in extra)
 
 
+def _workers(run: Run, t: int, per_token: bool = False) -> Workers:
+    recipe = run.recipe
+    arguments = [str(run.path), str(t), *(["per_token"] if per_token else [])]
+    samples_here = recipe.score.reward == "judge" and is_local(recipe.score.judge)
+    gpus_each = recipe.generate.tensor_parallel if samples_here else 1
+    return Workers(__name__, run.round_dir(t), arguments, source_of(recipe).counted, gpus_each)
+
+
 def score_round(run: Run, t: int, per_token: bool = False) -> None:
     """Score the responses in the folder of round t, with as many workers as there are GPUs.
 
     Raises BadInput where the input can't be used, StageFailed where a worker broke.
     """
-    recipe, folder = run.recipe, run.round_dir(t)
-    arguments = [str(run.path), str(t), *(["per_token"] if per_token else [])]
-    samples_here = recipe.score.reward == "judge" and is_local(recipe.score.judge)
-    gpus_each = recipe.generate.tensor_parallel if samples_here else 1
-    processes.run_workers(__name__, folder, arguments, source_of(recipe).counted, gpus_each)
+    folder = run.round_dir(t)
+    processes.run_workers(*_workers(run, t, per_token))
     known = {beside(shard, what) for shard in responses_of(run, t) for what in WRITTEN}
     for path in (folder / "scores").iterdir():
         if path not in known and not path.name.endswith(files.SEAL):
@@ -96,4 +107,5 @@ STAGE = Stage(
     run=_run,
     shards="scores",
     needs=lambda run, t: [("generate", t), *makers(t - 1, t - 2), *train_reward_model.maker(run.recipe)],
+    launches=lambda run, t: [_workers(run, t).launch()],
 )

@@ -15,7 +15,6 @@ from dice.errors import BadInput, counted
 from dice.inference.load import engine_named, load_trainer
 from dice.launch import devices
 from dice.launch.console import say
-from dice.launch.peers import node_count
 from dice.models import reference_table, trainer
 from dice.recipe.keys import Recipe
 from dice.recipe.seeds import seed_of
@@ -40,7 +39,7 @@ def base_config(
     return fitted | {
         "do_train": True,
         **load_trainer(recipe.generate.engine).starting_from(model),
-        "data_shared_file_system": node_count() > 1,
+        "data_shared_file_system": devices.node_count() > 1,
         "trust_remote_code": recipe.trust_remote_code,
         "template": recipe.template,
         "cutoff_len": recipe.score.cutoff_len,
@@ -103,7 +102,7 @@ def _run(run: Run, t: int) -> Outcome:
         check_rows(rows, recipe)
     engine = load_trainer(recipe.generate.engine)
     trained = engine.finished(folder / "train")  # killed after its last step, perhaps
-    trained = trained or engine.train(_begin(run, t), folder / "logs" / "train.log", "train")
+    trained = trained or engine.train(_begin(run, t), trainer.launch(folder, "train"))
     files.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
     trainer.collect(folder / "train", folder / "model", keep=True)
     return _outcome(rows, trained, recipe, _expected(run, t))
@@ -206,4 +205,5 @@ STAGE = Stage(
     working=("train",),
     needs=lambda run, t: [("pair", t), ("score", t), *makers(t - 1)],
     parts=("train/checkpoint-*/complete.json", "model/*.safetensors"),
+    launches=lambda run, t: [trainer.launch(run.round_dir(t), "train")],
 )

@@ -80,7 +80,7 @@ def _run(run: Run, t: int) -> Outcome:
     trained = engine.finished(work)  # killed after its last step, perhaps
     if not trained:
         files.remove(work)
-        trained = engine.train(config_of(run), folder / "logs" / "train_rm.log", "train_rm")
+        trained = engine.train(config_of(run), trainer.launch(folder, "train_rm"))
     files.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
     trainer.collect(work, folder / "model", keep=True)
     losses = [entry["loss"] for entry in trained.curves if "loss" in entry]
@@ -104,4 +104,5 @@ STAGE = Stage(
     run=_run,
     folder=lambda run, t: run.reward_model_dir,
     working=("train",),
+    launches=lambda run, t: [trainer.launch(run.reward_model_dir, "train_rm")],
 )

@@ -30,7 +30,7 @@ def reuse(run: Run) -> None:
     with machines.meeting("share") as meeting:
         meeting.agree(partial(facts, run))
         if not meeting.leads:
-            meeting.wait()
+            meeting.follow()
             return
         with locked(run.path):
             for stage, t in stages_of(run):

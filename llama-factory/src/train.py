@@ -26,12 +26,12 @@ from typing import Any
 import compile_lock
 import reward_trainer
 from dice.errors import BadInput
+from dice.launch.complaint import complaining
 from dice.launch.processes import die_with_parent
 from dice.models import remote_code
 from dice.models.chat_template import register_templates
 from dice.models.checkpoint import ONLY_PICKLES, only_pickles
 from dice.models.llamafactory import llamafactory
-from dice.run import files
 from pair_data import count_rows, drop_instead_of_truncating
 from reference_trainer import Reference, install
 
@@ -97,12 +97,9 @@ def main() -> None:
     config = llamafactory("hparams.parser").read_args()
     if not isinstance(config, dict):
         sys.exit("error: give a YAML or JSON file, then key=value")
-    try:
+    with complaining():
         run(config)
         over.set()
-    except BadInput as error:
-        files.write_text(Path(config["output_dir"]) / "bad-input.txt", str(error))
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from commands import run_dice
 from loops import loop
 from outcome import files_of
 
-from dice.errors import StageFailed
+from dice.errors import BadInput, StageFailed
 from dice.launch import disk_errors, processes
 from dice.recipe.keys import ROOT
 from dice.run import files
@@ -66,45 +66,31 @@ def test_what_a_disk_refuses_in_one_line(tmp_path):
     assert caught.value is full
 
 
-def test_the_cause_is_found_in_a_log(tmp_path):
-    line = f"/x/part-00000.jsonl: no space left on device: {GOES_ON}"
-    assert disk_errors.told(["loading", f"error: {line}", "a last word"]) == line
-    assert disk_errors.told(["error: no space left on device", f"I say {line}"]) is None
-    for others in (
-        "safetensors_rust.SafetensorError: I/O error: No space left on device (os error 28)",
-        "[rank1]: OSError: [Errno 28] No space left on device: '/x/model'",
-        "cp: error writing '/x': No space left on device",
+def test_what_writing_into_a_folder_meets_with(tmp_path):
+    assert disk_errors.refusal_of_writing(tmp_path) is None
+    assert disk_errors.refusal_of_writing(tmp_path / "gone") is None  # no fault of a disk's
+
+
+def test_what_a_worker_complains_of_becomes_one_line(tmp_path):
+    """And its status: 1 for what a disk refuses, 2 for input that can't be used."""
+    code = "from dice.launch.complaint import complaining\nwith complaining():\n    raise "
+    for raised, kind, told in (
+        ("OSError(28, 'full', '/x/\\x1b')", StageFailed, rf"it: /x/\x1b: no space left on device: {GOES_ON}"),
+        ("__import__('dice.errors').errors.BadInput('/x:1: no')", BadInput, "/x:1: no"),
     ):
-        assert disk_errors.cause([others, "  "]) == f"{others}: {GOES_ON}"
-    assert disk_errors.tried(tmp_path) is None and disk_errors.tried(tmp_path / "gone") is None
+        with pytest.raises(kind) as caught:
+            processes.run_logged([sys.executable, "-c", code + raised], tmp_path / "it.log", "it")
+        assert str(caught.value) == told
+    assert names_in(tmp_path) == {"it.log"}
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        "KeyError: 'x'",
-        "warning: /x/cache: Permission denied",
-        "the prompt 'how do I fix: input/output error'",
-        "the prompt 'how do I fix: Input/output error'",
-        "response was: \x1b[2J\x1b]0;pwned\x07 No space left on device",
-        "the answer [Errno 28] No space left on device",
-    ],
-)
-def test_a_text_that_speaks_of_disks_is_no_cause(said):
-    assert disk_errors.cause([said, "KeyError: 'x'"]) is None
-
-
-def test_a_library_that_finds_no_room(tmp_path):
-    """What it said comes first, escaped, and the rest of the log's end beneath."""
+def test_what_a_library_says_of_a_disk_is_the_end_of_the_log(tmp_path):
     code = "print('before'); raise RuntimeError('writing \\x1b[2J: No space left on device')"
     with pytest.raises(StageFailed) as caught:
-        processes.run_logged(
-            [sys.executable, "-c", code], tmp_path / "it.log", "train", "steps", lambda: (0, 0)
-        )
+        processes.run_logged([sys.executable, "-c", code], tmp_path / "it.log", "train")
     first, *rest = str(caught.value).splitlines()
-    said = r"RuntimeError: writing \x1b[2J: No space left on device"
-    assert first == f"train: {said}: {GOES_ON}. The end of its log:"
-    assert rest[0] == "    before" and rest[-1] == f"  whole log: {tmp_path / 'it.log'}"
+    assert first == "train failed (status 1). The end of its log:" and rest[0] == "    before"
+    assert rest[-2] == r"    RuntimeError: writing \x1b[2J: No space left on device"
 
 
 def test_a_disk_too_full_for_the_log(small_disk):
@@ -112,9 +98,7 @@ def test_a_disk_too_full_for_the_log(small_disk):
     code = "import sys; [sys.stderr.write('x' * 4096) for _ in range(9)]; sys.exit(3)"
     resize(small_disk, "8k")
     with pytest.raises(StageFailed, match=f"{small_disk}.*no space left on device"):
-        processes.run_logged(
-            [sys.executable, "-c", code], small_disk / "it.log", "it", "rows", lambda: (0, 0)
-        )
+        processes.run_logged([sys.executable, "-c", code], small_disk / "it.log", "it")
 
 
 @pytest.mark.slow

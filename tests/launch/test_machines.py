@@ -1,18 +1,23 @@
-"""How several nodes come together: where node 0 listens, who is told what, who may come again."""
+"""How several nodes come together, what they tell each other, and what strangers can do to them."""
 
-import json
+import contextlib
+import errno
+import os
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from commands import run_script
 from machines_here import free_port
 
-from dice.errors import BadInput
-from dice.launch import peers
+from dice.errors import BadInput, StageFailed
+from dice.launch import devices, machines, messenger
+from dice.launch.machines import Failure, Meeting
 from dice.recipe.keys import ROOT
 from dice.run import lock
 from dice.stages import prepare
@@ -23,12 +28,40 @@ def environment(monkeypatch):
     """NNODES, NODE_RANK and so on, as given."""
 
     def put(**values: object) -> None:
-        for name in peers.VARIABLES:
+        for name in devices.NODE_VARIABLES:
             monkeypatch.delenv(name, raising=False)
         for name, value in values.items():
             monkeypatch.setenv(name, str(value))
 
     return put
+
+
+@pytest.fixture
+def node(environment) -> Iterator[Callable[..., Meeting]]:
+    """Nodes of one run, each in this process with a messenger of its own: node(rank, count)."""
+    port, opened = free_port(), []
+    environment(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+
+    def open_node(rank: int, count: int = 2) -> Meeting:
+        opened.append(Meeting("score", 1, rank, count))
+        return opened[-1]
+
+    yield open_node
+    for one in opened:
+        one.close()
+
+
+def met(*nodes: Meeting) -> tuple[Meeting, ...]:
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(Meeting.meet, nodes))
+    return nodes
+
+
+def until(happened: Callable[[], object], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize(
@@ -41,12 +74,11 @@ def environment(monkeypatch):
         ("::1", ["::1"], ["127.0.0.2"]),
     ],
 )
-def test_a_name_that_is_loopback_here_alone(environment, host, reached, refused):
+def test_a_name_that_is_loopback_here_alone(host, reached, refused):
     """Debian gives a machine's own name 127.0.1.1; the others come by another address."""
     if "::1" in reached and not socket.has_dualstack_ipv6():
         pytest.skip("this system has no IPv6")
-    environment(NNODES=2)
-    with peers._listening(host, free_port()) as server:
+    with messenger.listen(host, free_port()) as server:
         port = server.getsockname()[1]
         for place in reached:
             socket.create_connection((place, port)).close()
@@ -59,30 +91,131 @@ def test_a_name_that_is_loopback_here_alone(environment, host, reached, refused)
 def test_an_address_that_is_no_name(environment, name):
     environment(NNODES=2, NODE_RANK=1, MASTER_ADDR=name, MASTER_PORT=29500)
     with pytest.raises(BadInput, match="environment: MASTER_ADDR is .*, which is no machine's name"):
-        peers.join(1, "start")
+        Meeting("start", 0, 1, 2)
 
 
-def test_a_node_that_is_started_again_while_another_is_awaited(environment):
-    port = free_port()
-    environment(NNODES=3, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+@pytest.mark.slow
+def test_a_node_that_is_started_again_while_another_is_awaited(node):
+    first, gone = node(0, 3), node(1, 3)
     with ThreadPoolExecutor() as pool:
-        gathering = pool.submit(peers.gather_peers, "start")
-        for _ in range(2):  # node 1 comes and goes
-            deadline = time.monotonic() + 10
+        gathering = pool.submit(first.meet)
+        until(lambda: first.seen.get("node/1"))
+        before = first.seen["node/1"]
+        gone.channel.close()  # as if its process were killed
+        until(lambda: not first.seen.get("node/1"))
+        met(node(1, 3), node(2, 3))
+        gathering.result(20)
+    assert first.seen["node/1"] not in (b"", before)
+
+
+@pytest.mark.slow
+def test_a_node_that_is_started_twice(node):
+    """The second one is refused in one line; the run goes on."""
+    first, second = met(node(0), node(1))
+    with pytest.raises(BadInput, match="two nodes say that they are node 1; NODE_RANK must differ"):
+        node(1).meet()
+    with pytest.raises(BadInput, match=r"port .* \(MASTER_PORT [+] 1\) of 127.0.0.1 can't be listened"):
+        node(0).meet()
+    first.watch()
+    second.watch()
+
+
+@pytest.mark.slow
+def test_nodes_that_count_differently(node):
+    with pytest.raises(BadInput, match="NNODES is 3 here and 2 on node 0; start every node with"):
+        met(first := node(0), node(1, 3))
+    until(first.failures)
+    with pytest.raises(BadInput, match=r"node 1 \(.*: NNODES is 3 here and 2 on node 0"):
+        first.watch()
+
+
+@pytest.mark.slow
+def test_three_nodes_do_the_parts_that_node_0_names(node):
+    """Then one of them fails, and another one is killed: node 0 hears of both."""
+    first, second, third = met(*(node(rank, 3) for rank in range(3)))
+    did = []
+
+    def follow(one: Meeting) -> None:
+        one.agree(lambda: {"recipe": "a"})
+        one.follow(lambda: {"workers": lambda: did.append(one.rank)})
+
+    with ThreadPoolExecutor() as pool:
+        following = [pool.submit(follow, one) for one in (second, third)]
+        first.agree(lambda: {"recipe": "a"})
+        first.announce("workers")
+        first.gather()
+        assert sorted(did) == [1, 2]
+        first.announce("another")
+        for one in following:
+            with pytest.raises(BadInput, match="asks for part 'another' of score; this checkout has workers"):
+                one.result(20)
+    second._put("failed", Failure("node 1 (b)", "first line\nand \x1b[2J").encoded())
+    begun = time.monotonic()
+    third.channel.close()
+    until(lambda: first._look() or len(first.failures()) == 2)
+    assert time.monotonic() - begun < 4
+    with pytest.raises(StageFailed) as caught:
+        first.watch()
+    lines = str(caught.value).splitlines()
+    assert lines[:2] == ["node 1 (b): first line", r"and \x1b[2J"]
+    assert lines[2].startswith("node 2 (") and lines[2].endswith("): its process is gone")
+
+
+def test_nodes_that_differ(node):
+    first = Meeting("score", 1)
+    first.count, first.others = 2, [1]
+    first.seen = {"node/1": b"0 machine", "facts/1": b'{"recipe": "b\\u001b[2J"}'}
+    with pytest.raises(BadInput) as caught:
+        first.agree(lambda: {"recipe": "a"})
+    told = r"node 1 (machine) and node 0 differ in their recipe: b\x1b[2J and a; start every node with"
+    assert str(caught.value).startswith(told)
+
+
+OTHER_SHAPES = (
+    b"", b"[]", b"[" * 30_000, b'{"node": true}', b"\x1b[2J", b"\xff", b'{"number": 1}', b"1e400",
+    b'{"recipe": 1}', b'{"node": "x", "cause": "y", "status": 3}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("value", OTHER_SHAPES)
+def test_a_value_of_another_shape_is_none(value):
+    one = Meeting("score", 1)
+    one.others = [1]
+    one.seen = dict.fromkeys(("next", "facts/1", "failed/1", "done/1"), value)
+    for key, kind in (("next", machines.Next), ("facts/1", dict[str, str]), ("done/1", int)):
+        assert one._read(key, kind) is None
+    assert one.failures() == []
+
+
+def test_a_cause_of_any_length_fits_a_value():
+    for char in ("a", "é", "\U0001f600", "\x1b", '"'):
+        assert len(Failure("node 1", char * 100_000).encoded().encode()) <= machines.LONGEST
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("says", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n\x1b[2J", b"\xff" * 100_000])
+def test_whoever_has_the_port_before_node_0(node, monkeypatch, says):
+    """The other nodes are refused in one line. The first stranger says nothing at all."""
+    monkeypatch.setattr(machines, "SILENCE", 15.0)
+    port, kept = int(os.environ["MASTER_PORT"]) + 1, []
+
+    def serve(server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
             while True:
-                try:
-                    gone = socket.create_connection(("127.0.0.1", port + 1))
-                    break
-                except OSError:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.02)
-            gone.sendall(json.dumps({"node": 1, "host": "gone"}).encode() + b"\n")
-            time.sleep(0.1)
-            gone.close()
-        joined = [pool.submit(peers.join, rank, "start") for rank in (1, 2)]
-        assert [peer.name.split()[1] for peer in gathering.result(20)] == ["1", "2"]
-        for node in joined:
-            assert node.result(20).name.startswith("node 0 (")
+                kept.append(server.accept()[0])
+                if says:
+                    kept[-1].sendall(says)
+                    kept[-1].close()
+
+    with socket.create_server(("127.0.0.1", port)) as server:
+        threading.Thread(target=serve, args=[server], daemon=True).start()
+        with pytest.raises(BadInput, match="environment: whoever answers at .* is not node 0 of this run"):
+            node(1).meet()
+        with pytest.raises(BadInput, match=os.strerror(errno.EADDRINUSE)):
+            node(0).meet()
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in kept:
+        connection.close()
 
 
 def started(port: int, rank: int, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

@@ -9,13 +9,9 @@ from dice.errors import BadInput, StageFailed
 from dice.launch import devices, machines, processes
 
 
-def idle():
-    return 0, 0
-
-
 def test_output_goes_to_the_log(tmp_path, capfd):
     log = tmp_path / "logs" / "it.log"
-    processes.run_logged([sys.executable, "-c", "print('hello')"], log, "it", "rows", idle)
+    processes.run_logged([sys.executable, "-c", "print('hello')"], log, "it")
     assert log.read_text().splitlines()[-1] == "hello"
     assert "hello" not in capfd.readouterr().out
 
@@ -23,7 +19,7 @@ def test_output_goes_to_the_log(tmp_path, capfd):
 def test_a_failure_shows_the_end_of_the_log(tmp_path):
     code = "print('first'); [print('line', i) for i in range(50)]; raise SystemExit(3)"
     with pytest.raises(StageFailed) as caught:
-        processes.run_logged([sys.executable, "-c", code], tmp_path / "it.log", "it", "rows", idle)
+        processes.run_logged([sys.executable, "-c", code], tmp_path / "it.log", "it")
     message = str(caught.value)
     assert "it failed (status 3)" in message and "line 49" in message and "first" not in message
     assert f"whole log: {tmp_path / 'it.log'}" in message
@@ -32,16 +28,14 @@ def test_a_failure_shows_the_end_of_the_log(tmp_path):
 def test_a_failure_whose_log_was_emptied(tmp_path):
     code = f"open({str(tmp_path / 'it.log')!r}, 'w').close(); raise SystemExit('why')"
     with pytest.raises(StageFailed, match="it failed .status 1.. The end of its log:\n    why"):
-        processes.run_logged([sys.executable, "-c", code], tmp_path / "it.log", "it", "rows", idle)
+        processes.run_logged([sys.executable, "-c", code], tmp_path / "it.log", "it")
 
 
 @pytest.mark.slow
 def test_under_torchrun_the_cause_is_shown_not_torchruns_table(tmp_path):
     (tmp_path / "it.py").write_text("raise MemoryError('the cause')")
     with pytest.raises(StageFailed) as caught:
-        processes.run_logged(
-            processes.torchrun([str(tmp_path / "it.py")], 2), tmp_path / "it.log", "it", "rows", idle
-        )
+        processes.run_logged(processes.torchrun([str(tmp_path / "it.py")], 2), tmp_path / "it.log", "it")
     assert "MemoryError: the cause" in str(caught.value) and "ChildFailedError" not in str(caught.value)
 
 
@@ -54,6 +48,7 @@ def test_a_workers_complaint_about_its_input_becomes_one_line(fake_run):
         processes.run_workers("dice.stages.generate", folder, [str(fake_run.path), "1"], "responses")
     assert "error: " in (folder / "logs" / "generate.log").read_text()
     assert not (folder / "generate.progress").exists()
+    assert not (folder / "logs" / "generate.complaint").exists()
 
 
 @pytest.mark.parametrize(("number", "name"), [(9, "SIGKILL"), (35, "signal 35")])
@@ -61,7 +56,7 @@ def test_a_killed_command_says_so(tmp_path, number, name):
     """Real-time signals have no names."""
     code = f"import os; os.kill(os.getpid(), {number})"
     with pytest.raises(StageFailed, match=f"it failed .killed by {name}."):
-        processes.run_logged([sys.executable, "-c", code], tmp_path / "it.log", "it", "rows", idle)
+        processes.run_logged([sys.executable, "-c", code], tmp_path / "it.log", "it")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
@@ -76,7 +71,7 @@ from pathlib import Path
 from dice.launch import processes
 child = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
 log = Path({str(tmp_path / "it.log")!r})
-processes.run_logged([sys.executable, "-c", child], log, "it", "rows", lambda: (0, 0))
+processes.run_logged([sys.executable, "-c", child], log, "it")
 """
     parent = subprocess.Popen([sys.executable, "-c", code])
     log = tmp_path / "it.log"

@@ -151,9 +151,13 @@ def refused(config, *arguments):
     """The one line that a training ends with before its first step."""
     path = Path(config["output_dir"] + ".yaml")
     path.write_text(yaml.safe_dump(config))
-    result = run_script(sys.executable, str(TRAIN), str(path), *arguments, PYTHONPATH=PATH)
+    told = path.with_suffix(".complaint")
+    result = run_script(
+        sys.executable, str(TRAIN), str(path), *arguments, PYTHONPATH=PATH, DICE_COMPLAINT=str(told)
+    )
     assert result.returncode == 1 and "Traceback" not in result.stderr
-    said = (Path(config["output_dir"]) / "bad-input.txt").read_text()
+    status, said = told.read_text().splitlines()
+    assert status == "2"
     assert f"error: {said}\n" in result.stderr
     assert not (Path(config["output_dir"]) / "trainer_log.jsonl").exists()
     return said

@@ -1,15 +1,18 @@
-"""Two machines on one run, as two groups of processes on this one: the same iter.sh on each."""
+"""Several machines on one run, as groups of processes on this one: the same iter.sh on each."""
 
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import strangers
 from commands import run_script
-from machines_here import Node, free_port, two_nodes
+from machines_here import Node, free_port, nodes_on
 
 from dice.run import files
 
@@ -36,9 +39,9 @@ def test_a_loop_on_two_nodes_is_that_of_one(fake_settings, tmp_path):
     """With the fake engine, whose every stage but `train` is the same on any number of workers."""
     alone = run_script("bash", ITER, "tiny", *fake_settings, f"results_dir={tmp_path / 'alone'}")
     assert alone.returncode == 0, alone.stderr
-    with two_nodes(tmp_path / "logs", ["tiny", *fake_settings]) as nodes:
+    with nodes_on(tmp_path / "logs", ["tiny", *fake_settings]) as nodes:
         for node in nodes:
-            assert node.process.wait(120) == 0, node.text("err")
+            assert node.process.wait(300) == 0, node.text("err")
         assert "✓ generate" in nodes[0].text("out") and "(node 1)" in nodes[1].text("out")
         assert all("win rate against DPO" in node.text("out") for node in nodes)
     one, two = tmp_path / "alone" / "tiny", tmp_path / "results" / "tiny"
@@ -46,6 +49,32 @@ def test_a_loop_on_two_nodes_is_that_of_one(fake_settings, tmp_path):
         for path in files.shards(one / "round-1" / name):
             assert (two / "round-1" / name / path.name).read_bytes() == path.read_bytes()
     assert (two / "round-2" / "pairs.jsonl").read_bytes() == (one / "round-2" / "pairs.jsonl").read_bytes()
+
+
+@pytest.mark.slow
+def test_three_nodes_and_strangers_at_their_port(fake_settings, tmp_path, tell):
+    """Every kind of stranger comes again and again meanwhile: the run ends well, and shows none of it."""
+    port = free_port()
+    command = [sys.executable, strangers.__file__, str(port + 1)]
+    settings = ["tiny", *fake_settings, "rounds=1", "train.global_batch_size=30"]  # which three can share
+    with (
+        (tmp_path / "visits").open("w") as visits,
+        subprocess.Popen(command, stdout=visits, stderr=subprocess.DEVNULL) as talking,
+    ):
+        try:
+            with nodes_on(tmp_path / "logs", settings, 3, port) as nodes:
+                for node in nodes:
+                    assert node.process.wait(300) == 0, node.text("err")
+        finally:
+            talking.kill()
+    came = Counter((tmp_path / "visits").read_text().splitlines())
+    assert came.keys() == set(strangers.KINDS)
+    for node in nodes:
+        assert node.text("err") == ""
+        assert all(line.isprintable() for line in node.text("out").splitlines())
+    assert "(node 2)" in nodes[2].text("out")
+    told = ", ".join(f"{name} {count}" for name, count in came.items())
+    tell(f"three nodes, strangers that came while they were at work: {told}")
 
 
 @pytest.mark.slow
@@ -78,7 +107,7 @@ def workers_of(node: Node, what: str) -> list[int]:
     for pid in descendants(node.process.pid):
         with contextlib.suppress(OSError):
             command = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            if any(what in word for word in command) and "torch.distributed.run" not in command:
+            if any(what in word for word in command) and "dice.launch.torchrun" not in command:
                 found.append(pid)
     return found
 
@@ -112,7 +141,7 @@ def test_all_stages_for_real_and_nodes_that_die(real_settings, tmp_path, tell):
     Each time the same commands go on from there, training included, until the run is done.
     """
     folder, times = tmp_path / "results" / "tiny" / "round-1", {}
-    with two_nodes(tmp_path / "generate", real_settings) as nodes:
+    with nodes_on(tmp_path / "generate", real_settings) as nodes:
         wait_for(folder / "responses" / "part-00001.jsonl", nodes)
         begun = time.monotonic()
         os.kill(wait_for_workers(nodes[1], "dice.launch.worker", nodes)[0], signal.SIGKILL)
@@ -121,14 +150,20 @@ def test_all_stages_for_real_and_nodes_that_die(real_settings, tmp_path, tell):
         for node in nodes:
             assert "generate failed" in node.text("err")
             assert "a worker was killed by SIGKILL" in node.text("err")
-    with two_nodes(tmp_path / "train", real_settings) as nodes:
+    with nodes_on(tmp_path / "whole node", real_settings) as nodes:
+        wait_for_workers(nodes[1], "dice.launch.worker", nodes)
+        begun = time.monotonic()
+        nodes[1].kill()
+        times["node 1 died in generate"] = [ended(nodes[0], begun)]
+        assert "node 1 (" in nodes[0].text("err") and "its process is gone" in nodes[0].text("err")
+    with nodes_on(tmp_path / "train", real_settings) as nodes:
         wait_for(folder / "train" / "trainer_log.jsonl", nodes)
         begun = time.monotonic()
         nodes[0].kill()
         times["node 0 died in train"] = [ended(nodes[1], begun)]
         assert "node 0 (" in nodes[1].text("err") and "its process is gone" in nodes[1].text("err")
     (folder / "train" / "trainer_log.jsonl").unlink()
-    with two_nodes(tmp_path / "silent", real_settings) as nodes:
+    with nodes_on(tmp_path / "silent", real_settings) as nodes:
         wait_for(folder / "train" / "trainer_log.jsonl", nodes)
         begun = time.monotonic()
         stopped = [nodes[1].process.pid, *descendants(nodes[1].process.pid)]
@@ -139,7 +174,7 @@ def test_all_stages_for_real_and_nodes_that_die(real_settings, tmp_path, tell):
         for pid in stopped:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    with two_nodes(tmp_path / "whole", [*real_settings, "train.num_train_epochs=2", "--force"]) as nodes:
+    with nodes_on(tmp_path / "whole", [*real_settings, "train.num_train_epochs=2", "--force"]) as nodes:
         assert [node.process.wait(600) for node in nodes] == [0, 0], [node.text("err") for node in nodes]
     log = (folder / "logs" / "train.log").read_text()
     assert "world size: 2" in log and (folder / "logs" / "train.node-1.log").exists()

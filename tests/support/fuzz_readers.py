@@ -12,7 +12,7 @@ import numpy as np
 from fuzz_input import TEXT, VALUES, Input, Read, nothing, reader
 from fuzz_values import as_json, replaced, spoiled
 
-from dice.launch import devices, peers, processes
+from dice.launch import devices, processes
 from dice.models import checkpoint
 from dice.recipe import load
 from dice.recipe.keys import ROOT
@@ -102,9 +102,9 @@ def environment(given: Input, folder: Path) -> tuple[str, Read]:
         os.environ.update(wanted)
         try:
             devices.engines_per_node(1)
-            if peers.node_count() > 1:
-                peers.node_rank()
-                peers.address()
+            if devices.node_count() > 1:
+                devices.node_rank()
+                devices.master_address()
             return nothing(processes.torchrun(["x"], devices.workers_per_node()))
         finally:
             os.environ.clear()

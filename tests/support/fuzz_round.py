@@ -148,7 +148,7 @@ def one(name: str) -> Callable[[Round], None]:
 def in_process() -> Iterator[None]:
     """Workers and the fake trainer in this process, and no waiting for the disk."""
 
-    def run_workers(name: str, folder: Path, arguments: list[str], unit: str, gpus_each: int = 1) -> None:
+    def run_workers(name: str, folder: Path, arguments: list[str], *_: object) -> None:
         worker = Worker(0, 1, 0, folder / f"{name.rpartition('.')[2]}.progress")
         try:
             importlib.import_module(name).work(worker, *arguments)

@@ -25,12 +25,15 @@ def free_port() -> int:
 
 
 class Node:
-    """One of the two machines, at work on iter.sh."""
+    """One of the machines, at work on iter.sh."""
 
-    def __init__(self, rank: int, port: int, logs: Path, arguments: list[str], **env: str) -> None:
+    def __init__(
+        self, rank: int, port: int, logs: Path, arguments: list[str], count: int = 2, **env: str
+    ) -> None:
         logs.mkdir(exist_ok=True)
         self.outputs = {name: logs / f"node-{rank}.{name}" for name in ("out", "err")}
-        own = {"NNODES": "2", "NODE_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        own = {"NNODES": str(count), "NODE_RANK": str(rank)}
+        own |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         with self.outputs["out"].open("w") as out, self.outputs["err"].open("w") as err:
             self.process = subprocess.Popen(
                 ["bash", ITER, *arguments],
@@ -51,9 +54,12 @@ class Node:
 
 
 @contextlib.contextmanager
-def two_nodes(logs: Path, arguments: list[str], **env: str) -> Iterator[list[Node]]:
-    port = free_port()
-    nodes = [Node(rank, port, logs, arguments, **env) for rank in (0, 1)]
+def nodes_on(
+    logs: Path, arguments: list[str], count: int = 2, port: int | None = None
+) -> Iterator[list[Node]]:
+    """The same iter.sh on so many nodes, which are killed at the end."""
+    port = port or free_port()
+    nodes = [Node(rank, port, logs, arguments, count) for rank in range(count)]
     try:
         yield nodes
     finally:

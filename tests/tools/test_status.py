@@ -7,7 +7,7 @@ from commands import run_python
 from machines_here import free_port
 
 from dice.errors import BadInput, StageFailed
-from dice.launch import peers
+from dice.launch import machines
 from dice.run import files, lock
 from dice.run.lock import locked
 from dice.run.run import Run
@@ -96,7 +96,7 @@ def test_a_node_that_does_not_come(fake_run, monkeypatch, capsys):
     values = {"NNODES": 2, "NODE_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(peers, "PATIENCE", 0.1)
+    monkeypatch.setattr(machines, "PATIENCE", 0.1)
     with pytest.raises(StageFailed):
         execute(generate.STAGE, fake_run, 1)
     assert "round 1, generate: node 1 has not come to generate of round 1" in told(fake_run, capsys)

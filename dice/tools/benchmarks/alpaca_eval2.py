@@ -136,7 +136,7 @@ def _judge(task: Task, run: Run, python: str) -> Outcome:
     env["OPENAI_CLIENT_CONFIG_PATH"] = os.devnull  # what else the package would ask
     log = folder / "logs" / "judge.log"
     command = [python, "-P", str(ANNOTATE), str(settings)]  # -P: it must not take DICE's modules for its own
-    processes.run_logged(command, log, "judge", "judgments", lambda: (0, 0), env)
+    processes.run_logged(command, log, "judge", env=env)
     metrics = read_json(folder / "metrics.json")
     if metrics is None:
         raise StageFailed(f"alpaca_eval wrote no metrics; its log: {log}")

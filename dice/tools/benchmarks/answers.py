@@ -11,6 +11,7 @@ from typing import Any
 
 from dice.errors import BadInput
 from dice.launch import processes
+from dice.launch.processes import Launch, Workers
 from dice.launch.worker import Worker
 from dice.recipe.keys import Recipe
 from dice.run import files
@@ -37,6 +38,9 @@ def stage(task: Task) -> Stage:
         own = {"benchmark": task.name, "model": task.model, "decoding": asdict(task.decoding)}
         return {**sampling, **own, "generate": options}
 
+    def launches(run: Run, t: int) -> list[Launch]:
+        return [_workers(task, run, turn).launch() for turn in _turns(task, run)]
+
     outputs = ("turns", task.benchmark.answers_in)
     parts = ("turns/*/*/part-*.jsonl",)
     number = task.model.removeprefix("round-")
@@ -50,6 +54,7 @@ def stage(task: Task) -> Stage:
         folder=task.folder,
         parts=parts,
         needs=lambda *_: needs,
+        launches=launches,
     )
 
 
@@ -72,15 +77,14 @@ def _recipe(recipe: Recipe, sampling: dict[str, Any]) -> Recipe:
 
 
 def _run(task: Task, run: Run) -> Outcome:
-    folder = task.folder(run)
     replies: list[list[Reply]] = [[] for _ in task.questions]
-    for turn in range(max(len(question.turns) for question in task.questions)):
+    for turn in range(len(_turns(task, run))):
         conversations = {
             index: _messages(question.turns[: turn + 1], replies[index])
             for index, question in enumerate(task.questions)
             if turn < len(question.turns)
         }
-        answered = _sample(task, run, folder / "turns" / f"turn-{turn + 1}", conversations)
+        answered = _sample(task, run, _turns(task, run)[turn], conversations)
         for index, reply in answered.items():
             replies[index].append(reply)
     answered = zip(task.questions, replies, strict=True)
@@ -99,6 +103,17 @@ def _run(task: Task, run: Run) -> Outcome:
         figures={"mean_chars": chars, "cut_off": cut_off, "notes": notes},
         warnings=warnings + notes,
     )
+
+
+def _turns(task: Task, run: Run) -> list[Path]:
+    """The folder of each turn."""
+    count = max(len(question.turns) for question in task.questions)
+    return [task.folder(run) / "turns" / f"turn-{turn}" for turn in range(1, count + 1)]
+
+
+def _workers(task: Task, run: Run, turn: Path) -> Workers:
+    arguments, parallel = [str(run.path), task.model, str(turn)], run.recipe.generate.tensor_parallel
+    return Workers("dice.tools.benchmarks", task.folder(run), arguments, "questions", parallel, turn.name)
 
 
 def _messages(turns: tuple[str, ...], replies: list[Reply]) -> list[Message]:
@@ -123,9 +138,7 @@ def _sample(task: Task, run: Run, folder: Path, conversations: dict[int, list[Me
         files.write_rows(part / "prompts.jsonl", prompts.values())
         decoding = {"top_p": task.decoding.top_p, "max_new_tokens": task.decoding.max_new_tokens}
         files.write_json(part / "sampling.json", {"temperature": temperature, **decoding})
-    arguments = [str(run.path), task.model, str(folder)]
-    parallel = run.recipe.generate.tensor_parallel
-    processes.run_workers("dice.tools.benchmarks", task.folder(run), arguments, "questions", parallel)
+    processes.run_workers(*_workers(task, run, folder))
     found = {
         (part.name, response.prompt_id): response
         for part in folder.glob("temperature-*")
