@@ -23,32 +23,29 @@ SETTLED = 3.0
 REMEMBERED = 100_000  # files
 
 
-class _Memory(dict[str, list]):
-    """Path -> [size, mtime, ctime, inode, digest], kept between processes."""
-
-    @property
-    def path(self) -> Path:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return Path(cache) / "dice" / "digests.json"
-
-    def save(self) -> None:
-        """Add what was learned to the file. It is only a convenience, so nothing is said where that fails."""
-        with contextlib.suppress(OSError):
-            entries = list(({**(files.read_json(self.path) or {}), **self}).items())
-            files.write_json(self.path, dict(entries[-REMEMBERED:]))
+def _memory_file() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(cache) / "dice" / "digests.json"
 
 
 @functools.cache
-def _memory() -> _Memory:
-    memory = _Memory()
+def _memory() -> dict[str, list]:
+    """Path -> [size, mtime, ctime, inode, digest], kept between processes."""
     with contextlib.suppress(OSError):
-        memory.update(files.read_json(memory.path) or {})
-    return memory
+        return files.read_json(_memory_file()) or {}
+    return {}
+
+
+def _save() -> None:
+    """Add what was learned to the file. It is only a convenience, so nothing is said where that fails."""
+    with contextlib.suppress(OSError):
+        entries = list(({**(files.read_json(_memory_file()) or {}), **_memory()}).items())
+        files.write_json(_memory_file(), dict(entries[-REMEMBERED:]))
 
 
 @functools.cache
 def _save_at_exit() -> None:
-    atexit.register(_memory().save)
+    atexit.register(_save)
 
 
 def file_digest(path: Path) -> str:

@@ -5,6 +5,7 @@ that it depends on, the digests of its outputs, and one of itself. Nothing is re
 is what its manifest says.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -153,10 +154,8 @@ def versions() -> dict[str, str]:
     """Versions of what results depend on."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return found
 
 

@@ -27,7 +27,7 @@ from dice.run.state import Found, StageFiles
 
 @dataclass
 class Outcome:
-    """What a stage did, for its manifest and for the terminal."""
+    """What a stage did, for the terminal and, but for `notes`, under the same names for its manifest."""
 
     rows_in: int
     rows_out: int
@@ -153,12 +153,7 @@ def _execute(stage: Stage, run: Run, t: int, force: bool) -> Manifest:
         round=t,
         **basis,
         outputs=digests_of(files.folder, stage.outputs),
-        rows_in=outcome.rows_in,
-        rows_out=outcome.rows_out,
-        dropped=outcome.dropped,
-        summary=outcome.summary,
-        figures=outcome.figures,
-        warnings=outcome.warnings,
+        **{name: value for name, value in vars(outcome).items() if name != "notes"},
         seconds=round(seconds, 1),
         resumed=resumed,
         versions=versions(),

@@ -40,7 +40,7 @@ def test_one_byte_anywhere_matters(tmp_path):
 
 def test_a_large_file_is_read_once(settled, monkeypatch):
     digest = file_digest(settled)
-    digests._memory().save()
+    digests._save()
     digests._memory.cache_clear()  # another process
     monkeypatch.setattr(digests, "_read", lambda file: pytest.fail("it is read again"))
     assert file_digest(settled) == digest
@@ -71,12 +71,12 @@ def test_a_file_that_was_just_written_is_not_remembered(settled, monkeypatch):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"x": 1}', '{"PATH": [1, 2]}'])
 def test_a_broken_memory_is_only_forgotten(settled, text):
-    memory = digests._memory().path
+    memory = digests._memory_file()
     memory.parent.mkdir(parents=True)
     memory.write_text(text.replace("PATH", str(settled)))
     digests._memory.cache_clear()
     assert file_digest(settled) == hashlib.sha256(LARGE).hexdigest()
-    digests._memory().save()
+    digests._save()
 
 
 def test_a_model_is_known_by_all_its_files(tmp_path):
