@@ -47,7 +47,9 @@ def make_sampler(engine, model, chat, **options):
         "max_model_len": 256,
         **options,
     }
-    return load_sampler(engine)(str(model), list(chat.stop_ids), Generate(**options), "float32")
+    return load_sampler(engine)(
+        str(model), list(chat.stop_ids), Generate().model_copy(update=options), "float32"
+    )
 
 
 def answers(sampled):

@@ -8,7 +8,7 @@ import pytest
 from dice.errors import BadInput
 from dice.launch import devices, worker
 from dice.launch.worker import Worker
-from dice.recipe.keys import Generate, Recipe
+from dice.recipe.keys import Recipe
 from dice.stages import checks
 
 
@@ -53,7 +53,7 @@ def test_only_vllm_spreads_a_model_over_gpus(monkeypatch):
 
     def found(**options):
         return checks.check_gpus(
-            Recipe("policy", "reference", "llama3", "prompts", generate=Generate(**options))
+            Recipe(policy="p", reference="r", template="llama3", prompts="p", run="r").sampling(**options)
         )
 
     assert found(engine="hf") == "4 of 1 GPU each"

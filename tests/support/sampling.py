@@ -16,7 +16,9 @@ def requests(chat, prompts=PROMPTS):
 
 def sampler(engine, model, chat, **options):
     options = {"samples": 3, "max_new_tokens": 12, "temperature": 1.0, **options}
-    return load_sampler(engine)(str(model), list(chat.stop_ids), Generate(**options), "auto")
+    return load_sampler(engine)(
+        str(model), list(chat.stop_ids), Generate().model_copy(update=options), "auto"
+    )
 
 
 def answers(sampled):
