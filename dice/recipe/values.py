@@ -62,5 +62,6 @@ Text = Annotated[str, Strict(), read_as(str, int, float)]
 Whole = Annotated[int, Strict(), read_as(int, str)]
 Real = Annotated[float, Strict(), read_as(float, str)]
 Count = Annotated[Whole, Field(ge=1)]
-Number = Annotated[int, Strict()] | Annotated[float, Strict()]  # which manifests record as it was written
+# A whole number stays one, as manifests record it; one that is beyond a float's precision becomes a float.
+Number = Annotated[int, Strict(), Field(ge=-(2**53), le=2**53)] | Annotated[float, Strict()]
 PassedOn = Annotated[dict, AfterValidator(_passed_on)]  # arguments of another program, as they are

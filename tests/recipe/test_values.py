@@ -129,6 +129,10 @@ def test_a_name_that_no_file_can_have(fake_settings, key):
 
 
 def test_values_beyond_all_measure(fake_settings):
-    for override in (f"replay.gamma={'9' * 400}", "policy=\ud800", "\ud800=1", "generate.engine_args=[1]"):
+    huge = "9" * 400
+    overrides = [
+        f"{key}={huge}" for key in ("replay.gamma", "pair.alpha", "score.quantization_bit", "rounds")
+    ]
+    for override in (*overrides, "policy=\ud800", "\ud800=1", "generate.engine_args=[1]", "train=[1]"):
         with pytest.raises(BadInput, match="on the command line"):
             load_recipe("tiny", [*fake_settings, override])
