@@ -8,7 +8,7 @@ import pytest
 from dice.errors import BadInput
 from dice.launch import devices, worker
 from dice.launch.worker import Worker
-from dice.recipe.keys import Recipe
+from dice.recipe.load import load_recipe
 from dice.stages import checks
 
 
@@ -52,9 +52,7 @@ def test_only_vllm_spreads_a_model_over_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
 
     def found(**options):
-        return checks.check_gpus(
-            Recipe(policy="p", reference="r", template="llama3", prompts="p", run="r").sampling(**options)
-        )
+        return checks.check_gpus(load_recipe("llama3").sampling(**options))
 
     assert found(engine="hf") == "4 of 1 GPU each"
     assert found(engine="vllm", tensor_parallel=2) == "2 of 2 GPUs each"
