@@ -37,4 +37,6 @@ def read(path: Path, label: str) -> BadInput | StageFailed | None:
         status, _, line = path.read_text(encoding="utf-8").partition("\n")
     except OSError:
         return None
+    if not line:  # there was no room for it
+        return None
     return BadInput(line) if status == str(BadInput.status) else StageFailed(f"{label}: {line}")

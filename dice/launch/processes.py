@@ -168,7 +168,7 @@ def run_logged(
                 wait_for(process, bar.update)
         except (BadInput, StageFailed):  # of another node: this one may know the true cause
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=machines.LAST_WORDS / 2)
+                process.wait(timeout=machines.LAST_WORDS / 3)
             if not process.returncode:
                 raise
         finally:
