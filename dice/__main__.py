@@ -5,21 +5,20 @@ import signal
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the rest is imported: no traceback
 
-import functools
 import os
 import sys
 from pathlib import Path
 
 from dice import __version__
-from dice.errors import BadInput, first_line
-from dice.launch import command_line, machines
-from dice.launch.console import console, run, say, shown
+from dice.errors import BadInput
+from dice.launch import command_line
+from dice.launch.console import console, run, shown
 from dice.launch.processes import die_with_parent
 from dice.recipe.load import load_recipe
+from dice.run.manifests import Manifest
 from dice.run.run import Run, open_run
-from dice.run.stage import facts
-from dice.stages.order import STAGES, execute
-from dice.tools import reuse, status
+
+# What a command needs besides is imported where it is used: numpy and the stages take a third of a second.
 
 
 class ForUsers:
@@ -50,6 +49,8 @@ class ForUsers:
             run: The run's folder, such as results/tiny; without it all runs are listed.
             check: Compare every file with its stage's manifest; the status is 1 where one was changed.
         """
+        from dice.tools import status
+
         if run is None:
             status.show_all()
         elif status.show_run(open_run(run), check):
@@ -62,19 +63,9 @@ class ForUsers:
             quick: Load no model; otherwise those of every round are, to show pairs token by token.
             in_loop: For iter.sh: write it only where the recipe wants it, and never fail.
         """
-        opened = open_run(run)
-        if in_loop and not opened.recipe.report:
-            return
-        from dice.tools.report import write_report
+        from dice.tools.report import report
 
-        try:
-            with machines.meeting("report") as meeting:
-                meeting.agree(functools.partial(facts, opened))
-                write_report(opened, quick) if meeting.leads else meeting.follow()
-        except Exception as error:
-            if not in_loop:
-                raise
-            say(f"report    not written: {first_line(error)}", mark="!")
+        report(open_run(run), quick, in_loop)
 
     def score(
         self,
@@ -146,11 +137,10 @@ class ForUsers:
             max_new_tokens (N): The longest answer in tokens, instead of the benchmark's.
             length_data (FILE): AlpacaEval's df_gamed.csv, instead of the Hub's.
         """
-        from dice.stages import evaluate
-        from dice.tools.benchmarks import evaluation
-
         opened = open_run(run)
         if benchmark is not None:
+            from dice.tools.benchmarks import evaluation
+
             evaluation.evaluate(opened, benchmark, evaluation.parse(options), force)
             return
         if options:
@@ -158,7 +148,9 @@ class ForUsers:
         if not opened.recipe.evaluate.judge:
             console.print("  evaluate  this recipe has no judge; nothing to do")
             return
-        evaluate.show(execute(evaluate.STAGE, opened, 0, force))
+        from dice.stages import evaluate
+
+        evaluate.show(_execute(evaluate.STAGE.name, opened, 0, force))
 
     def export(
         self, source: str, round: int | None = None, *, output: str | None = None, push: str | None = None
@@ -234,6 +226,8 @@ class ForTheLoop:
 
     def share(self, run: str) -> None:
         """Take over what other runs beside this one have done alike."""
+        from dice.tools import reuse
+
         reuse.reuse(open_run(run))
 
     def train_rm(self, run: str, *, force: bool = False) -> None:
@@ -242,7 +236,7 @@ class ForTheLoop:
 
         opened = open_run(run)
         if train_reward_model.is_wanted(opened.recipe):
-            execute(train_reward_model.STAGE, opened, 0, force)
+            _execute(train_reward_model.STAGE.name, opened, 0, force)
 
     def generate(self, run: str, round: int, *, force: bool = False) -> None:
         """Sample K responses to each prompt from the round's policy."""
@@ -258,6 +252,8 @@ class ForTheLoop:
 
     def places(self, run: str) -> None:
         """Print where a run's models, data sets and logs lie."""
+        from dice.tools import status
+
         status.show_paths(open_run(run))
 
 
@@ -275,7 +271,13 @@ class Commands(ForUsers, ForTheLoop):
 
 def _stage(name: str, run: str, round: int, force: bool) -> None:
     opened = open_run(run)
-    execute(STAGES[name], opened, _round_of(opened, round), force)
+    _execute(name, opened, _round_of(opened, round), force)
+
+
+def _execute(name: str, run: Run, round: int, force: bool) -> Manifest:
+    from dice.stages.order import STAGES, execute
+
+    return execute(STAGES[name], run, round, force)
 
 
 def _round_of(run: Run, round: object) -> int:
@@ -288,11 +290,7 @@ def _round_of(run: Run, round: object) -> int:
 def main() -> None:
     if os.environ.get("DICE_IN_LOOP"):  # started by iter.sh: a killed loop takes its stage along
         die_with_parent()
-    run(_main)
-
-
-def _main() -> None:
-    command_line.call(Commands, sys.argv[1:], __version__)
+    run(lambda: command_line.call(Commands, sys.argv[1:], __version__))
 
 
 if __name__ == "__main__":

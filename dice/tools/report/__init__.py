@@ -6,12 +6,15 @@ are imported only once there is something to draw.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from dice.errors import counted
+from dice.errors import counted, first_line
+from dice.launch import machines
 from dice.launch.console import say, shown
 from dice.run import files
 from dice.run.run import Run
+from dice.run.stage import facts
 from dice.tools.report.collect import Round, collect
 
 if TYPE_CHECKING:
@@ -20,6 +23,23 @@ if TYPE_CHECKING:
 MOST_BYTES = 4_800_000  # of the page
 PAGE_BYTES = 250_000  # of it for text, tables, style and script
 PLOT_BYTES = 2_400_000  # of it for the plots of rounds: nine of a round take 150,000 to 210,000
+
+
+def report(run: Run, quick: bool, in_loop: bool) -> None:
+    """Write a run's report; with several nodes, node 0 does.
+
+    In the loop only where the recipe wants one, and without a failure if it can't be written.
+    """
+    if in_loop and not run.recipe.report:
+        return
+    try:
+        with machines.meeting("report") as meeting:
+            meeting.agree(partial(facts, run))
+            write_report(run, quick) if meeting.leads else meeting.follow()
+    except Exception as error:
+        if not in_loop:
+            raise
+        say(f"report    not written: {first_line(error)}", mark="!")
 
 
 def write_report(run: Run, quick: bool = False) -> None:

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import benchmark_files
 import pytest
 
-from dice import __main__ as main
+from dice.__main__ import Commands
 from dice.errors import BadInput
+from dice.launch import command_line
 from dice.recipe import load
 from dice.run.run import create_run
 from dice.tools.benchmarks import evaluation
@@ -116,9 +117,9 @@ def test_options_of_the_request_are_json(run, monkeypatch):
     given = '{"chat_template_kwargs": {"enable_thinking": false}, "max_tokens": null, "seed": 1}'
     got = []
     monkeypatch.setattr(evaluation, "evaluate", lambda run, name, options, force: got.append(options))
-    command = ["dice", "evaluate", str(run.path), "--benchmark=mt_bench", f"--judge_options={given}"]
-    monkeypatch.setattr("sys.argv", command)
-    main._main()
+    command_line.call(
+        Commands, ["evaluate", str(run.path), "--benchmark=mt_bench", f"--judge_options={given}"], ""
+    )
     assert got[0].judge_options == json.loads(given)
     asked = {"temperature": 0.0, "chat_template_kwargs": {"enable_thinking": False}, "seed": 1}
     benchmark = SimpleNamespace(
