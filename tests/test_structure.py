@@ -65,7 +65,7 @@ def test_a_packages_init_only_hands_names_on():
 
 def test_files_and_functions_stay_short():
     lines = {str(path): path.read_text(encoding="utf-8").count("\n") for path in FILES}
-    assert not {path: count for path, count in lines.items() if count > 350}
+    assert not {path: count for path, count in lines.items() if count > 300}
     long = {f"{path}: {name}": n for path in FILES for name, n in house.functions(path) if n > 50}
     assert not long
 
@@ -95,12 +95,10 @@ def test_every_library_that_is_imported_is_pinned():
     assert not missing
 
 
-@pytest.mark.parametrize(
-    "module", ["dice.__main__", "dice.stages.pair", "dice.tools.status", "dice.stages.prepare"]
-)
-def test_light_commands_load_no_heavy_library(module):
+def test_light_commands_load_no_heavy_library():
+    light = "dice.__main__, dice.stages.pair, dice.tools.status, dice.stages.prepare"
     heavy = ["torch", "transformers", "llamafactory", "vllm", "datasets"]
-    code = f"import sys, {module}; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, {light}; print([name for name in {heavy} if name in sys.modules])"
     loaded = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
     )

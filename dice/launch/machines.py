@@ -18,21 +18,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from dice.errors import BadInput, StageFailed, printable
-from dice.launch import disk_errors
 from dice.launch.console import say
 from dice.launch.devices import master_address, node_count, node_rank
+from dice.launch.failures import Failure, as_error, in_words, node_name
 from dice.recipe.keys import ROOT
 
 SILENCE = 30.0  # seconds without a sign of life after which a node is given up
 LAST_WORDS = 3.0  # seconds in which nodes that end for one reason tell each other why
 PATIENCE = 45.0  # seconds to wait for a node that was there a moment ago
 FIRST_PATIENCE = 600.0  # seconds to wait for it at the first command of a loop
-LONGEST = 1 << 15  # bytes of a value
 NO_NODE_0 = "environment: whoever answers at {} (MASTER_ADDR, MASTER_PORT + 1) is not node 0 of this run"
 AGREED, OVER = "agreed", "over"  # how a command begins (its part number 0) and ends
 
@@ -47,25 +46,6 @@ class Next(msgspec.Struct):
     stage: str
     round: int
     part: str
-
-
-class Failure(msgspec.Struct):
-    """Why a node ends, with the status of `BadInput` or `StageFailed`."""
-
-    node: str
-    cause: str
-    status: Literal[1, 2] = 1
-
-    def encoded(self) -> str:
-        half = LONGEST // 16  # of the middle, in characters, only so much that the whole is short enough
-        cause = self.cause if len(self.cause) <= 2 * half else f"{self.cause[:half]} … {self.cause[-half:]}"
-        return msgspec.json.encode(Failure(self.node, cause, self.status)).decode()
-
-
-def node_name(rank: int, name: bytes | str) -> str:
-    """A node as it is shown: its rank, and its machine's name out of the value of `node/RANK`."""
-    text = name.decode(errors="replace") if isinstance(name, bytes) else name
-    return f"node {rank} ({printable(text.partition(' ')[2][:100])})"
 
 
 class Meeting:
@@ -177,7 +157,7 @@ class Meeting:
         if self.channel:
             self._look()
             if failures := self.failures():
-                raise _as_error(failures)
+                raise as_error(failures)
 
     def failures(self) -> list[Failure]:
         """Why other nodes end, so far."""
@@ -280,15 +260,15 @@ def meeting(stage: str, t: int = 0) -> Iterator[Meeting]:
         if present.leads:
             present.announce(OVER)
         if failures := present.end():
-            raise _as_error(failures)
+            raise as_error(failures)
     except BaseException as error:
         heard = present.failures()
-        from_here = not heard or str(error) != str(_as_error(heard))
+        from_here = not heard or str(error) != str(as_error(heard))
         failures = present.end(error if from_here else None)
         if not from_here:
-            raise _as_error(failures) from None
+            raise as_error(failures) from None
         if failures and isinstance(error, StageFailed):
-            raise StageFailed(f"{error}\n{_as_error(failures)}") from None
+            raise StageFailed(f"{error}\n{as_error(failures)}") from None
         raise
     finally:
         _current = None
@@ -298,22 +278,3 @@ def meeting(stage: str, t: int = 0) -> Iterator[Meeting]:
 def current() -> Meeting:
     """The meeting that this process is at; outside of any it is alone."""
     return _current or Meeting()
-
-
-def _as_error(failures: list[Failure]) -> BadInput | StageFailed:
-    """What other nodes failed of, nothing in it that moves a terminal's cursor."""
-    words = [f"{failure.node}: {failure.cause}".splitlines() for failure in failures]
-    texts = ["\n".join(map(printable, lines)) for lines in words]
-    if all(failure.status == BadInput.status for failure in failures):
-        return BadInput("; ".join(texts))
-    return StageFailed("\n".join(texts))
-
-
-def in_words(error: BaseException) -> str:
-    """An error for those who don't see its traceback."""
-    if isinstance(error, BadInput | StageFailed):
-        return str(error)
-    if isinstance(error, KeyboardInterrupt | SystemExit):
-        return "it was interrupted"
-    refused = disk_errors.refusal(error) if isinstance(error, OSError) else None
-    return refused or f"{type(error).__name__}: {error}"

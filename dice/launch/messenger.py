@@ -24,7 +24,8 @@ from uuid import uuid4
 
 from torch.distributed import DistError, DistNetworkError, DistStoreError, TCPStore
 
-from dice.launch.machines import LONGEST, NO_NODE_0, SILENCE, Failure, node_name
+from dice.launch.failures import LONGEST, Failure, node_name
+from dice.launch.machines import NO_NODE_0, SILENCE
 
 PAUSE = 0.2  # seconds between two looks at the store
 TIMEOUT = 5.0  # seconds for one answer of the store

@@ -18,6 +18,7 @@ from typing import Any
 from dice.errors import BadInput
 from dice.launch import devices, machines
 from dice.launch.console import say
+from dice.launch.failures import in_words
 from dice.launch.processes import Launch
 from dice.run.lock import Held, locked
 from dice.run.manifests import ANEW, Manifest, commit, differences, digests_of, versions
@@ -133,7 +134,7 @@ def _noting_failure(stage: Stage, run: Run, t: int) -> Iterator[None]:
         with contextlib.suppress(BadInput, OSError):
             if devices.node_rank() == 0:
                 with locked(run.path):
-                    stage.files(run, t).fail(machines.in_words(error))
+                    stage.files(run, t).fail(in_words(error))
         raise
 
 

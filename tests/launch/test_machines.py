@@ -16,8 +16,9 @@ from commands import run_script
 from machines_here import free_port
 
 from dice.errors import BadInput, StageFailed
-from dice.launch import devices, machines, messenger
-from dice.launch.machines import Failure, Meeting
+from dice.launch import devices, failures, machines, messenger
+from dice.launch.failures import Failure
+from dice.launch.machines import Meeting
 from dice.recipe.keys import ROOT
 from dice.run import lock
 from dice.stages import prepare
@@ -189,7 +190,7 @@ def test_a_value_of_another_shape_is_none(value):
 
 def test_a_cause_of_any_length_fits_a_value():
     for char in ("a", "é", "\U0001f600", "\x1b", '"'):
-        assert len(Failure("node 1", char * 100_000).encoded().encode()) <= machines.LONGEST
+        assert len(Failure("node 1", char * 100_000).encoded().encode()) <= failures.LONGEST
 
 
 @pytest.mark.slow

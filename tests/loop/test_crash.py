@@ -58,6 +58,7 @@ def test_a_file_that_is_not_as_it_should_be_is_seen(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_of_reports_all_but_times_is_compared(fake_run):
     """The second training went on from an attempt that was ended; the third one dropped a pair."""
     write_round(fake_run)

@@ -8,6 +8,7 @@ from fuzz_round import COMMANDS
 NEEDS_TORCH = {"model: loaded"}
 
 
+@pytest.mark.slow
 def test_few_inputs_of_every_kind(tmp_path):
     names = {*READERS} | {*COMMANDS}
     found = list(fuzz.fuzz(tmp_path, 3, seed=7, without=NEEDS_TORCH))

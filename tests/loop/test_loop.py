@@ -18,6 +18,14 @@ from dice.run.files import shards, write_text
 from dice.stages import generate
 
 
+def test_a_round_and_the_evaluation(fake_settings, tmp_path):
+    result = loop(*fake_settings, "rounds=1")
+    assert result.returncode == 0, result.stderr
+    assert "round 1" in result.stdout and "win rate against DPO" in result.stdout
+    assert (tmp_path / "results" / "tiny" / "evaluate" / "evaluate.manifest.json").exists()
+
+
+@pytest.mark.slow
 def test_two_rounds_and_a_second_run_that_does_nothing(fake_settings, tmp_path):
     first = loop(*fake_settings)
     assert first.returncode == 0, first.stderr

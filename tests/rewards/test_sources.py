@@ -1,7 +1,5 @@
 """What all sources of rewards share: which responses they get, what is written, what is refused."""
 
-import json
-
 import pytest
 from commands import run_script
 
@@ -19,7 +17,6 @@ from dice.stages import generate, train, train_reward_model
 from dice.stages.order import STAGES, execute
 from dice.stages.prepare import start
 from dice.stages.score import work
-from dice.tools.score_file import score_file
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -273,29 +270,18 @@ def test_the_training_of_a_reward_model_leaves_out_what_is_of_dpo(fake_settings)
 @pytest.mark.slow
 @pytest.mark.parametrize("source", [source for source in REWARDS if source != "implicit"])
 def test_the_whole_loop_with_another_source(fake_settings, tmp_path, source):
-    result = run_script(
-        "bash", "scripts/run_dice/iter.sh", "tiny", *fake_settings, "rounds=1", f"score.reward={source}"
+    command = (
+        "bash",
+        "scripts/run_dice/iter.sh",
+        "tiny",
+        *fake_settings,
+        "rounds=1",
+        f"score.reward={source}",
     )
+    result = run_script(*command)
     assert result.returncode == 0, result.stderr
     assert "win rate against DPO" in result.stdout
     assert ("train_rm" in result.stdout) == (source == "reward_model")
     assert ("grades:" in result.stdout) == (source == "judge")
-    again = run_script(
-        "bash", "scripts/run_dice/iter.sh", "tiny", *fake_settings, "rounds=1", f"score.reward={source}"
-    )
+    again = run_script(*command)
     assert again.stdout.count("done before") == 5 + (source == "reward_model")
-
-
-def test_rewards_of_a_file_may_come_from_any_source(fake_settings, tmp_path):
-    """Without a reference, which only implicit rewards need."""
-    answers = tmp_path / "answers.jsonl"
-    answers.write_text(json.dumps({"prompt": "Hi", "response": "Hello"}) + "\n")
-    target = tmp_path / "rewards.jsonl"
-    words = ["policy=fake", "template=x", "generate.engine=fake", "score.reward=random"]
-    score_file(str(answers), None, words, str(target), per_token=False)
-    row = json.loads(target.read_text())
-    assert 0 <= row["reward"] < 1 and row["logp_policy"] is None
-    with pytest.raises(BadInput, match="only implicit rewards are sums over tokens, not random ones"):
-        score_file(str(answers), None, words, str(tmp_path / "others.jsonl"), per_token=True)
-    with pytest.raises(BadInput, match="missing: reference="):
-        score_file(str(answers), None, words[:-1], str(tmp_path / "others.jsonl"), per_token=False)

@@ -60,7 +60,10 @@ FILES = {  # file -> its maker, and the stages that read it: (stage, round)
 }
 
 
-@pytest.mark.parametrize("harm", [edit, truncate, swap])
+OTHER_WAYS = [pytest.param(harm, marks=pytest.mark.slow) for harm in (truncate, swap)]
+
+
+@pytest.mark.parametrize("harm", [edit, *OTHER_WAYS])
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_that_was_harmed_is_named_by_its_maker_and_its_readers(run, name, harm):
     maker, readers = FILES[name]

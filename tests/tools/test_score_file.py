@@ -247,3 +247,18 @@ def test_the_tiny_worlds_labels_are_found_again():
     (line,) = (line for line in result.stdout.splitlines() if line.startswith("agreement"))
     share, _, error = line.split()[1:4]
     assert float(share.rstrip("%")) - 3 * float(error.rstrip("%")) > 50
+
+
+def test_rewards_of_a_file_may_come_from_any_source(fake_settings, tmp_path):
+    """Without a reference, which only implicit rewards need."""
+    answers = tmp_path / "answers.jsonl"
+    answers.write_text(json.dumps({"prompt": "Hi", "response": "Hello"}) + "\n")
+    target = tmp_path / "rewards.jsonl"
+    words = ["policy=fake", "template=x", "generate.engine=fake", "score.reward=random"]
+    score_file.score_file(str(answers), None, words, str(target), per_token=False)
+    row = json.loads(target.read_text())
+    assert 0 <= row["reward"] < 1 and row["logp_policy"] is None
+    with pytest.raises(BadInput, match="only implicit rewards are sums over tokens, not random ones"):
+        score_file.score_file(str(answers), None, words, str(tmp_path / "others.jsonl"), per_token=True)
+    with pytest.raises(BadInput, match="missing: reference="):
+        score_file.score_file(str(answers), None, words[:-1], str(tmp_path / "others.jsonl"), per_token=False)
