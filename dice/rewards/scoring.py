@@ -10,39 +10,17 @@ encode them.
 
 import importlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from dice.errors import StageFailed
 from dice.launch.worker import Worker
 from dice.models import remote_code
 from dice.recipe.keys import Recipe
 from dice.rewards import judge
-from dice.rewards.source import READING, beside, responses_of
+from dice.rewards.source import READING, beside, responses_of, source_of
 from dice.run import files
 from dice.run.rows import Dropped, Score, UnreadResponse
 from dice.run.run import Run
-
-
-class SourceInfo(NamedTuple):
-    """What a source is called, and where it is."""
-
-    module: str  # of this package
-    title: str
-    unit: str  # what its rewards are counted in
-    counted: str  # what the progress bar counts
-
-
-SOURCES = {
-    "implicit": SourceInfo("implicit", "implicit rewards", "nats", "log-probs"),
-    "reward_model": SourceInfo("reward_model", "rewards of the reward model", "points", "rewards"),
-    "judge": SourceInfo("judge", "rewards of the judge", "grades", "responses"),
-    "random": SourceInfo("chance", "random rewards", "points", "responses"),
-}
-
-
-def source_of(recipe: Recipe) -> SourceInfo:
-    """The source of a recipe's rewards."""
-    return SOURCES[recipe.score.reward]
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What every source of rewards shares: which responses get a reward, and where their scores are written."""
+"""The sources of rewards, and what they share: which responses get one, where scores are written."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,6 +13,29 @@ from dice.recipe.keys import Recipe
 from dice.run import files
 from dice.run.rows import Dropped, Logps, Message, Prompt, Response, Score
 from dice.run.run import Run
+
+
+class SourceInfo(NamedTuple):
+    """What a source is called, and where it is."""
+
+    module: str  # of this package
+    title: str
+    unit: str  # what its rewards are counted in
+    counted: str  # what the progress bar counts
+
+
+SOURCES = {
+    "implicit": SourceInfo("implicit", "implicit rewards", "nats", "log-probs"),
+    "reward_model": SourceInfo("reward_model", "rewards of the reward model", "points", "rewards"),
+    "judge": SourceInfo("judge", "rewards of the judge", "grades", "responses"),
+    "random": SourceInfo("chance", "random rewards", "points", "responses"),
+}
+
+
+def source_of(recipe: Recipe) -> SourceInfo:
+    """The source of a recipe's rewards."""
+    return SOURCES[recipe.score.reward]
+
 
 READING = ("batch_tokens", "attn_implementation", "quantization_bit")  # how models are loaded and read
 

@@ -19,7 +19,7 @@ from dice.pairing.selection import Choice, choose, told_apart
 from dice.pairing.table import Table
 from dice.recipe.keys import Recipe
 from dice.recipe.seeds import seed_of
-from dice.rewards.scoring import source_of
+from dice.rewards.source import source_of
 from dice.run import files
 from dice.run.digests import file_digest, folder_digest
 from dice.run.rows import Pair, Preference, Prompt, Step

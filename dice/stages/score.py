@@ -8,13 +8,8 @@ from dice.launch import processes
 from dice.launch.processes import Workers
 from dice.launch.worker import Worker
 from dice.rewards.judge import is_local, tally
-from dice.rewards.scoring import (
-    score_shards,
-    scored,
-    settings,
-    source_of,
-)
-from dice.rewards.source import beside, responses_of
+from dice.rewards.scoring import score_shards, scored, settings
+from dice.rewards.source import beside, responses_of, source_of
 from dice.run import files
 from dice.run.digests import folder_digest, model_digest
 from dice.run.rows import Dropped, Score

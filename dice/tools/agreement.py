@@ -14,7 +14,7 @@ from dice.errors import BadInput, counted, printable
 from dice.launch.console import console, say, shown
 from dice.pairing import health
 from dice.recipe.keys import Recipe
-from dice.rewards.scoring import source_of
+from dice.rewards.source import source_of
 from dice.run.rows import Score
 from dice.run.run import Run
 from dice.stages.evaluate import win_rate

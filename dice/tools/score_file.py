@@ -17,8 +17,8 @@ from dice.models.checkpoint import check_model
 from dice.recipe.keys import Recipe
 from dice.recipe.load import load_recipe, resolved_yaml
 from dice.rewards import check
-from dice.rewards.scoring import SOURCES, scored, source_of
-from dice.rewards.source import beside, responses_of
+from dice.rewards.scoring import scored
+from dice.rewards.source import SOURCES, beside, responses_of, source_of
 from dice.run import files
 from dice.run.rows import Message, Prompt, Response, Score, TokenRewards, prompt_id, to_line
 from dice.run.run import Run

@@ -8,8 +8,8 @@ from dice.launch.worker import Worker
 from dice.recipe.keys import REWARDS
 from dice.recipe.load import load_recipe
 from dice.rewards import check
-from dice.rewards.scoring import SOURCES, score_shards, scored, settings
-from dice.rewards.source import beside, responses_of
+from dice.rewards.scoring import score_shards, scored, settings
+from dice.rewards.source import SOURCES, beside, responses_of
 from dice.run import files
 from dice.run.rows import Dropped, Graded, Prompt, Response, Score, prompt_id
 from dice.run.run import create_run

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dice.errors import counted
 from dice.models import hub
-from dice.rewards.scoring import source_of
+from dice.rewards.source import source_of
 from dice.run.run import Run
 from dice.run.stage import preview
 from dice.stages import evaluate, generate

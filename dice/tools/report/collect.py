@@ -8,7 +8,7 @@ import numpy as np
 from dice.data.round import read_prompts, read_scores
 from dice.errors import BadInput
 from dice.pairing.table import Table
-from dice.rewards.scoring import source_of
+from dice.rewards.source import source_of
 from dice.run import files
 from dice.run.manifests import Manifest
 from dice.run.rows import Pair, Step
