@@ -16,7 +16,6 @@ import numpy as np
 
 from dice.inference.sampler import Request, Sampled
 from dice.launch import processes
-from dice.launch.processes import Launch
 from dice.models.trainer import Trained
 from dice.recipe.keys import Generate
 from dice.run import files
@@ -125,7 +124,7 @@ def starting_from(model: str) -> dict[str, Any]:
     return {"model_name_or_path": model}
 
 
-def train(config: dict[str, Any], training: Launch) -> Trained:
+def train(config: dict[str, Any], log: Path, label: str) -> Trained:
     """As `dice.models.trainer.train`, in no time."""
     data, output = Path(config["dataset_dir"]) / "mixed.json", Path(config["output_dir"])
     files.remove(output)
@@ -134,7 +133,7 @@ def train(config: dict[str, Any], training: Launch) -> Trained:
     else:
         command = [sys.executable, "-m", "dice.inference.fake", str(data)]
         command += [config["model_name_or_path"], str(output)]
-        processes.run_logged(command, training.log, training.label)
+        processes.run_logged(command, log, label)
     return Trained(len(json.loads(data.read_text(encoding="utf-8"))), 0, [])
 
 

@@ -87,9 +87,8 @@ def starting_from(model: str) -> dict[str, Any]:
     return {"model_name_or_path": model}
 
 
-def launch(folder: Path, label: str) -> Launch:
-    """The training in a stage's folder, of the configuration that `train` saves: the same on all nodes."""
-    work, log = folder / "train", folder / "logs" / f"{label}.log"
+def launch(work: Path, log: Path, label: str) -> Launch:
+    """The training in the folder `work`, of the configuration that `train` saves: the same on all nodes."""
     return Launch(
         part="training",
         label=label,
@@ -102,20 +101,18 @@ def launch(folder: Path, label: str) -> Launch:
     )
 
 
-def train(config: dict[str, Any], training: Launch) -> Trained:
+def train(config: dict[str, Any], log: Path, label: str) -> Trained:
     """Train in `config["output_dir"]`, with the configuration saved beside the log.
 
     Raises StageFailed with the end of the log where training fails, BadInput where it was refused.
     """
     work = Path(config["output_dir"])
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-    files.write_text(training.log.with_suffix(".yaml"), text)
-    training.run_on_all_nodes()
+    files.write_text(log.with_suffix(".yaml"), text)
+    launch(work, log, label).run_on_all_nodes()
     if trained := finished(work):
         return trained
-    raise StageFailed(
-        f"{training.label} ended, but its result is not whole in {work}\n  whole log: {training.log}"
-    )
+    raise StageFailed(f"{label} ended, but its result is not whole in {work}\n  whole log: {log}")
 
 
 def finished(work: Path) -> Trained | None:

@@ -95,6 +95,10 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
     return {**own, "train": recipe.train.model_dump()}
 
 
+def _log(run: Run, t: int) -> Path:
+    return run.round_dir(t) / "logs" / "train.log"
+
+
 def _run(run: Run, t: int) -> Outcome:
     folder, recipe = run.round_dir(t), run.recipe
     rows = pair.STAGE.manifest(run, t).rows_out
@@ -102,7 +106,7 @@ def _run(run: Run, t: int) -> Outcome:
         check_rows(rows, recipe)
     engine = load_trainer(recipe.generate.engine)
     trained = engine.finished(folder / "train")  # killed after its last step, perhaps
-    trained = trained or engine.train(_begin(run, t), trainer.launch(folder, "train"))
+    trained = trained or engine.train(_begin(run, t), _log(run, t), "train")
     files.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
     trainer.collect(folder / "train", folder / "model", keep=True)
     return _outcome(rows, trained, recipe, _expected(run, t))
@@ -205,5 +209,5 @@ STAGE = Stage(
     working=("train",),
     needs=lambda run, t: [("pair", t), ("score", t), *makers(t - 1)],
     parts=("train/checkpoint-*/complete.json", "model/*.safetensors"),
-    launches=lambda run, t: [trainer.launch(run.round_dir(t), "train")],
+    launches=lambda run, t: [trainer.launch(run.round_dir(t) / "train", _log(run, t), "train")],
 )

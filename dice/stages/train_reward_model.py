@@ -6,6 +6,7 @@ takes the place of DPO: both make one thing of the same model and the same pairs
 """
 
 import json
+from pathlib import Path
 from typing import Any
 
 from dice.data import dataset_info
@@ -71,6 +72,10 @@ def _settings(run: Run, t: int) -> dict[str, Any]:
     return {**own, "batch": recipe.train.global_batch_size, "args": training_args(recipe)}
 
 
+def _log(run: Run) -> Path:
+    return run.reward_model_dir / "logs" / "train_rm.log"
+
+
 def _run(run: Run, t: int) -> Outcome:
     recipe, folder = run.recipe, run.reward_model_dir
     pairs, dropped = read_preferences(recipe.dataset_dir, recipe.replay.dataset)
@@ -80,7 +85,7 @@ def _run(run: Run, t: int) -> Outcome:
     trained = engine.finished(work)  # killed after its last step, perhaps
     if not trained:
         files.remove(work)
-        trained = engine.train(config_of(run), trainer.launch(folder, "train_rm"))
+        trained = engine.train(config_of(run), _log(run), "train_rm")
     files.write_text(folder / "curves.jsonl", (json.dumps(entry) + "\n" for entry in trained.curves))
     trainer.collect(work, folder / "model", keep=True)
     losses = [entry["loss"] for entry in trained.curves if "loss" in entry]
@@ -104,5 +109,5 @@ STAGE = Stage(
     run=_run,
     folder=lambda run, t: run.reward_model_dir,
     working=("train",),
-    launches=lambda run, t: [trainer.launch(run.reward_model_dir, "train_rm")],
+    launches=lambda run, t: [trainer.launch(run.reward_model_dir / "train", _log(run), "train_rm")],
 )
