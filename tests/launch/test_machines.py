@@ -248,7 +248,7 @@ def test_nodes_without_a_file_system_in_common(fake_run):
 def test_what_a_node_refuses_before_it_does_anything_ends_the_other(fake_settings, tmp_path, failing):
     """An override of one node, and the environment of one node."""
     for arguments, env, cause in (
-        (["seed=x"], {}, "seed: Value 'x'"),
+        (["seed=x"], {}, "seed is 'x'; it must be a whole number"),
         ([], {"NPROC_PER_NODE": "0"}, "NPROC_PER_NODE is '0'"),
     ):
         port, begun = free_port(), time.monotonic()

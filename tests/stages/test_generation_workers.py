@@ -119,7 +119,7 @@ def kill_a_worker_of(run):
             if (
                 "dice.launch.worker" in words
                 and str(run.path) in words
-                and "torch.distributed.run" not in words
+                and "dice.launch.torchrun" not in words
             ):
                 os.kill(int(path.parent.name), signal.SIGKILL)
                 return
