@@ -2,7 +2,7 @@
 # Checks the style, then runs the tests, two at a time (DICE_TEST_WORKERS sets another number).
 #
 #   bash scripts/test.sh                 all of it
-#   bash scripts/test.sh --fast          all but those marked slow: about 80 seconds on two cores
+#   bash scripts/test.sh --fast          all but those marked slow: about 70 seconds on two cores
 #   bash scripts/test.sh -k replay       further arguments go to pytest
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
