@@ -9,6 +9,7 @@ import json
 import os
 import re
 import urllib.parse
+from collections.abc import Mapping
 from pathlib import Path
 
 # Names with such a word hold a secret: HF_TOKEN, OPENAI_API_KEY; TOKENIZERS_PARALLELISM does not.
@@ -65,9 +66,10 @@ def clean(log: Path) -> None:
             log.write_bytes(cleaned)
 
 
-def first_in(text: str) -> str | None:
-    """The variable whose secret value is part of a text, if there is one."""
-    return next((name for name, value in secrets().items() if value in text), None)
+def first_in(text: str, known: Mapping[str, str] | None = None) -> str | None:
+    """The variable whose secret value is part of a text, if any; `known` has the secrets by variable."""
+    known = secrets() if known is None else known
+    return next((name for name, value in known.items() if value in text), None)
 
 
 def printable(text: str) -> str:

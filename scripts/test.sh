@@ -14,5 +14,6 @@ if [[ ${1:-} == --fast ]]; then
 fi
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}"  # threads of tests side by side would wait for each other
 workers=(-n "${DICE_TEST_WORKERS:-2}" --dist loadfile)
 "$PYTHON" -m pytest "${workers[@]}" ${selection[@]+"${selection[@]}"} "$@"

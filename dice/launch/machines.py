@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import TypeVar
 
 import msgspec
@@ -96,7 +96,7 @@ class Meeting:
     def agree(self, facts: Callable[[], dict[str, str]]) -> None:
         """Go on if all nodes were started alike: `facts`, name -> value in words, are the same on all.
 
-        Raises BadInput where they are not.
+        Raises BadInput where they are not, and StageFailed where a node does not tell all of them in time.
         """
         if self.count == 1:
             return
@@ -106,15 +106,28 @@ class Meeting:
             self._wait(lambda: self._read("next", Next))
             return
         for node in self.others:
-            theirs = self._wait(lambda node=node: self._read(f"facts/{node}", dict[str, str]))
+            theirs = self._facts(node, names=ours.keys())
             for name, value in ours.items():
-                if (other := theirs.get(name)) != value:
+                if theirs[name] != value:
                     raise BadInput(
-                        f"{self._name(node)} and node 0 differ in their {name}: {other} and {value}; "
+                        f"{self._name(node)} and node 0 differ in their {name}: {theirs[name]} and {value}; "
                         "start every node with the same command"
                     )
         self.number = -1
         self.announce(AGREED)
+
+    def _facts(self, node: int, names: Set[str]) -> dict[str, str]:
+        """How another node was started. What lacks the names is a stranger's; the node soon sets its own."""
+        begun = time.monotonic()
+
+        def told() -> dict[str, str] | None:
+            if time.monotonic() - begun > PATIENCE:
+                late = f"it has not told how it was started within {PATIENCE:.0f} s"
+                raise StageFailed(f"{self._name(node)}: {late}; all nodes need the same version of dice")
+            found = self._read(f"facts/{node}", dict[str, str])
+            return found if found and found.keys() == names else None
+
+        return self._wait(told)
 
     def announce(self, part: str) -> None:
         """Have the other nodes do a part, of which this one does its own share."""

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from dice.errors import BadInput, first_in, first_line
+from dice.errors import BadInput, first_in, first_line, secrets
 from dice.recipe.keys import (
     GROUPS,
     MANAGED_TRAIN_ARGS,
@@ -260,9 +260,10 @@ def _spelled(value: Any) -> str:
 
 
 def _refuse_secrets(recipe: Recipe, source: Source) -> None:
+    known = secrets()
     for key, value in inside(recipe.model_dump()):
         is_group = isinstance(value, dict | list)
-        if name := first_in(key) or (None if is_group else first_in(str(value))):
+        if name := first_in(key, known) or (None if is_group else first_in(str(value), known)):
             reason = f"the value of {name} is in it, but a recipe is written down with the results"
             raise BadInput(f"{source.place(key)}: {key}: {reason}")
 

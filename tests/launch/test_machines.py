@@ -172,6 +172,18 @@ def test_nodes_that_differ(node):
     assert str(caught.value).startswith(told)
 
 
+def test_facts_that_a_stranger_wrote_are_waited_past(monkeypatch):
+    """`{"node": "x"}` has the shape of facts; those of a node have our names, and come again and again."""
+    first = Meeting("score", 1)
+    first.count, first.others = 2, [1]
+    first.seen = {"node/1": b"0 machine", "facts/1": b'{"node": "x"}'}
+    monkeypatch.setattr(first, "_pause", lambda: first.seen.update({"facts/1": b'{"recipe": "a"}'}))
+    first.agree(lambda: {"recipe": "a"})
+    monkeypatch.setattr(machines, "PATIENCE", -1)
+    with pytest.raises(StageFailed, match="node 1 .machine.: it has not told how it was started"):
+        first.agree(lambda: {"recipe": "a", "commit": "b"})
+
+
 OTHER_SHAPES = (
     b"", b"[]", b"[" * 30_000, b'{"node": true}', b"\x1b[2J", b"\xff", b'{"number": 1}', b"1e400",
     b'{"recipe": 1}', b'{"node": "x", "cause": "y", "status": 3}',

@@ -23,7 +23,7 @@ TALK = {
     "terminal escapes": b"\x1b[2J\x1b]0;pwned\x07\n",
     "half a store's hello": b"\x00\xce\xf7",
 }
-OURS = ("next", "facts/1", "failed/0", "failed/1", "done/1")
+OURS = ("next", "facts/1", "facts/2", "failed/0", "failed/1", "done/1")
 ODD = ("\x1b[2J\x07", "{", "[" * 20_000, '{"part": 1}', '{"node": "x"}', "x" * (1 << 20), "")
 HELD = "a connection that is held open"
 CLIENT = "a client of the store with odd keys and values"

@@ -92,6 +92,7 @@ def test_an_error_that_nobody_expected(fake_run, capsys, error, word):
     assert word in text and ("round 1, generate: ValueError: odd" in text) == (word == "failed")
 
 
+@pytest.mark.slow
 def test_a_node_that_does_not_come(fake_run, monkeypatch, capsys):
     values = {"NNODES": 2, "NODE_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()}
     for name, value in values.items():

@@ -1,5 +1,6 @@
 """The doctor on the run as a whole: versions, steps against rows, memory, disk."""
 
+import functools
 import os
 import re
 import shutil
@@ -57,6 +58,7 @@ def _pins() -> dict[str, str]:
     return {name: pin for name, pin in found.items() if not name.startswith("vllm") or _version(name)}
 
 
+@functools.cache
 def _version(name: str) -> str | None:
     """The installed version without what a build adds to it (+cpu); None where it is missing."""
     try:

@@ -12,6 +12,7 @@ from dice.recipe.keys import RECIPES
 from dice.recipe.load import origin
 from dice.stages.prepare import load
 from dice.tools import doctor
+from dice.tools.doctor import run
 from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING
 from dice.tools.plan import hardware
 from dice.tools.plan.budget import budget
@@ -40,11 +41,14 @@ def test_versions(settings, tmp_path, monkeypatch):
     assert found("versions", *settings).level == FINE
     installed(tmp_path / "other", "fire", "0.0.1")
     monkeypatch.syspath_prepend(tmp_path / "other")
+    run._version.cache_clear()
     finding = found("versions", *settings)
     assert finding.level == WARNING and "fire 0.0.1 (tested: " in finding.what
     installed(tmp_path / "broken", "transformers", "9.0.0")
     monkeypatch.syspath_prepend(tmp_path / "broken")
+    run._version.cache_clear()
     finding = found("versions", *settings)
+    run._version.cache_clear()
     assert finding.level == FAULT and "llamafactory 0.9.5 needs transformers" in finding.what
     assert "not 9.0.0" in finding.what
 
