@@ -7,6 +7,7 @@ from small files that the workers keep up to date, so any number of workers shar
 import contextlib
 import errno
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -55,9 +56,14 @@ def run(main: Callable[[], object]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     try:
         main()
+        sys.stdout.flush()  # now, not as Python ends, when nothing can be said any more
     except (BadInput, StageFailed) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.status)
+    except BrokenPipeError:  # `dice ... | head -1`, or a loop that was killed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print("stopped: nobody reads its output any more", file=sys.stderr)
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno in MISPLACED:
             _refuse(error.filename, error.strerror.lower())

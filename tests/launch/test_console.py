@@ -3,10 +3,13 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from dice.launch.console import run
+from dice.recipe.keys import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +43,16 @@ def test_a_path_that_can_not_be_is_one_line(error, line, status, monkeypatch, ca
         run(main)
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith(f"error: {line}") and ended.value.code == status
+
+
+@pytest.mark.parametrize("command", [["--version"], ["status", "--help"]])
+def test_a_reader_that_has_gone(command):
+    """As of `dice ... | head -0`: one line, no traceback."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "dice", *command], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert ended.stderr == "stopped: nobody reads its output any more\n"
+    assert ended.returncode == 128 + signal.SIGPIPE
