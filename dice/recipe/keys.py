@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from dice.errors import spelled
 from dice.recipe.train_args import refusal
 from dice.recipe.values import Count, Number, PassedOn, Real, Text, Whole, read_as, require
 
@@ -164,7 +165,7 @@ class Train(Group):
         require(is_count, "per_device_train_batch_size", "must be a whole number of at least 1")
         for name, value in args.items():
             reason = refusal(name, value)
-            require(not reason, name, f"can't be {value!r:.80} in a round: {reason}")
+            require(not reason, name, f"can't be {spelled(value):.80} in a round: {reason}")
         return args
 
 

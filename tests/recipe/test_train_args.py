@@ -93,7 +93,8 @@ def test_what_would_break_a_round_is_refused_by_name(name):
     value = OTHERWISE.get(name, 0.5)
     with pytest.raises(BadInput) as caught:
         load_recipe("tiny", [f"train.{name}={value}"])
-    wanted = f"on the command line: train.{name} can't be {value!r} in a round: {REFUSED_TRAIN_ARGS[name]}"
+    shown = "false" if value is False else repr(value)
+    wanted = f"on the command line: train.{name} can't be {shown} in a round: {REFUSED_TRAIN_ARGS[name]}"
     assert str(caught.value) == wanted
     for harmless in AS_WITHOUT.get(name, (False, None, 0, "")):
         assert not refusal(name, harmless)
