@@ -88,8 +88,12 @@ def spelled(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its kind where it says nothing: libraries write essays."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    """The first line of what an error says, or its kind where it says nothing: libraries write essays.
+
+    Of a heading, which ends with a colon, the first line below it is part.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
 class BadInput(Exception):

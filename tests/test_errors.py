@@ -2,7 +2,7 @@
 
 import pytest
 
-from dice.errors import counted, spelled
+from dice.errors import counted, first_line, spelled
 
 
 def test_counts_agree_with_what_is_counted():
@@ -27,3 +27,19 @@ def test_counts_agree_with_what_is_counted():
 )
 def test_values_are_as_in_files(value, text):
     assert spelled(value) == text
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        ("no such file\nthe above report has more", "no such file"),
+        (
+            "Error(s) in loading:\n\n\tsize mismatch for a: b\n\tsize mismatch for c",
+            "Error(s) in loading: size mismatch for a: b",
+        ),
+        ("only a heading:", "only a heading:"),
+        ("\n \n", "ValueError"),
+    ],
+)
+def test_what_a_library_says_in_one_line(said, line):
+    assert first_line(ValueError(said)) == line

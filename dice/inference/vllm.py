@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dice.errors import BadInput
+from dice.errors import BadInput, first_line
 from dice.inference.sampler import Request, Sampled
 from dice.models import remote_code
 from dice.models.checkpoint import alters_base, base_of
@@ -197,5 +197,5 @@ def _reason(error: Exception) -> str:
         first = details()[0]
         text = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
     else:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        text = first_line(error)
     return text if len(text) < 240 else text.split(". ")[0]

@@ -125,12 +125,16 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             tokenizer_home(model), padding_side="right", **remote_code.config_options()
         )
+        # Where there are no files, transformers makes an empty tokenizer of some families.
+        if tokenizer.get_vocab().keys() <= tokenizer.get_added_vocab().keys():
+            raise ValueError("its files hold no vocabulary")
     except Exception as error:  # tokenizers raises the plain kind for what it can't read
         reason = first_line(error)
         raise BadInput(f"the tokenizer of {os.fspath(model)!r} can't be loaded: {reason}") from error
+    return tokenizer
 
 
 def check_alike(policy: str, reference: str) -> None:

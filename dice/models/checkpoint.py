@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dice.errors import BadInput, first_line
-from dice.models import hub, remote_code
+from dice.models import hub, remote_code, tied
 from dice.recipe.keys import resolve
 from dice.run import files
 from dice.run.digests import file_digest
@@ -79,7 +79,9 @@ def _check_folder(role: str, folder: Path, unfit: Unfit) -> None:
         if lack := _lack_of_weights(folder, "adapter_model.safetensors"):
             raise BadInput(f"{role}: {folder} {lack}")
         check_model(f"{role}: base of the adapter {folder}", base_of(str(folder)))
-    elif reason := _lack(folder, role in NEED_TOKENIZER) or unfit(files.read_json(folder / "config.json")):
+        return
+    reason = _lack(folder, role in NEED_TOKENIZER) or unfit(files.read_json(folder / "config.json"))
+    if reason := reason or tied.contradiction(folder, weight_files(folder)):
         raise BadInput(f"{role}: {folder} {reason}")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pydantic
 
-from dice.errors import spelled
+from dice.errors import first_line, spelled
 
 
 def llamafactory(module: str) -> types.ModuleType:
@@ -37,9 +37,10 @@ def hush() -> None:
 
 
 def wrong_arguments(args: dict[str, Any], section: str) -> Iterator[tuple[str, str]]:
-    """(key, what is wrong) of what a part of a recipe hands to LLaMA-Factory: unknown names, other types.
+    """(key, what is wrong) of what a part of a recipe hands to LLaMA-Factory.
 
-    Asking LLaMA-Factory takes seconds, unless there are no arguments at all.
+    That is unknown names, values of other types, and values that don't go together. Asking LLaMA-Factory
+    takes seconds, unless there are no arguments at all.
     """
     known = arguments() if args else {}
     for name, value in args.items():
@@ -50,6 +51,13 @@ def wrong_arguments(args: dict[str, Any], section: str) -> Iterator[tuple[str, s
             yield key, f"unknown key {key!r}: neither DICE nor LLaMA-Factory has it{hint}"
         elif wanted := _misfit(value, known[name]):
             yield key, f"{key} is {spelled(value)}; LLaMA-Factory takes {wanted.replace('None', 'null')}"
+    given = {"dataset": "mixed"} | args  # the loop names it
+    for kind in ("DataArguments", "FinetuningArguments") if args else ():
+        taken = getattr(llamafactory("hparams"), kind)
+        try:
+            taken(**{spec.name: given[spec.name] for spec in dataclasses.fields(taken) if spec.name in given})
+        except (ValueError, TypeError, AssertionError) as error:
+            yield section, f"{section}: LLaMA-Factory can't take all of it: {first_line(error)}"
 
 
 def arguments() -> dict[str, Any]:
@@ -59,7 +67,7 @@ def arguments() -> dict[str, Any]:
     for kind in ("Model", "Data", "Training", "Finetuning", "Generating"):
         arguments_of_kind = getattr(hparams, f"{kind}Arguments")
         hints = typing.get_type_hints(arguments_of_kind)
-        found |= {spec.name: hints[spec.name] for spec in dataclasses.fields(arguments_of_kind)}
+        found |= {spec.name: hints[spec.name] for spec in dataclasses.fields(arguments_of_kind) if spec.init}
     return found
 
 

@@ -6,14 +6,15 @@ import hashlib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from dice.errors import BadInput, spelled
-from dice.models import remote_code
+from dice.errors import BadInput, first_line, spelled
+from dice.models import remote_code, tied
 from dice.models.checkpoint import alters_base, base_of, only_pickles
 from dice.recipe.keys import resolve
 from dice.run.run import model_path
@@ -79,24 +80,42 @@ def load_model(name: str, options: Options, auto_class: type = AutoModelForCausa
     try:
         return _load(name, options, last, auto_class)
     except Exception as error:  # of any kind: what a config.json says is put to use in many places
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         what = "causal LM" if auto_class is AutoModelForCausalLM else "reward model"
-        raise BadInput(f"model {name!r} can't be loaded as a {what}: {reason}") from error
+        raise BadInput(f"model {name!r} can't be loaded as a {what}: {first_line(error)}") from error
 
 
 def _load(name: str, options: Options, attention: str | None, auto_class: type) -> torch.nn.Module:
     dtype = getattr(torch, dtype_name(options.dtype))
-    model, found = auto_class.from_pretrained(
+    model = whole_model(
         name,
-        **remote_code.model_options(),
+        auto_class,
         dtype=dtype,
         attn_implementation=attention,
         quantization_config=_quantization(options.quantization_bit, dtype),
         device_map={"": device()},
+    )
+    return model.eval().requires_grad_(False)
+
+
+def whole_model(name: str, auto_class: type = AutoModelForCausalLM, **options: Any) -> torch.nn.Module:
+    """A model whose weights are all from its checkpoint. `options` are those of `from_pretrained`.
+
+    Raises ValueError for weights that a checkpoint lacks or has in another shape, which would be random
+    numbers, and for a head that config.json denies.
+    """
+    model, found = auto_class.from_pretrained(
+        name,
+        **remote_code.model_options(),
+        **options,
+        ignore_mismatched_sizes=True,  # they are refused below, where they have names
         output_loading_info=True,
     )
     _refuse_missing(found["missing_keys"])
-    return model.eval().requires_grad_(False)
+    for weight, saved, wanted in sorted(found["mismatched_keys"])[:1]:
+        raise ValueError(f"its {weight} is {(*saved,)} in its weights, {(*wanted,)} by its config.json")
+    if tied.differ(model):
+        raise ValueError(f"its head and its embedding {tied.SAY_SO}")
+    return model
 
 
 def _refuse_missing(weights: Iterable[str]) -> None:
@@ -162,7 +181,7 @@ class Models:
                 warnings.filterwarnings("error", "Found missing adapter keys")
                 self._load_adapter(adapter, key)
         except ADAPTER_ERRORS as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise BadInput(f"adapter {adapter!r} can't be loaded onto {self._base!r}: {reason}") from error
         self._altered = alters_base(adapter)
         self._adapters.base_model.enable_adapter_layers()
@@ -206,7 +225,7 @@ def end_ids(name: str) -> list[int]:
             config = AutoConfig.from_pretrained(home, **remote_code.config_options())
             config = GenerationConfig.from_model_config(config)
     except Exception as error:  # of any kind: transformers puts its values to use at once
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadInput(f"model {name!r}: its generation_config.json can't be read: {reason}") from error
     eos = config.eos_token_id
     ids = eos if isinstance(eos, list) else [] if eos is None else [eos]

@@ -163,6 +163,7 @@ def collect(work: Path, model: Path, keep: bool = False) -> None:
     partial.mkdir(parents=True)
     for path in model_files(work):
         files.link(path, partial / path.name)
+        files.open_to_readers(partial / path.name)
         files.flush(partial / path.name)
     files.flush(partial)
     files.remove(model)

@@ -15,18 +15,12 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from dice.errors import spelled
+from dice.recipe.train_args import refusal
 from dice.recipe.values import Count, Number, PassedOn, Real, Text, Whole, read_as, require
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "scripts" / "run_dice" / "recipes"
-
-# LLaMA-Factory arguments that follow from the rest of the recipe, so nobody sets them by hand.
-MANAGED_TRAIN_ARGS = {
-    "do_train", "model_name_or_path", "adapter_name_or_path", "create_new_adapter", "ref_model",
-    "ref_model_adapters", "ref_model_quantization_bit", "template", "cutoff_len", "dataset", "dataset_dir",
-    "output_dir", "overwrite_output_dir", "resume_from_checkpoint", "run_name", "save_total_limit",
-    "save_only_model", "load_best_model_at_end", "seed", "gradient_accumulation_steps", "trust_remote_code",
-}  # fmt: skip
 
 # Options of vLLM that the rest of the recipe settles, and what to use instead.
 MANAGED_ENGINE_ARGS = {
@@ -169,6 +163,9 @@ class Train(Group):
         size = args.get("per_device_train_batch_size", 1)
         is_count = isinstance(size, int) and not isinstance(size, bool) and size >= 1
         require(is_count, "per_device_train_batch_size", "must be a whole number of at least 1")
+        for name, value in args.items():
+            reason = refusal(name, value)
+            require(not reason, name, f"can't be {spelled(value):.80} in a round: {reason}")
         return args
 
 

@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from dice.errors import BadInput, first_in, first_line, secrets
 from dice.recipe.keys import (
     GROUPS,
-    MANAGED_TRAIN_ARGS,
     RECIPES,
     ROOT,
     Recipe,
@@ -30,6 +29,7 @@ from dice.recipe.keys import (
     may_exist,
     recipe_names,
 )
+from dice.recipe.train_args import MANAGED_TRAIN_ARGS
 from dice.recipe.values import inside
 
 COMMAND_LINE = "on the command line"
@@ -179,11 +179,11 @@ def _with_train_args(block: dict[str, Any], source: Source) -> dict[str, Any]:
         return block
     own = {key: value for key, value in train.items() if key in Train.model_fields}
     args = {key: value for key, value in train.items() if key not in own}
-    for key in sorted(MANAGED_TRAIN_ARGS & args.keys()):
-        raise BadInput(f"{source.place(f'train.{key}')}: train.{key} follows from the rest of the recipe")
     given = own.get("args", {})
     if not isinstance(given, dict):
         raise BadInput(f"{source.place('train.args')}: train.args is {_spelled(given)}; it must be a mapping")
+    for key in sorted(MANAGED_TRAIN_ARGS & (args | given).keys()):
+        raise BadInput(f"{source.place(f'train.{key}')}: train.{key} follows from the rest of the recipe")
     return block | {"train": own | ({"args": given | _spelled_out(args)} if args else {})}
 
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from dice.errors import BadInput
+from dice.errors import BadInput, spelled
 from dice.models import llamafactory
 from dice.models.checkpoint import check_model, downloaded
-from dice.recipe.keys import MANAGED_TRAIN_ARGS, Recipe, resolve
+from dice.recipe.keys import Recipe, resolve
+from dice.recipe.train_args import MANAGED_TRAIN_ARGS, refusal
 from dice.rewards import judge, judge_server
 
 
@@ -65,5 +66,8 @@ def _check_args(recipe: Recipe) -> None:
     args = recipe.score.reward_args
     for name in sorted(MANAGED_TRAIN_ARGS & args.keys()):
         raise BadInput(f"score.reward_args: {name} follows from the rest of the recipe")
+    for name, value in args.items():
+        if reason := refusal(name, value):
+            raise BadInput(f"score.reward_args: {name} can't be {spelled(value)}: {reason}")
     for _, wrong in llamafactory.wrong_arguments(args, "score.reward_args"):
         raise BadInput(wrong)

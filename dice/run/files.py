@@ -57,6 +57,11 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def open_to_readers(path: Path) -> None:
+    """Give a file the mode of new ones in its folder; safetensors' own writer lets nobody else read."""
+    path.chmod(path.parent.stat().st_mode & 0o666)
+
+
 def write_array(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     """Write a JSON array atomically, a row per line, so that it reads well in a pager and in a diff."""
 

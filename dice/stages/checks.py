@@ -27,6 +27,11 @@ LOGGERS = {
     "tensorboard", "wandb", "mlflow", "swanlab", "trackio", "neptune", "comet_ml", "clearml", "dvclive",
     "codecarbon",
 }  # fmt: skip
+# LLaMA-Factory's switches and the module each needs.
+PACKAGES = {
+    "enable_liger_kernel": "liger_kernel", "use_galore": "galore_torch", "use_apollo": "apollo_torch",
+    "use_badam": "badam", "use_adam_mini": "adam_mini", "use_swanlab": "swanlab",
+}  # fmt: skip
 Place = Callable[[str], str]  # which file and line a key of the recipe comes from
 
 
@@ -120,8 +125,9 @@ def check_packages(recipe: Recipe, place: Place) -> str:
     """Raises BadInput for what a recipe asks for and only an optional package can do."""
     args = recipe.train.args
     loggers = args.get("report_to") or []
+    switched_on = {f"train.{key}": [name] for key, name in PACKAGES.items() if args.get(key)}
     quantized = args.get("quantization_bit") and (args.get("quantization_method") or "bnb") == "bnb"
-    asked = {
+    asked = switched_on | {
         "score.quantization_bit": ["bitsandbytes"] if recipe.score.quantization_bit else [],
         "train.quantization_bit": ["bitsandbytes"] if quantized else [],
         "train.report_to": LOGGERS & {*([loggers] if isinstance(loggers, str) else loggers)},

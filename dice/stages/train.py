@@ -49,6 +49,7 @@ def base_config(
         "seed": seed % (1 << 31),
         "report_to": recipe.train.args.get("report_to", "none"),
         "run_name": f"{recipe.run}-{name}",
+        "trackio_space_id": args.get("trackio_space_id"),  # without a word it would be a public one
     }
 
 
@@ -163,7 +164,8 @@ def _scores_are_of_use(recipe: Recipe) -> bool:
         return False
     if args.get("pref_loss") in WITHOUT_REFERENCE:
         return False
-    plain_bits = args.get("quantization_type", "nf4") == "nf4" and args.get("double_quantization", True)
+    defaults = {"quantization_method": "bnb", "quantization_type": "nf4", "double_quantization": True}
+    plain_bits = all(args.get(key, value) == value for key, value in defaults.items())
     same_weights = recipe.score.quantization_bit == args.get("quantization_bit") and plain_bits
     on_gpu = devices.gpu_count() > 0
     scored_in_half = recipe.dtype != "float32" and (on_gpu or recipe.dtype != "auto")

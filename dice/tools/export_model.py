@@ -14,7 +14,7 @@ from typing import Any
 
 from dice.errors import BadInput, first_line
 from dice.launch.console import say
-from dice.models import remote_code, trainer
+from dice.models import remote_code, tied, trainer
 from dice.models.checkpoint import base_of, check_model, tokenizer_home
 from dice.recipe.keys import resolve
 from dice.run import files
@@ -33,6 +33,7 @@ PARTS = {  # of the metadata of an FSDP checkpoint, besides its own classes
     ("collections", "OrderedDict"),
     ("pathlib", "PosixPath"),
 }
+GENERATION = "generation_config.json"
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -63,6 +64,8 @@ def _export(source: Path, folder: Path, readme: str, push: str | None) -> None:
     try:
         how = _collect(source, partial)
         files.write_text(partial / "README.md", readme)
+        for path in partial.iterdir():
+            files.open_to_readers(path)
         files.remove(folder)
         partial.replace(folder)
     finally:
@@ -95,22 +98,34 @@ def _copy(source: Path, target: Path, patterns: Iterable[str]) -> None:
 
 
 def _merge(adapter: Path, target: Path) -> str:
-    """Base plus adapter, in the base's own precision."""
+    """Base plus adapter, in the base's own precision; with the base's own generation_config.json."""
     import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
+    from transformers import GenerationConfig
+    from transformers.utils import cached_file
+
+    from dice.models.loading import whole_model
 
     base = base_of(str(adapter))
     check_model("adapter", str(adapter))
     try:
-        whole = AutoModelForCausalLM.from_pretrained(
-            base, dtype="auto", device_map={"": torch.device("cpu")}, **remote_code.model_options()
-        )
+        whole = whole_model(base, dtype="auto", device_map={"": torch.device("cpu")})
+        tied.separate(whole)
         merged = PeftModel.from_pretrained(whole, str(adapter)).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = first_line(error)
         raise BadInput(f"{adapter} can't be merged into its base {base}: {reason}") from error
+    tied.settle(merged)
+    quietly = {
+        "_raise_exceptions_for_missing_entries": False,
+        "_raise_exceptions_for_connection_errors": False,
+    }
+    generation = cached_file(base, GENERATION, **quietly)
+    if generation:  # transformers reads some that it refuses to write
+        merged.generation_config = GenerationConfig()
     merged.save_pretrained(target)
+    if generation:
+        shutil.copy2(generation, target / GENERATION)
     _copy_tokenizer(Path(tokenizer_home(str(adapter))), target)
     return f"merged into its base {base}"
 
@@ -164,8 +179,7 @@ def _naming(source: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # of any kind: these files are other libraries' own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{source}: its parts can't be put together: {reason}") from error
+        raise BadInput(f"{source}: its parts can't be put together: {first_line(error)}") from error
 
 
 def _save_whole(source: Path, target: Path, state: dict[str, Any]) -> None:
@@ -179,7 +193,7 @@ def _save_whole(source: Path, target: Path, state: dict[str, Any]) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, **remote_code.config_options())
     found = model.load_state_dict(state, strict=False, assign=True)
-    model.tie_weights()
+    tied.settle(model)
     lacking = [name for name in found.missing_keys if name not in (model._tied_weights_keys or ())]
     if lacking or found.unexpected_keys:
         name = (lacking or found.unexpected_keys)[0]

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dice.errors import BadInput
+from dice.errors import BadInput, first_line
 from dice.models.llamafactory import llamafactory
 from dice.run import files
 
@@ -44,7 +44,7 @@ def count_rows() -> None:
             try:
                 data = original(*args, **kwargs)
             except (ValueError, RuntimeError) as error:  # no rows left, validation larger than the data
-                raise BadInput(f"the data can't be trained on: {str(error).splitlines()[0]}") from error
+                raise BadInput(f"the data can't be trained on: {first_line(error)}") from error
             data_args, training_args = args[2:4]
             if data_args.streaming:  # such a set has no length
                 return data

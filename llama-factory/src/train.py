@@ -32,6 +32,7 @@ from dice.models import remote_code
 from dice.models.chat_template import register_templates
 from dice.models.checkpoint import ONLY_PICKLES, only_pickles
 from dice.models.llamafactory import llamafactory
+from dice.recipe.train_args import REFUSED_TRAIN_ARGS
 from pair_data import count_rows, drop_instead_of_truncating
 from reference_trainer import Reference, install
 
@@ -42,6 +43,8 @@ def take_reference(config: dict[str, Any]) -> Reference:
     policy, keeps_all = config.pop("policy_id", None), not config.pop("only_last_checkpoint", False)
     if logps not in (None, "table", "model"):
         raise BadInput(f"reference_logps is {logps!r}; there are table, model")
+    if logps and config.get("ld_alpha") is not None:
+        raise BadInput(f"ld_alpha can't be used with reference_logps: {REFUSED_TRAIN_ARGS['ld_alpha']}")
     if logps != "table":
         if table:
             raise BadInput("reference_table is of use with reference_logps=table only")

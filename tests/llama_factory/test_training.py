@@ -20,7 +20,12 @@ from dice.models.reference_table import ReferenceTable, response_hash
 from dice.run.rows import Message
 
 pytestmark = pytest.mark.slow
-LOSSES = ("sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo")
+LOSSES = {  # with beta 0.1; ORPO and SimPO have no reference
+    **{name: {"pref_loss": name} for name in ("sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo")},
+    "smoothed": {"dpo_label_smoothing": 0.2},
+    "with bco": {"pref_bco_weight": 2.0},
+    "with sft": {"pref_ftx": 0.5, "disable_shuffling": True, "val_size": 0},
+}
 MANY = """
 import sys, yaml
 import train
@@ -128,23 +133,34 @@ def test_a_table_equals_a_model(data, random_model, adapter, tmp_path, kind, pro
 
 
 def test_every_preference_loss(data, random_model, tmp_path):
-    """With a reference: the same losses from a table and from a model. ORPO and SimPO have none."""
+    """The same losses from a table and from a model, of the value that each has at its reference."""
     both = {"table": [], "model": []}
-    for loss in LOSSES:
-        (tmp_path / loss).mkdir()
-        short = {"pref_loss": loss, "max_steps": 4, "eval_strategy": "no"}
-        for side in sides(data, tmp_path / loss, random_model, **short):
+    for name, changes in LOSSES.items():
+        (tmp_path / name).mkdir()
+        short = {"max_steps": 4, "eval_strategy": "no", **changes}
+        for side in sides(data, tmp_path / name, random_model, **short):
             both[side["reference_logps"]].append(side)
     for name, configs in both.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(configs))
         result = run_script(sys.executable, "-c", MANY, str(tmp_path / f"{name}.yaml"), PYTHONPATH=PATH)
         assert result.returncode == 0, result.stderr[-3000:]
-    for loss in LOSSES:
-        compare(tmp_path / loss / "table", tmp_path / loss / "model", steps=4)
-    losses = {loss: history(tmp_path / loss / "table")[0]["loss"] for loss in LOSSES}
-    at_the_reference = {"sigmoid": np.log(2), "hinge": 1, "ipo": 25, "kto_pair": 0.5}  # with beta 0.1
-    for loss, expected in at_the_reference.items():
-        assert losses[loss] == pytest.approx(expected, abs=1e-3)
+    for name in LOSSES:
+        compare(tmp_path / name / "table", tmp_path / name / "model", steps=4)
+    losses = {name: history(tmp_path / name / "table")[0]["loss"] for name in LOSSES}
+    at_the_reference = {"sigmoid": np.log(2), "hinge": 1, "ipo": 25, "kto_pair": 0.5, "smoothed": np.log(2)}
+    at_the_reference["with bco"] = (np.log(2) + 2 * 2 * np.log(2)) / (1 + 2)  # BCO's is twice log 2
+    at_the_reference["with sft"] = np.log(2) + 0.5 * sft_loss(random_model)
+    for name, expected in at_the_reference.items():
+        assert losses[name] == pytest.approx(expected, abs=1e-3)
+
+
+def sft_loss(policy):
+    """Of the first batch's chosen responses: their mean log-prob by token, in nats, with the sign changed."""
+    chat, scorer = load_chat(str(policy), "llama3-custom"), Scorer(Options("float32"))
+    scorer.use(str(policy))
+    prompts = [[Message(role="user", content=row["instruction"])] for row in rows(8)]
+    chosen = [row["chosen"] for row in rows(8)]
+    return -np.mean([logps.mean() for logps in scorer.token_logps(list(map(chat.encode, prompts, chosen)))])
 
 
 def refused(config, *arguments):
@@ -178,6 +194,9 @@ def test_what_can_not_be_trained_on_is_refused_before_the_first_step(data, rando
     ReferenceTable({"0" * 32: -1.0}).save(tmp_path / "other-data.safetensors")
     said = refused(start, f"reference_table={tmp_path}/other-data.safetensors")
     assert said.startswith(f"{tmp_path}/other-data.safetensors: none of the 128 responses is in it")
+
+    said = refused(start, "ld_alpha=0.5")
+    assert said.startswith("ld_alpha can't be used with reference_logps: LLaMA-Factory applies it to the pol")
 
     said = refused(start, "per_device_train_batch_size=64")
     assert said.startswith("56 rows of pairs are left to train on") and "a batch is 128" in said

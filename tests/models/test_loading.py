@@ -20,6 +20,7 @@ from dice.models.chat_template import load_chat
 from dice.models.checkpoint import base_of, check_model
 from dice.models.loading import Options
 from dice.run.digests import model_digest
+from dice.tools.export_model import export_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +116,27 @@ def test_weights_that_are_missing_are_not_made_up(random_model, adapters, tmp_pa
         scorer.use(adapters[1])
     with pytest.raises(BadInput, match=r"(weights lack|missing adapter keys).*q_proj"):
         scorer.use(str(folder))
+
+
+def test_weights_of_another_shape_are_named(random_model, tmp_path):
+    """Libraries say it on several lines, and the first one says nothing."""
+    folder = shutil.copytree(random_model, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vocab_size": 520}))
+    wanted = r"its model.embed_tokens.weight is \(512, 96\) in its weights, \(520, 96\) by its config.json$"
+    with pytest.raises(BadInput, match=wanted):
+        loading.load_model(str(folder), Options(dtype="float32"))
+
+    adapter = Path(make_adapter(random_model, tmp_path / "adapter", 1, modules_to_save=["embed_tokens"]))
+    weights = load_file(adapter / "adapter_model.safetensors")
+    (name,) = (name for name in weights if "embed_tokens" in name)
+    weights[name] = torch.zeros(520, 96)
+    save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
+    shapes = r"size mismatch for \S*embed_tokens\S*: .*\[520, 96\]\) from checkpoint, .*\[512, 96\]\)"
+    with pytest.raises(BadInput, match=shapes):
+        Scorer(Options(dtype="float32")).use(str(adapter))
+    with pytest.raises(BadInput, match=f"can't be merged into its base .*: {shapes}"):
+        export_checkpoint(str(adapter), str(tmp_path / "merged"), None)
 
 
 def test_an_adapter_is_a_model_like_any_other(random_model, adapters):

@@ -95,6 +95,7 @@ def test_only_the_checkpoints_files_become_the_model(tmp_path):
         "reference.safetensors",
     ):
         (work / name).write_text(name)
+    (work / "model.safetensors").chmod(0o600)  # as its writer leaves it
     files.write_text(model / "stale.json", "left by something else")
     trainer.collect(work, model)
     assert sorted(path.name for path in model.iterdir()) == [
@@ -102,4 +103,5 @@ def test_only_the_checkpoints_files_become_the_model(tmp_path):
         "model.safetensors",
         "tokenizer.json",
     ]
+    assert {path.stat().st_mode & 0o777 for path in model.iterdir()} == {model.stat().st_mode & 0o666}
     assert not work.exists()

@@ -201,6 +201,7 @@ def test_recipes_that_make_no_sense_are_refused(fake_settings, overrides, messag
     "override, message",
     [
         ("output_dir=x", "score.reward_args: output_dir follows from the rest of the recipe"),
+        ("tokenized_path=x", "score.reward_args: tokenized_path can't be 'x': later rounds would train on"),
         ("learnin_rate=1", "unknown key 'score.reward_args.learnin_rate': .*did you mean learning_rate"),
         ("learning_rate=fast", "score.reward_args.learning_rate is 'fast'; LLaMA-Factory takes float"),
     ],

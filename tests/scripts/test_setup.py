@@ -1,11 +1,15 @@
 """scripts/setup.sh, with a Python that installs nothing: when it makes .venv, and when it leaves it alone."""
 
+import contextlib
 import os
+import re
 import shutil
 import subprocess
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from dice.recipe.keys import ROOT
 
@@ -72,3 +76,23 @@ def test_an_environment_for_gpus_is_kept(checkout):
     with (checkout / "requirements.txt").open("a") as file:
         file.write("# another version\n")
     assert "for gpu" in made(checkout)  # on a login node
+
+
+def test_the_pins_suit_each_other():
+    """By what each pinned package says of the others, and what transformers asks for when peft is used."""
+    peft = metadata.distribution("transformers").locate_file("transformers/integrations/peft.py")
+    least = re.search(r'MIN_PEFT_VERSION = "(.+)"', peft.read_text(encoding="utf-8"))[1]
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line and not line.startswith("#"))
+    asked = [Requirement(f"peft>={least}")]
+    for name in pins:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            asked += map(Requirement, metadata.requires(name) or [])
+    unsuited = [
+        str(needed)
+        for needed in asked
+        if needed.name in pins
+        and (needed.marker is None or needed.marker.evaluate({"extra": ""}))
+        and not needed.specifier.contains(pins[needed.name])
+    ]
+    assert unsuited == []

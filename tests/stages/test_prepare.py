@@ -154,6 +154,7 @@ def test_an_argument_that_llama_factory_does_not_have():
         ("train.pref_loss=best", "pref_loss is 'best'; LLaMA-Factory takes Literal['sigmoid'"),
         ("train.lr_scheduler_type=flat", "LLaMA-Factory takes one of linear, cosine"),
         ("train.max_steps=2.5", "max_steps is 2.5; LLaMA-Factory takes int"),
+        ("train.compute_dtype=float16", "unknown key 'train.compute_dtype'"),  # derived, not given
     ],
 )
 def test_an_argument_of_the_wrong_kind(override, message):

@@ -8,7 +8,8 @@ from transformers import AutoModelForCausalLM
 def make_adapter(base, folder, seed, **options):
     """A LoRA adapter whose weights are far from zero."""
     torch.manual_seed(seed)
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "down_proj"], **options)
+    options = {"target_modules": ["q_proj", "down_proj"], **options}
+    config = LoraConfig(r=4, lora_alpha=8, **options)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
     for name, weights in model.named_parameters():
         if "lora_" in name:

@@ -1,16 +1,45 @@
-"""Checkpoints that a trainer split over its processes, as one plain model."""
+"""Adapters, and checkpoints that a trainer split over its processes, as one plain model."""
 
+import json
 import pickle
 import shutil
 
 import pytest
+from adapters import make_adapter
 from bomb import Bomb
 from commands import run_dice
 from trainings import DEEPSPEED, config, torchrun, weights
 
-pytestmark = pytest.mark.slow
+from dice.tools.export_model import export_checkpoint
 
 
+@pytest.mark.parametrize("has_file", [True, False])
+def test_an_adapter_is_merged_with_its_bases_generation_config(random_model, tmp_path, has_file):
+    """As Vicuna's has it: transformers reads a temperature without do_sample, and refuses to write it."""
+    base = shutil.copytree(random_model, tmp_path / "base")
+    file = base / "generation_config.json"
+    sampling = {"do_sample": False, "temperature": 0.9, "top_p": 0.6}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **sampling}))
+    if not has_file:
+        file.unlink()
+    export_checkpoint(make_adapter(base, tmp_path / "adapter", 1), str(tmp_path / "merged"), None)
+    found = json.loads((tmp_path / "merged" / "generation_config.json").read_text())
+    if has_file:
+        assert found == json.loads(file.read_text())
+    else:  # it is what transformers makes of config.json
+        assert found["eos_token_id"] == json.loads((base / "config.json").read_text())["eos_token_id"]
+    assert weights(tmp_path / "merged").keys() == weights(base).keys()
+
+
+def test_an_export_can_be_read_by_whom_its_folder_can(random_model, tmp_path):
+    """safetensors leaves its files to their owner alone."""
+    export_checkpoint(make_adapter(random_model, tmp_path / "adapter", 1), str(tmp_path / "merged"), None)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "merged").iterdir()}
+    assert set(modes.values()) == {(tmp_path / "merged").stat().st_mode & 0o666}
+    assert "model.safetensors" in modes
+
+
+@pytest.mark.slow
 def test_a_checkpoint_that_deepspeed_split_is_gathered(data_dir, random_model, tmp_path):
     """From two processes' parts, after the whole weights beside them are gone."""
     short = {"max_steps": 2, "save_steps": 2, "save_strategy": "steps", "reference_logps": "table"}
@@ -26,6 +55,7 @@ def test_a_checkpoint_that_deepspeed_split_is_gathered(data_dir, random_model, t
     assert all(bool((expected[name] == found[name]).all()) for name in expected)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_fsdp_split_is_gathered(random_model, tmp_path):
     import torch.distributed.checkpoint as dcp
 

@@ -195,7 +195,11 @@ def round_trip(case: Case) -> Finding:
     )
     what = f"{len(changed)} of {len(texts)} answers come back from their token ids as another text: "
     what += f"{other[at : at + 20]!r} instead of {text[at : at + 20]!r}"
-    return Finding(WARNING, topic, what, "take a model whose tokenizer has all of your texts' characters")
+    advice = "take a model whose tokenizer has all of your texts' characters"
+    opening = case.chat.template.thought_words[0].strip()
+    if opening in other and opening not in text:
+        advice = "the template puts thoughts before answers without; take one that does not (qwen3_nothink)"
+    return Finding(WARNING, topic, what, advice)
 
 
 def _prompt_lengths(case: Case) -> list[int]:

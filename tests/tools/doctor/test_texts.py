@@ -1,10 +1,14 @@
 """The doctor on texts: templates, token ids, lengths, each made to go wrong."""
 
+import dataclasses
 import json
 
 import pytest
 from doctored import change_json, found
 
+from dice.models.chat_template import register_templates
+from dice.models.llamafactory import llamafactory
+from dice.tools.doctor import texts
 from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING
 
 LLAMA3 = "<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] }}<|eot_id|>"
@@ -88,8 +92,12 @@ def test_a_policy_that_ends_otherwise(settings, policy):
     assert found("end of turn", *settings, f"policy={policy}").level == FINE
 
 
-def test_training_that_reads_other_ids(settings):
-    finding = found("token ids", *settings, "template=zephyr-custom", "train.default_system=Hey")
+def test_training_that_reads_other_ids(settings, monkeypatch):
+    """As it would by an argument that a recipe can't give."""
+    rows = texts.training_rows
+    with monkeypatch.context() as changed:
+        changed.setattr(texts, "training_rows", lambda *given: rows(*given[:-1], {"default_system": "Hey"}))
+        finding = found("token ids", *settings, "template=zephyr-custom")
     assert (
         finding.level == FAULT and "training reads a row differently than scoring: at token" in finding.what
     )
@@ -99,14 +107,12 @@ def test_training_that_reads_other_ids(settings):
 
 
 def test_a_training_file_that_llama_factory_refuses(settings):
-    finding = found("token ids", *settings, "train.mask_history=true", "train.train_on_prompt=true")
-    assert finding.level == FAULT and "`mask_history` is incompatible with `train_on_prompt`" in finding.what
+    finding = found("token ids", *settings, "train.image_max_pixels=1")
+    assert finding.level == FAULT and "`image_max_pixels` cannot be smaller than" in finding.what
 
 
 def test_prompts_that_change_with_their_response(settings):
     """A template of one's own that looks at the response before it renders the prompt."""
-    from dice.models.llamafactory import llamafactory
-
     registry = llamafactory("data.template")
 
     class Peeking(registry.Template):
@@ -130,6 +136,21 @@ def test_a_tokenizer_that_loses_letters(settings, policy):
     assert (
         finding.level == WARNING and "answers come back from their token ids as another text" in finding.what
     )
+
+
+def test_a_template_that_thinks_for_answers_without_thoughts(settings):
+    """LLaMA-Factory's qwen3 does: scoring would read thoughts that were not sampled."""
+    registry = llamafactory("data.template")
+    register_templates()
+    plain = registry.TEMPLATES["llama3-custom"]
+    thinking = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
+    registry.TEMPLATES["thinking"] = registry.ReasoningTemplate(**thinking)
+    try:
+        finding = found("round trip", *settings, "template=thinking")
+    finally:
+        del registry.TEMPLATES["thinking"]
+    assert finding.level == WARNING and "'<think>\\n\\n</think>\\n" in finding.what
+    assert finding.advice.startswith("the template puts thoughts before answers without; take one that")
 
 
 @pytest.mark.parametrize(
