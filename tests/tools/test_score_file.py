@@ -89,12 +89,12 @@ def test_preferences_of_every_form(tmp_path, row):
     [
         ([{"question": "Hi"}], r"rows.jsonl:1: no prompt in sight.*this one has: question"),
         ([{"prompt": "Hi", "answer": "Yes"}], r"rows.jsonl:1: no response; a row needs one of"),
-        ([{"prompt": "Hi", "response": "a"}, {"prompt": "Hi"}], r"rows.jsonl:2: no column 'response'"),
+        ([{"prompt": "Hi", "response": "a"}, {"prompt": "Hi"}], r"rows.jsonl:2: no response; a row needs"),
         ([{"prompt": "Hi", "response": 5}], r"rows.jsonl:1: response is 5; it must be text"),
         ([{"prompt": "Hi", "responses": []}], r"no row with a prompt and a response.*without a response"),
         ([{"prompt": "Hi", "responses": ["\ud800"]}], r"no row .*half a character"),
-        ([{"messages": HI}], r"no row with a prompt and a response.*without a response"),
-        ([], "rows.jsonl: no prompt in sight"),
+        ([{"messages": HI}], r"no row with a prompt and a response \(1 rows with an answer that is not the"),
+        ([], r"rows.jsonl: no row with a prompt and a response \(it has no rows"),
     ],
 )
 def test_what_is_no_answer_is_named(tmp_path, rows, message):
