@@ -11,6 +11,7 @@ from dice.errors import BadInput, first_line, spelled
 from dice.recipe.keys import may_exist, resolve
 from dice.run.digests import file_digest
 from dice.run.files import write_json, write_text
+from dice.run.lock import alone
 
 ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
 UNSUPPORTED_COLUMNS = ("tools", "images", "videos", "audios", "kto_tag")  # a prompt here is text alone
@@ -250,6 +251,13 @@ def register(registry: Path, name: str, entry: dict[str, Any]) -> bool:
     """
     if not re.fullmatch(r"[^\s,\"\\]+", name):
         raise BadInput(f"--name is {name!r}; a data set's name has no space, comma, quote or backslash")
+    registry = registry.resolve()
+    registry.parent.mkdir(parents=True, exist_ok=True)
+    with alone(registry.parent):  # what another process adds in between would be lost
+        return _add(registry, name, entry)
+
+
+def _add(registry: Path, name: str, entry: dict[str, Any]) -> bool:
     if not registry.exists():
         write_json(registry, {name: entry})
         return True
@@ -265,6 +273,6 @@ def register(registry: Path, name: str, entry: dict[str, Any]) -> bool:
     end = "\r\n" if "\r\n" in body else "\n"
     text = body.rstrip() + ("," if entries else "") + end + end.join(lines) + after
     mode = registry.stat().st_mode
-    write_text(registry.resolve(), text)
+    write_text(registry, text)
     registry.chmod(mode)
     return True

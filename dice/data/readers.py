@@ -19,6 +19,8 @@ from dice.data.dataset_info import FILE_TYPES, Source
 from dice.errors import BadInput, first_line, spelled
 
 SPACE = re.compile(r"[ \t\r\n]*")
+HELD = 1 << 27  # bytes of a Parquet file's rows that are read at once, at most, and at least a row
+MOST_ROWS = 64  # of them: more are not faster
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
@@ -73,17 +75,32 @@ def _check_sha1(path: Path, wanted: str) -> None:
 
 
 def _parquet(path: Path) -> Rows:
+    """Rows of a Parquet file, few at a time: one that repeats a text stores it once, whatever its length."""
     import pyarrow.parquet
 
     number = 0
     try:
-        for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}: row {number}", row
+        file = pyarrow.parquet.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            longest = max(1, file.metadata.row_group(group).total_byte_size)  # of a row, in bytes
+            size = min(max(1, HELD // longest), MOST_ROWS)
+            for batch in file.iter_batches(size, row_groups=[group]):
+                texts: dict[str, str] = {}
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}: row {number}", _sharing(texts, row)
     except Exception as error:  # whatever the file and the values in it, dates say, come up with
         reason = first_line(error)
         raise BadInput(f"{path}: not a Parquet file that can be read ({reason})") from None
+
+
+def _sharing(texts: dict[str, str], value: Any) -> Any:
+    """A value in which texts that are among `texts` already are not held once more."""
+    if isinstance(value, str):
+        return texts.setdefault(value, value)
+    if isinstance(value, dict):
+        return {name: _sharing(texts, part) for name, part in value.items()}
+    return [_sharing(texts, part) for part in value] if isinstance(value, list) else value
 
 
 def _csv(path: Path) -> Rows:

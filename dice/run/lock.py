@@ -44,6 +44,22 @@ def locked(folder: Path) -> Iterator[None]:
             file.truncate(0)
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process is in such a block about this folder, and keep others waiting.
+
+    For what several runs share: a registry of data sets, the files that a recipe prepares. Where the file
+    system knows no locks, nobody waits.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def take_for_loop(folder: Path) -> None:
     """Take the lock on the inherited file descriptor, for the loop: this process's parent.
 

@@ -34,6 +34,12 @@ class Run:
         """The model that round t's policy was trained from: the other half of its implicit reward."""
         return self.model(t - 2) if t > 1 else model_path(self.recipe.reference)
 
+    def given(self, t: int) -> dict[str, str]:
+        """Which models of round t are the user's own: "policy" and "reference" -> key of the recipe."""
+        if t > 1:
+            return {"reference": "policy"} if t == 2 else {}
+        return {"policy": "policy", "reference": "reference"}
+
     @property
     def reward_model_dir(self) -> Path:
         """The folder of the reward model that a run trains before round 1."""

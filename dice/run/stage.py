@@ -8,8 +8,9 @@ complete: where they never are, the earlier recipe brings it back.
 """
 
 import contextlib
+import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -53,6 +54,8 @@ class Stage:
     working: tuple[str, ...] = ()  # folders that a killed stage goes on with; gone once it is done
     needs: Callable[[Run, int], list[tuple[str, int]]] = lambda run, t: []  # (stage, round) that it reads of
     parts: tuple[str, ...] = ()  # patterns of what else it has finished before it is done
+    # Which inputs are the user's, the same in the whole run, if it has them: name -> key of the recipe.
+    given: Callable[[Run, int], dict[str, str]] = lambda run, t: {}
     expendable: bool = False  # whether it runs again without being forced to
     launches: Callable[[Run, int], list[Launch]] = lambda run, t: []  # what all nodes take part in
 
@@ -78,19 +81,21 @@ class Stage:
         return any(next(self.folder(run, t).glob(pattern), None) for pattern in patterns)
 
 
+Order = Callable[[Run], Iterable[tuple[Stage, int]]]  # the stages of a run with their rounds
+
+
 def makers(*rounds: int) -> list[tuple[str, int]]:
     """The stages that made the models with which these rounds ended; those before round 1 were given."""
     return [("train", t) for t in rounds if t > 0]
 
 
-def execute(
-    stage: Stage, run: Run, t: int, force: bool = False, others: Mapping[str, Stage] | None = None
-) -> Manifest:
+def execute(stage: Stage, run: Run, t: int, force: bool = False, order: Order = lambda run: ()) -> Manifest:
     """Run a stage of round t unless its manifest says that it is done; returns the manifest.
 
-    `others` has the stages that it needs by name. `force` runs it again where its manifest does not hold.
-    Raises BadInput where it doesn't, and where an earlier stage is missing or its output is not what it
-    wrote; StageFailed where a worker failed. Finished shards are kept in all these cases.
+    `order` gives all stages of the run. `force` runs this one again where its manifest does not hold.
+    Raises BadInput where it doesn't, where an earlier stage is missing or its output is not what it wrote,
+    and where the user's files are not what an earlier stage has read; StageFailed where a worker failed.
+    Finished shards are kept in all these cases.
 
     With several nodes, node 0 does all this, and the others what it asks them for.
     """
@@ -99,9 +104,11 @@ def execute(
         if not meeting.leads:
             return _follow(stage, run, t, meeting)
         with locked(run.path):
+            stages = [*order(run)]
+            named = {one.name: one for one, _ in stages}
             for name, number in stage.needs(run, t):
-                require((others or {})[name], run, number, same_recipe=True)
-            return _execute(stage, run, t, force)
+                require(named[name], run, number, same_recipe=True)
+            return _execute(stage, run, t, force, stages)
 
 
 def facts(run: Run) -> dict[str, str]:
@@ -138,8 +145,9 @@ def _noting_failure(stage: Stage, run: Run, t: int) -> Iterator[None]:
         raise
 
 
-def _execute(stage: Stage, run: Run, t: int, force: bool) -> Manifest:
+def _execute(stage: Stage, run: Run, t: int, force: bool, stages: Iterable[tuple[Stage, int]]) -> Manifest:
     files, basis = stage.files(run, t), stage.basis(run, t)
+    require_unchanged(stage, run, t, basis["inputs"], stages)
     files.restore(basis)
     if manifest := _done_before(stage, run, t, basis, force):
         files.tidy()
@@ -235,6 +243,26 @@ def require(stage: Stage, run: Run, t: int, same_recipe: bool = False) -> None:
             f"{folder}: {stage.name} was done with another recipe ({'; '.join(changes)}); "
             f"run `{command} --force` first"
         )
+
+
+def require_unchanged(
+    stage: Stage, run: Run, t: int, inputs: dict[str, str], stages: Iterable[tuple[Stage, int]]
+) -> None:
+    """Raises BadInput where inputs that are the user's are not what an earlier one of `stages` has read.
+
+    A run is of one policy, one reference, and the same data in every round.
+    """
+    now = {key: inputs[name] for name, key in stage.given(run, t).items() if name in inputs}
+    before = itertools.takewhile(lambda one: (one[0].name, one[1]) != (stage.name, t), stages)
+    for earlier, number in before if now else ():
+        known = manifest.inputs if (manifest := earlier.state(run, number).manifest) else {}
+        for name, key in earlier.given(run, number).items():
+            if key in now and known.get(name, now[key]) != now[key]:
+                who = f"{earlier.name} of round {number}" if number else earlier.name
+                raise BadInput(
+                    f"{run.path}: what {key} names was changed since {who} read it; put it back, or "
+                    f"iter.sh {ANEW}, run=NAME begins another run"
+                )
 
 
 def preview(stage: Stage, run: Run, t: int) -> tuple[Manifest | None, list[str]]:

@@ -208,6 +208,7 @@ STAGE = Stage(
     run=_run,
     folder=_folder,
     needs=_needs,
+    given=lambda run, t: {"SFT": "reference", "DPO": "policy"},
     expendable=True,
     launches=lambda run, t: [workers.launch() for workers in _workers(run)],
 )

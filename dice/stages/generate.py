@@ -278,5 +278,6 @@ STAGE = Stage(
     run=_run,
     shards="responses",
     needs=lambda run, t: makers(t - 1),
+    given=lambda run, t: {"prompts": "prompts", **run.given(t)},
     launches=lambda run, t: [_workers(run, t).launch()],
 )

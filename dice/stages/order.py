@@ -11,8 +11,6 @@ from dice.stages import evaluate, generate, pair, score, train, train_reward_mod
 ROUND = (generate.STAGE, score.STAGE, pair.STAGE, train.STAGE)
 STAGES = {one.name: one for one in (train_reward_model.STAGE, *ROUND, evaluate.STAGE)}
 
-execute = partial(stage.execute, others=STAGES)
-
 
 def stages_of(run: Run) -> Iterator[tuple[Stage, int]]:
     """The stages that a run's recipe asks for, with their rounds: 0 before the first and after the last."""
@@ -22,3 +20,6 @@ def stages_of(run: Run) -> Iterator[tuple[Stage, int]]:
         yield from ((one, t) for one in ROUND)
     if run.recipe.evaluate.judge:
         yield evaluate.STAGE, 0
+
+
+execute = partial(stage.execute, order=stages_of)

@@ -195,4 +195,5 @@ STAGE = Stage(
     outputs=("pairs.jsonl", "dataset", "alpha.jsonl"),
     run=_run,
     needs=lambda run, t: [("generate", t), ("score", t)],
+    given=lambda run, t: {"offline pairs": "replay.dataset"},
 )

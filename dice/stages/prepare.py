@@ -1,7 +1,5 @@
 """Before round 1: what can be known to be wrong is found, and nothing is written before that."""
 
-import contextlib
-import fcntl
 import itertools
 import json
 import os
@@ -56,7 +54,7 @@ def start(name: str, overrides: Sequence[str], force: bool = False) -> Run:
         _show_changes(run, force)
         if recipe.prepare:
             lock.require_free(run.path)  # what another loop has begun with must stay as it is
-            with _alone():
+            with lock.alone(ROOT):  # a run that was started beside this one prepares the same files
                 prepare(recipe.prepare)
         meeting.announce("checks")
         examine_all(after_preparation(recipe, place, download=True))
@@ -129,18 +127,6 @@ def _superseded(run: Run) -> Iterator[tuple[Stage, int]]:
         counts = found.basis and (found.manifest or stage.has_parts(run, t))
         if counts and found.basis.get("recipe") != json.loads(json.dumps(stage.settings(run, t))):
             yield stage, t
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Wait for the preparation of a run that was started beside this one: both write the same files."""
-    checkout = os.open(ROOT, os.O_RDONLY)
-    try:
-        with contextlib.suppress(OSError):  # a file system without locks
-            fcntl.flock(checkout, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(checkout)
 
 
 def prepare(command: str) -> None:

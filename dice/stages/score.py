@@ -102,5 +102,10 @@ STAGE = Stage(
     run=_run,
     shards="scores",
     needs=lambda run, t: [("generate", t), *makers(t - 1, t - 2), *train_reward_model.maker(run.recipe)],
+    given=lambda run, t: {
+        "reward model": "score.reward_model",
+        "judge": "score.judge",
+        **run.given(t),
+    },
     launches=lambda run, t: [_workers(run, t).launch()],
 )

@@ -210,6 +210,7 @@ STAGE = Stage(
     run=_run,
     working=("train",),
     needs=lambda run, t: [("pair", t), ("score", t), *makers(t - 1)],
+    given=Run.given,
     parts=("train/checkpoint-*/complete.json", "model/*.safetensors"),
     launches=lambda run, t: [trainer.launch(run.round_dir(t) / "train", _log(run, t), "train")],
 )

@@ -109,5 +109,6 @@ STAGE = Stage(
     run=_run,
     folder=lambda run, t: run.reward_model_dir,
     working=("train",),
+    given=lambda run, t: {"offline pairs": "replay.dataset", "reference": "reference"},
     launches=lambda run, t: [trainer.launch(run.reward_model_dir / "train", _log(run), "train_rm")],
 )

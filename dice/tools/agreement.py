@@ -20,14 +20,16 @@ from dice.run.run import Run
 from dice.stages.evaluate import win_rate
 from dice.tools.score_file import score_all, settings
 
+NOTHING = "–"  # what so few pairs do not tell
+
 
 @dataclass(frozen=True)
 class Agreement:
     """How often reward and label agree (a tie is half an agreement), over `pairs` pairs."""
 
     pairs: int
-    share: float  # 0 to 1
-    error: float  # standard error
+    share: float  # 0 to 1; NaN of no pair
+    error: float  # standard error; NaN of a single pair
 
     @classmethod
     def of(cls, margins: np.ndarray) -> "Agreement":
@@ -36,13 +38,15 @@ class Agreement:
         return cls(len(margins), *found)
 
     def __str__(self) -> str:
-        return f"{self.share:.1%} ± {self.error:.1%}" if self.pairs else "-"
+        if not self.pairs:
+            return NOTHING
+        return f"{self.share:.1%} ± {f'{self.error:.1%}' if self.pairs > 1 else NOTHING}"
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> str:
-    """Pearson's correlation of (N,) with (N,), in words; NaN where one of them never varies."""
+    """Pearson's correlation of (N,) with (N,), in words; a dash where one of them never varies."""
     found = health.correlation(x[None], y[None], np.ones((1, len(x)), bool))
-    return f"correlation {math.nan if found is None else found:+.2f}"
+    return f"correlation {NOTHING if found is None else f'{found:+.2f}'}"
 
 
 def show_agreement(name: str, recipe: str | None, overrides: Sequence[str]) -> None:
@@ -92,7 +96,7 @@ def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str], u
     parts = [margins, margins[longer > 0], margins[longer < 0], margins[longer == 0]]
     table.add_row("pairs", *(f"{len(part):,}" for part in parts))
     table.add_row("agreement", *(str(Agreement.of(part)) for part in parts))
-    table.add_row(f"margin, {unit}", *(f"{part.mean():+.2f}" if len(part) else "-" for part in parts))
+    table.add_row(f"margin, {unit}", *(f"{part.mean():+.2f}" if len(part) else NOTHING for part in parts))
     console.print()
     console.print(table)
 

@@ -15,7 +15,7 @@ from dice.launch import machines
 from dice.launch.console import say
 from dice.run.lock import locked
 from dice.run.run import Run, open_run
-from dice.run.stage import Stage, facts
+from dice.run.stage import Stage, facts, require_unchanged
 from dice.run.state import State
 from dice.stages import train_reward_model
 from dice.stages.order import stages_of
@@ -52,7 +52,8 @@ def take_over(stage: Stage, run: Run, t: int, others: Iterable[Run]) -> Run | No
         return None
     try:
         basis = stage.basis(run, t)
-    except BadInput:  # a stage before it is still to be done
+        require_unchanged(stage, run, t, basis["inputs"], stages_of(run))
+    except BadInput:  # a stage before it is still to be done, or was done with other files
         return None
     for other in others:
         with contextlib.suppress(BadInput, OSError):  # being replaced at this moment

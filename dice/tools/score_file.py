@@ -12,7 +12,7 @@ from dice.data.answers import read_answers
 from dice.errors import BadInput, StageFailed
 from dice.inference.load import engine_named
 from dice.launch.console import say
-from dice.models import chat_template, remote_code
+from dice.models import remote_code
 from dice.models.checkpoint import check_model
 from dice.recipe.keys import Recipe
 from dice.recipe.load import load_recipe, resolved_yaml
@@ -24,6 +24,7 @@ from dice.run.rows import Message, Prompt, Response, Score, TokenRewards, prompt
 from dice.run.run import Run
 from dice.run.stage import require
 from dice.stages import train_reward_model
+from dice.stages.checks import check_alike, check_two
 from dice.stages.score import score_round
 
 SHARD = 1024  # responses: what workers share out
@@ -90,7 +91,7 @@ def _for_files(run: Run) -> Recipe:
 
 
 def _check(run: Run) -> None:
-    """Raises BadInput where what a recipe's rewards come from is not there."""
+    """Raises BadInput where what a recipe's rewards come from is not there, or can't tell answers apart."""
     recipe = run.recipe
     if train_reward_model.is_wanted(recipe):
         require(train_reward_model.STAGE, run, 0)
@@ -98,9 +99,8 @@ def _check(run: Run) -> None:
         return
     check.examine(recipe)
     check_model("policy", recipe.policy)
-    if recipe.score.reward == "implicit":
-        check_model("reference", recipe.reference)
-        chat_template.check_alike(run.policy(1), run.reference(1))
+    check_two(recipe)
+    check_alike(recipe)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 import json
 import stat
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from commands import run_script
@@ -97,6 +98,16 @@ def test_a_registry_behind_a_link_stays_one(tmp_path):
     dataset_info.register(tmp_path / "dataset_info.json", "it", {"file_name": "y"})
     assert (tmp_path / "dataset_info.json").is_symlink()
     assert "it" in json.loads((tmp_path / "real.json").read_text())
+
+
+def test_several_at_once_all_find_their_place(tmp_path):
+    """Without a lock each writes what it has read, and the entries of the others are lost."""
+    registry, names = tmp_path / "dataset_info.json", [f"set-{number}" for number in range(8)]
+    registry.write_text("{}")
+    with ThreadPoolExecutor(len(names)) as pool:
+        added = pool.map(lambda name: dataset_info.register(registry, name, {"file_name": "y"}), names)
+        assert all(added)
+    assert sorted(json.loads(registry.read_text())) == names
 
 
 @pytest.mark.slow

@@ -121,6 +121,30 @@ def test_identical_and_empty_answers_are_dropped(tmp_path):
     assert len(pairs) == 1 and dropped == Counter({"identical answers": 1, "empty answers": 1})
 
 
+def test_registered_answers_of_several_turns(tmp_path):
+    """Their last turn alone is not the answer to the row's prompt."""
+    asked, told = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
+    rows = [
+        {"chat": [asked], "good": [told], "bad": {"role": "assistant", "content": "No"}},
+        {"chat": [asked], "good": [asked, told], "bad": [asked, {"role": "assistant", "content": "No"}]},
+        {"chat": [asked], "good": [told, asked, told], "bad": told},
+        {"chat": [asked], "good": [told, asked], "bad": told},
+        {"chat": [asked], "good": asked, "bad": told},
+        {"chat": [asked], "good": [{"role": "tool", "content": "22"}, told], "bad": told},
+    ]
+    columns = {"messages": "chat", "chosen": "good", "rejected": "bad"}
+    entry = {"formatting": "sharegpt", "ranking": True, "columns": columns, "tags": ROLE_TAGS}
+    pairs, dropped = read_preferences(write(tmp_path, rows, entry), "it")
+    assert [(pair.messages, pair.chosen, pair.rejected) for pair in pairs] == [([asked], "Hello", "No")] * 2
+    assert dropped == Counter(
+        {
+            "turns out of order": 1,
+            "rows with an answer that is not the assistant's": 2,
+            "rows with turns by 'tool'": 1,
+        }
+    )
+
+
 @pytest.mark.parametrize("history", [5, True, 0.5, "Hi", {"a": "b"}, [["Hi"]], [5]])
 def test_a_history_that_is_none(tmp_path, history):
     columns = {"prompt": "instruction", "history": "before"}

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import tracemalloc
 
 import pytest
 from reader_files import CHAT, PROMPTS, ROWS, SHAREGPT, questions, register, write_rows
 
-from dice.data import dataset_info
+from dice.data import dataset_info, readers
+from dice.data.dataset_info import Source
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.errors import BadInput
 
@@ -184,6 +186,29 @@ def test_a_parquet_file_with_a_time_that_python_does_not_have(tmp_path, kind, ar
     entry = {"file_name": "rows.parquet", "columns": {"prompt": "q"}}
     with pytest.raises(BadInput, match="rows.parquet: not a Parquet file that can be read"):
         read_prompts(register(tmp_path, entry), "it")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_parquet_file_that_repeats_a_long_text_takes_little_memory(tmp_path, nested):
+    """A file of a kilobyte whose 200 rows are 200 MB; read at once, and held, that is 400 MB."""
+    import pyarrow
+    import pyarrow.parquet
+
+    text = pyarrow.DictionaryArray.from_arrays([0] * 200, ["x" * 1_000_000])
+    if nested:
+        text = pyarrow.StructArray.from_arrays([text], ["value"])
+    path = tmp_path / "rows.parquet"
+    little = {"write_statistics": False, "compression": "zstd", "store_schema": False}
+    pyarrow.parquet.write_table(pyarrow.table({"q": text}), path, **little)
+    assert path.stat().st_size < 2000
+    rows, arrow = [], 0
+    tracemalloc.start()
+    for _, row in readers.read(Source("it", tmp_path / "dataset_info.json", {"file_name": path.name})):
+        rows.append(row)
+        arrow = max(arrow, pyarrow.total_allocated_bytes())
+    _, python = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(rows) == 200 and arrow < 100e6 and python < 100e6
 
 
 def test_line_ends_within_a_cell_are_kept(tmp_path):

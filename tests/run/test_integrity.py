@@ -93,6 +93,43 @@ def test_force_makes_it_again_and_what_follows(run):
     assert path.read_bytes() == before and other.stat().st_mtime_ns == was
 
 
+@pytest.mark.parametrize(
+    ("file", "stage", "t", "message"),
+    [
+        ("pairs.jsonl", "pair", 2, "what replay.dataset names was changed since pair of round 1 read it"),
+        ("prompts.json", "generate", 2, "what prompts names was changed since generate of round 1 read it"),
+    ],
+)
+def test_data_that_was_edited_between_two_rounds_is_not_used(run, workers_here, file, stage, t, message):
+    """The second round would be of other pairs or prompts than the first, and nothing would say so."""
+    data = Path(run.recipe.dataset_dir) / file
+    before = data.read_bytes()
+    if stage == "pair":
+        execute(score.STAGE, run, 2)
+    try:
+        data.write_bytes(before.replace(b"cats", b"dogs", 1))
+        with pytest.raises(BadInput, match=message) as refused:
+            execute(STAGES[stage], run, t, force=True)
+        assert "put it back, or iter.sh --force" in str(refused.value)
+    finally:
+        data.write_bytes(before)
+    assert execute(STAGES[stage], run, t).rows_out
+
+
+@pytest.mark.slow
+def test_force_makes_it_again_and_what_follows_of_edited_data(fake_run, workers_here):
+    """As iter.sh --force does: round 1 first, then round 2 of the same pairs."""
+    for stage in ROUND:
+        execute(stage, fake_run, 1)
+    data = Path(fake_run.recipe.dataset_dir) / "pairs.jsonl"
+    data.write_bytes(data.read_bytes().replace(b"cats", b"dogs"))
+    for t in (1, 2):
+        for stage in ROUND:
+            execute(stage, fake_run, t, force=True)
+    first, second = (pair.STAGE.manifest(fake_run, t).inputs["offline pairs"] for t in (1, 2))
+    assert first == second
+
+
 def test_force_makes_a_list_of_what_was_dropped_again(run):
     path = run.round_dir(1) / "scores" / "dropped-00001.jsonl"
     before = path.read_bytes()

@@ -45,6 +45,13 @@ SHAREGPT = {
     "chosen": {"from": "gpt", "value": "y"},
     "rejected": {"from": "gpt", "value": "n"},
 }
+CONVERSATIONS = {
+    "prompt": "Hi",
+    "system": "s",
+    "chosen": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "y"}],
+    "rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "n"}],
+    "response": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "y", "tool_calls": []}],
+}
 ENTRIES = {
     "alpaca": {
         "ranking": True,
@@ -129,16 +136,15 @@ def preferences(given: Input, folder: Path) -> tuple[str, Read]:
 @reader("answers (dice score FILE)")
 def answered(given: Input, folder: Path) -> tuple[str, Read]:
     path = folder / f"rows.{given.rng.choice(KINDS)}"
-    what = data_file(
-        given, path, given.rng.choice([ALPACA, SHAREGPT, {"messages": ROUND_MESSAGES, "responses": ["a"]}])
-    )
+    rows = [ALPACA, SHAREGPT, CONVERSATIONS, {"messages": ROUND_MESSAGES, "responses": ["a"]}]
+    what = data_file(given, path, given.rng.choice(rows))
     return what, lambda: answers.read_answers(str(path), str(folder))[1].total()
 
 
 @reader("pairs (dice reward FILE)")
 def labelled(given: Input, folder: Path) -> tuple[str, Read]:
     path = folder / f"rows.{given.rng.choice(KINDS)}"
-    what = data_file(given, path, given.rng.choice([ALPACA, SHAREGPT]))
+    what = data_file(given, path, given.rng.choice([ALPACA, SHAREGPT, CONVERSATIONS]))
     return what, lambda: answers.read_pairs(str(path), str(folder))[1].total()
 
 

@@ -1,6 +1,7 @@
 """Scoring outside the loop: any file, any two models, and a preference set's labels."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -88,12 +89,12 @@ def test_preferences_of_every_form(tmp_path, row):
     [
         ([{"question": "Hi"}], r"rows.jsonl:1: no prompt in sight.*this one has: question"),
         ([{"prompt": "Hi", "answer": "Yes"}], r"rows.jsonl:1: no response; a row needs one of"),
-        ([{"prompt": "Hi", "response": "a"}, {"prompt": "Hi"}], r"rows.jsonl:2: no column 'response'"),
+        ([{"prompt": "Hi", "response": "a"}, {"prompt": "Hi"}], r"rows.jsonl:2: no response; a row needs"),
         ([{"prompt": "Hi", "response": 5}], r"rows.jsonl:1: response is 5; it must be text"),
         ([{"prompt": "Hi", "responses": []}], r"no row with a prompt and a response.*without a response"),
         ([{"prompt": "Hi", "responses": ["\ud800"]}], r"no row .*half a character"),
-        ([{"messages": HI}], r"no row with a prompt and a response.*without a response"),
-        ([], "rows.jsonl: no prompt in sight"),
+        ([{"messages": HI}], r"no row with a prompt and a response \(1 rows with an answer that is not the"),
+        ([], r"rows.jsonl: no row with a prompt and a response \(it has no rows"),
     ],
 )
 def test_what_is_no_answer_is_named(tmp_path, rows, message):
@@ -192,12 +193,25 @@ def test_agreement_by_hand():
     assert (found.pairs, found.share) == (4, 0.625)
     # The wins 1, 1, 0, 1/2 vary by 0.2292 around their mean; over 4 pairs the error is half their spread.
     assert found.error == pytest.approx(np.sqrt(0.6875 / 3 / 4))
-    assert str(Agreement.of(np.array([]))) == "-"
+    assert str(Agreement.of(np.array([]))) == "–"
+    assert str(Agreement.of(np.array([1.0]))) == "100.0% ± –"  # one pair has no standard error
 
 
 def test_correlation_by_hand():
     assert correlation(np.array([1.0, 2.0, 3.0]), np.array([2.0, 4.0, 6.0])) == "correlation +1.00"
-    assert correlation(np.array([1.0, 1.0]), np.array([2.0, 4.0])) == "correlation +nan"
+    assert correlation(np.array([1.0, 1.0]), np.array([2.0, 4.0])) == "correlation –"
+
+
+def test_one_model_twice_is_refused_before_it_is_scored(random_model, tmp_path, monkeypatch):
+    """As the loop does: every implicit reward would be 0. A copy is the same model."""
+    monkeypatch.setattr(score_file, "score_round", None)
+    pairs = write(tmp_path / "rows.jsonl", [{"prompt": "Hi", "chosen": "Yes.", "rejected": "No."}])
+    words = [f"policy={random_model}", "template=llama3-custom"]
+    with pytest.raises(BadInput, match="policy and reference are both .*every implicit reward would be 0"):
+        agreement.show_agreement(pairs, None, [*words, f"reference={random_model}"])
+    shutil.copytree(random_model, tmp_path / "copy")
+    with pytest.raises(BadInput, match="have the same weights: every implicit reward would be 0"):
+        agreement.show_agreement(pairs, None, [*words, f"reference={tmp_path / 'copy'}"])
 
 
 def test_labels_are_compared_with_rewards(data_dir, capsys, monkeypatch):
@@ -228,7 +242,7 @@ def test_labels_are_compared_with_rewards(data_dir, capsys, monkeypatch):
     printed = capsys.readouterr().out.splitlines()
     rows = {line.split("  ")[0]: line.split() for line in printed if line}
     assert rows["pairs"] == ["pairs", "3", "1", "1", "1"]
-    assert rows["agreement"][1] == "66.7%"
+    assert " ".join(rows["agreement"][1:]) == "66.7% ± 33.3% 100.0% ± – 100.0% ± – 0.0% ± –"
     assert rows["margin, nats"][2:] == ["+1.33", "+3.00", "+2.00", "-1.00"]
     assert any(line.startswith("reward    ") and "chosen +2.33, rejected +1.00" in line for line in printed)
 

@@ -44,6 +44,7 @@ def render(
         plots=rounds,
         glance=tables.glance(collected),
         times=tables.times(collected),
+        rows=tables.rows,
         left_out=tables.left_out,
         duration=duration,
         score=score,

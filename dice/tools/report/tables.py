@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dice.errors import counted
 from dice.run.manifests import Manifest
 from dice.stages.order import ROUND
 from dice.tools.report.collect import Collected, Round
@@ -11,6 +12,12 @@ from dice.tools.report.figures import UNITS
 from dice.tools.report.text import duration, minus
 
 NOTHING = "–"
+ROWS = {  # what a stage takes in and gives out
+    "generate": ("prompt", "response"),
+    "score": ("response", "reward"),
+    "pair": ("response", "pair"),
+    "train": ("pair", "pair"),
+}
 
 
 def glance(collected: Collected) -> dict[str, list[str]]:
@@ -112,9 +119,17 @@ def _cell(manifest: Manifest | None, longest: float) -> tuple[str, float]:
     return duration(manifest.seconds) + "*" * manifest.resumed, manifest.seconds / longest
 
 
+def rows(manifest: Manifest) -> list[str]:
+    """What a stage of a round took in and gave out, each counted in its own unit."""
+    return [*map(counted, (manifest.rows_in, manifest.rows_out), ROWS[manifest.stage])]
+
+
 def left_out(manifest: Manifest) -> str:
-    """How many rows a stage left out, and why; empty for none."""
-    return "; ".join(f"{n:,} {why}" for why, n in manifest.dropped.items() if n)
+    """How much a stage left out, and why; empty for nothing."""
+    reasons = dict(manifest.dropped)
+    if "pairs" in manifest.figures:  # each of two responses, and no response in two of them
+        reasons["responses in no pair"] = manifest.rows_in - 2 * manifest.figures["pairs"]
+    return "; ".join(f"{n:,} {why}" for why, n in reasons.items() if n)
 
 
 def versions(collected: Collected) -> dict[str, list[str]]:

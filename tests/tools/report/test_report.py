@@ -75,7 +75,17 @@ def test_rounds_at_a_glance(run):
     assert lines["Pairs: generated + offline"] == ["2 + 0"]
     assert lines["Training loss at the end"] == ["0.600"]
     assert lines["Training accuracy at the end"] == ["75%"]
-    assert tables.left_out(collect(run).rounds[0].manifest("score")) == "2 under 4 characters"
+
+
+def test_what_was_left_out_accounts_for_what_went_in(run):
+    """Of 2 prompts with 3 scored responses each, 2 pairs take 4: 2 responses are in none."""
+    score, pair = (collect(run).rounds[0].manifest(stage) for stage in ("score", "pair"))
+    assert (tables.rows(score), tables.rows(pair)) == (
+        ["8 responses", "6 rewards"],
+        ["6 responses", "2 pairs"],
+    )
+    assert tables.left_out(score) == "2 under 4 characters"
+    assert tables.left_out(pair) == "2 responses in no pair"
 
 
 def test_the_first_screen_has_models_and_verdict(run, undrawn):
@@ -84,7 +94,7 @@ def test_the_first_screen_has_models_and_verdict(run, undrawn):
     page = page_of(run, quick=True)
     assert "It worked: round 1 wins 55.0% ± 1.0% against the policy it started from." in page
     assert "Answers went from 100.0 to 110.0 characters (+10%)." in page
-    for cell in ("0.600", "30.0% ± 1.0%", "1,600 judged answers", "<td>8</td><td>6</td>"):
+    for cell in ("0.600", "30.0% ± 1.0%", "1,600 judged answers", "<td>8 responses</td>"):
         assert cell in page
     assert "Not there" not in page and "No stage found anything worth a warning." in page
 
