@@ -8,6 +8,7 @@ from dice.errors import BadInput
 from dice.launch import disk_errors
 from dice.recipe.keys import Recipe, resolve
 from dice.recipe.load import load_resolved, resolved_yaml
+from dice.recipe.seal import sealed
 from dice.run import files
 from dice.run.lock import locked
 
@@ -61,7 +62,7 @@ def create_run(recipe: Recipe) -> Run:
         run.path.mkdir(parents=True, exist_ok=True)
         with locked(run.path):
             files.remove_leftovers(run.path)
-            files.write_text(run.path / "recipe.yaml", resolved_yaml(recipe))
+            files.write_text(run.path / "recipe.yaml", sealed(resolved_yaml(recipe)))
     except OSError as error:
         if error.errno in disk_errors.NO_ROOM:
             raise

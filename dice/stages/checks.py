@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from dice.data import dataset_info
-from dice.errors import BadInput, counted
+from dice.errors import BadInput, Unreadable, counted
 from dice.inference.load import engine_named
 from dice.launch import devices
 from dice.models import chat_template, llamafactory, trainer
@@ -242,8 +242,13 @@ def home(role: str, name: str) -> str:
 
 
 def previous(recipe: Recipe) -> Recipe | None:
-    """What this run was started with before; None for a new run or a recipe of another version."""
+    """What this run was started with before; None for a new run, or a recipe of another version or edited.
+
+    Raises Unreadable where nobody can tell.
+    """
     try:
         return load_resolved(recipe.run_dir / "recipe.yaml")
-    except (FileNotFoundError, BadInput):
+    except Unreadable:
+        raise
+    except BadInput:
         return None

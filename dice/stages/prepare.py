@@ -108,7 +108,7 @@ def _show_changes(run: Run, force: bool) -> None:
     before = previous(run.recipe)
     for change in differences(before.model_dump(), run.recipe.model_dump()) if before else ():
         say(f"recipe    {change}", mark="!")
-    superseded = _superseded(run) if before and not force else ()
+    superseded = () if force else _superseded(run)
     lost = [f"{stage.name} of round {t}" if t else stage.name for stage, t in superseded]
     if lost:
         others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
