@@ -110,6 +110,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+class Unmade(str):
+    """What a check says that could not be made: no reason to refuse a recipe, but none to call it right."""
+
+
 class BadInput(Exception):
     """Something a user gave can't be used. The message is one line: file, line, key, what would be right.
 

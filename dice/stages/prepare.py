@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from dice.errors import BadInput, StageFailed, counted
+from dice.errors import BadInput, StageFailed, Unmade, counted
 from dice.inference.load import resolve_engine
 from dice.launch import machines, processes
 from dice.launch.console import console, say, shown
@@ -41,7 +41,8 @@ def start(name: str, overrides: Sequence[str], force: bool = False) -> Run:
 
     def examine_all(checks: list[Check]) -> None:
         for check in checks:
-            check.examine()
+            if isinstance(told := check.examine(), Unmade):
+                say(f"{check.topic}: {told}", mark="!")
 
     with machines.meeting("start") as meeting:
         recipe = load(name, overrides)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dice.data.answers import read_answers
-from dice.errors import BadInput, StageFailed
+from dice.errors import BadInput, StageFailed, Unmade
 from dice.inference.load import engine_named
 from dice.launch.console import say
 from dice.models import chat_template, remote_code
@@ -100,7 +100,9 @@ def _check(run: Run) -> None:
     check_model("policy", recipe.policy)
     if recipe.score.reward == "implicit":
         check_model("reference", recipe.reference)
-        chat_template.check_alike(run.policy(1), run.reference(1))
+        told = chat_template.check_alike(run.policy(1), run.reference(1))
+        if isinstance(told, Unmade):
+            say(told, mark="!")
 
 
 @contextlib.contextmanager
