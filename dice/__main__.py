@@ -16,7 +16,7 @@ from dice.launch.console import console, run, shown
 from dice.launch.processes import die_with_parent
 from dice.recipe.load import load_recipe
 from dice.run.manifests import Manifest
-from dice.run.run import Run, open_run
+from dice.run.run import Run, open_run, open_to_work
 
 # What a command needs besides is imported where it is used: numpy and the stages take a third of a second.
 
@@ -65,7 +65,7 @@ class ForUsers:
         """
         from dice.tools.report import report
 
-        report(open_run(run), quick, in_loop)
+        report(open_run(run) if quick else open_to_work(run), quick, in_loop)
 
     def score(
         self,
@@ -120,6 +120,7 @@ class ForUsers:
         dice evaluate RUN [--force]
         dice evaluate RUN --benchmark=NAME [--judge=MODEL] [--first=N] [...]
 
+        The judge is code that the run's recipe.yaml names. It is run if DICE_TRUST_RUN=1 is set.
         With a benchmark its questions are answered instead, and the server of OPENAI_BASE_URL and
         OPENAI_API_KEY judges the answers. The flags from --questions on are for benchmarks.
 
@@ -137,7 +138,7 @@ class ForUsers:
             max_new_tokens (N): The longest answer in tokens, instead of the benchmark's.
             length_data (FILE): AlpacaEval's df_gamed.csv, instead of the Hub's.
         """
-        opened = open_run(run)
+        opened = open_to_work(run)
         if benchmark is not None:
             from dice.tools.benchmarks import evaluation
 
@@ -150,7 +151,7 @@ class ForUsers:
             return
         from dice.stages import evaluate
 
-        evaluate.show(_execute(evaluate.STAGE.name, opened, 0, force))
+        evaluate.show(evaluate.only_shown(opened) or _execute(evaluate.STAGE.name, opened, 0, force))
 
     def export(
         self, source: str, round: int | None = None, *, output: str | None = None, push: str | None = None
@@ -173,7 +174,7 @@ class ForUsers:
         if round is None and not (Path(source) / "recipe.yaml").is_file():
             export_model.export_checkpoint(source, output, push)
             return
-        opened = open_run(source)
+        opened = open_to_work(source)
         export_model.export_round(opened, _round_of(opened, round), output, push)
 
     def register(self, round_dir: str, *, name: str, mixed: bool = False) -> None:
@@ -234,7 +235,7 @@ class ForTheLoop:
         """Train the reward model, where score.reward_model is train."""
         from dice.stages import train_reward_model
 
-        opened = open_run(run)
+        opened = open_to_work(run)
         if train_reward_model.is_wanted(opened.recipe):
             _execute(train_reward_model.STAGE.name, opened, 0, force)
 
@@ -270,7 +271,7 @@ class Commands(ForUsers, ForTheLoop):
 
 
 def _stage(name: str, run: str, round: int, force: bool) -> None:
-    opened = open_run(run)
+    opened = open_to_work(run)
     _execute(name, opened, _round_of(opened, round), force)
 
 

@@ -5,16 +5,19 @@ messages are written for readers who know no Python.
 """
 
 import contextlib
+import functools
 import json
 import os
 import re
 import urllib.parse
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 
 # Names with such a word hold a secret: HF_TOKEN, OPENAI_API_KEY; TOKENIZERS_PARALLELISM does not.
 SECRET = re.compile(r"(^|_)(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS)(_|$)", re.IGNORECASE)
 OWN = ("localhost", "127.0.0.1")  # this machine: only with its port does it tell anything
+UNRESERVED = re.compile(r"[\w.~-]", re.ASCII)  # what URLs, JSON and Python write as it is
 SHORTEST = 8  # characters: a shorter value, "true" say, is no secret, and stands in many texts
 # Keys of LLaMA-Factory and vLLM that are given secrets (hf_hub_token, hf_token); a recipe is written down.
 SECRET_KEY = re.compile(r"(^|[_.])(token|api_key|secret|password)$")
@@ -45,10 +48,27 @@ def _host(url: str) -> str:
     return host
 
 
+@functools.cache
+def _written(value: str) -> re.Pattern[str]:
+    """A value as it is, and as URLs, JSON and Python write it, all of its characters or some: %24."""
+    return re.compile("".join(map(_character, value)))
+
+
+def _character(character: str) -> str:
+    """A pattern for the ways to write a character of a secret."""
+    if UNRESERVED.fullmatch(character):
+        return re.escape(character)
+    in_url = urllib.parse.quote(character, safe="", errors="surrogateescape")
+    escapes = {json.dumps(character)[1:-1], ascii(character)[1:-1]} - {character}
+    ways = [rf"\\*{re.escape(character)}", f"(?i:{in_url})"]  # text in JSON in JSON has more backslashes
+    ways += [rf"\\*(?i:{re.escape(escape)})" for escape in sorted(escapes)]
+    return f"(?:{'|'.join([*ways, *([re.escape('+')] if character == ' ' else [])])})"
+
+
 def redacted(text: str) -> str:
-    """A text with everything hidden replaced by its name in brackets."""
+    """A text with everything hidden replaced by its name in brackets, in whatever way it is written."""
     for name, value in hidden().items():
-        text = text.replace(value, f"[{name}]")
+        text = _written(value).sub(f"[{name}]", text)
     return text
 
 
@@ -59,9 +79,7 @@ def clean(log: Path) -> None:
     """
     with contextlib.suppress(OSError):
         content = log.read_bytes()
-        cleaned = content
-        for name, value in hidden().items():
-            cleaned = cleaned.replace(os.fsencode(value), f"[{name}]".encode())
+        cleaned = redacted(content.decode(errors="surrogateescape")).encode(errors="surrogateescape")
         if cleaned != content:
             log.write_bytes(cleaned)
 
@@ -69,7 +87,7 @@ def clean(log: Path) -> None:
 def first_in(text: str, known: Mapping[str, str] | None = None) -> str | None:
     """The variable whose secret value is part of a text, if any; `known` has the secrets by variable."""
     known = secrets() if known is None else known
-    return next((name for name, value in known.items() if value in text), None)
+    return next((name for name, value in known.items() if _written(value).search(text)), None)
 
 
 def printable(text: str) -> str:
@@ -96,6 +114,10 @@ def first_line(error: BaseException) -> str:
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1])
 
 
+class Unmade(str):
+    """What a check says that could not be made: no reason to refuse a recipe, but none to call it right."""
+
+
 class BadInput(Exception):
     """Something a user gave can't be used. The message is one line: file, line, key, what would be right.
 
@@ -110,7 +132,18 @@ class BadInput(Exception):
         super().__init__(text if len(text) <= self.longest else f"{text[:half]} … {text[-half:]}")
 
 
+class Unreadable(BadInput):
+    """A file is there and may not, or can't, be read. Nobody knows what is in it, so nothing replaces it."""
+
+    @classmethod
+    def because(cls, path: Path | str, error: OSError) -> Self:
+        return cls(f"{path}: can't be read ({error.strerror}); allow access, or see to its disk")
+
+
 class StageFailed(Exception):
     """A stage's worker failed. The message ends with the end of its log and the log's path."""
 
     status = 1
+
+    def __init__(self, message: str) -> None:
+        super().__init__("\n".join(map(printable, redacted(message).split("\n"))))

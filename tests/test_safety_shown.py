@@ -6,7 +6,7 @@ import sys
 import pytest
 from commands import run_script
 
-from dice.errors import BadInput, first_in, printable, redacted, secrets
+from dice.errors import BadInput, StageFailed, clean, first_in, printable, redacted, secrets
 from dice.launch.console import say
 from dice.launch.processes import run_logged
 from dice.recipe.load import load_recipe
@@ -78,6 +78,32 @@ def test_a_secret_within_another_leaves_no_rest(monkeypatch):
     assert redacted("abcdefghSECRETPART, abcdefgh") == "[B_TOKEN], [A_KEY]"
 
 
+SECRET = 'p@s/s é"w\\rd'
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        'p@s/s é"w\\rd',
+        "p%40s%2Fs%20%C3%A9%22w%5Crd",  # of a URL: all that may be escaped
+        "p%40s/s+%c3%a9%22w%5crd",  # of a form
+        "p@s%2Fs%20é%22w%5Crd",  # some of it
+        'p@s/s é\\"w\\\\rd',  # of JSON
+        'p@s\\/s \\u00e9\\"w\\\\rd',  # of JSON in ASCII
+        'p@s/s \\\\u00e9\\\\\\"w\\\\\\\\rd',  # of JSON in JSON
+        'p@s/s \\xe9"w\\\\rd',  # of Python
+    ],
+)
+def test_a_secret_is_known_however_it_is_written(tmp_path, monkeypatch, written):
+    monkeypatch.setenv("MY_PASSWORD", SECRET)
+    assert redacted(f"at {written}!") == "at [MY_PASSWORD]!"
+    assert first_in(f"https://me:{written}@host") == "MY_PASSWORD" and first_in(written[1:]) is None
+    (tmp_path / "log").write_bytes(b"\xff" + written.encode() + b"\n\xe9")
+    clean(tmp_path / "log")
+    assert (tmp_path / "log").read_bytes() == b"\xff[MY_PASSWORD]\n\xe9"
+    assert str(StageFailed(f"train: {written}")) == "train: [MY_PASSWORD]"
+
+
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
@@ -103,6 +129,7 @@ def test_texts_are_shown_as_they_are(capsys):
     say(ODD)
     assert r"[red]not markup[/red] \x1b[2Jcleared\x07 \rover \u202eturned" in capsys.readouterr().out
     assert str(BadInput(f"a: {ODD}\nb")) == "a: " + printable(ODD) + r"\nb"
+    assert str(StageFailed(f"a: {ODD}\nb")) == "a: " + printable(ODD) + "\nb"  # it may have several lines
     assert len(str(BadInput("x" * 10_000))) <= BadInput.longest
 
 

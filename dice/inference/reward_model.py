@@ -12,18 +12,18 @@ Weights are read from safetensors only. A checkpoint's own code runs with `trust
 from collections.abc import Callable, Sequence
 
 import torch
-from jinja2 import TemplateError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 from transformers.utils import cached_file
 
-from dice.errors import BadInput
+from dice.errors import BadInput, first_line
 from dice.inference.exactness import check_token_ids, position_limit
 from dice.inference.forward import Budget, in_batches, in_order, padded
 from dice.models import chat_template
 from dice.models.loading import Models, Options, load_model
+from dice.models.own_template import Unrendered, rendered
 from dice.run.rows import Message
 from dice.run.run import model_path
 
@@ -130,17 +130,24 @@ def encoder(name: str, template: str, own_template: bool) -> Encode:
 
     Raises BadInput where its tokenizer and the template don't go together.
     """
+    told = "the chat template of {!r} takes no such conversation: {}"
     tokenizer = chat_template.load_tokenizer(name) if own_template else None
     if tokenizer is None or not tokenizer.chat_template:
         with_template = chat_template.load_chat(name, template)
         return lambda messages, response: sum(with_template.encode(messages, response), [])
 
+    hello = [Message(role="user", content="Hi"), Message(role="assistant", content="Hello!")]
+    try:
+        rendered(tokenizer, hello)  # within limits, so that none that has no end is met below
+    except Unrendered as reason:
+        raise BadInput(told.format(name, reason)) from None
+
     def encode(messages: list[Message], response: str) -> list[int]:
         turns = [*messages, Message(role="assistant", content=response)]
         try:
             text = tokenizer.apply_chat_template(turns, tokenize=False)
-        except (TemplateError, ValueError) as error:
-            raise BadInput(f"the chat template of {name!r} takes no such conversation: {error}") from None
+        except Exception as error:  # of any kind: a template is a program
+            raise BadInput(told.format(name, first_line(error))) from None
         return tokenizer.encode(text, add_special_tokens=False)
 
     return encode

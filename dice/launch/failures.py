@@ -31,8 +31,7 @@ def node_name(rank: int, name: bytes | str) -> str:
 
 def as_error(failures: list[Failure]) -> BadInput | StageFailed:
     """What other nodes failed of, nothing in it that moves a terminal's cursor."""
-    words = [f"{failure.node}: {failure.cause}".splitlines() for failure in failures]
-    texts = ["\n".join(map(printable, lines)) for lines in words]
+    texts = [f"{failure.node}: {failure.cause}" for failure in failures]
     if all(failure.status == BadInput.status for failure in failures):
         return BadInput("; ".join(texts))
     return StageFailed("\n".join(texts))

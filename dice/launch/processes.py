@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from dice.errors import BadInput, StageFailed, clean, printable
+from dice.errors import BadInput, StageFailed, clean
 from dice.launch import complaint, devices, disk_errors, machines
 from dice.launch.console import HELD, signals_held
 from dice.launch.progress import Bar, Tally, read_counters
@@ -211,10 +211,10 @@ def environment() -> dict[str, str]:
 def _failure(label: str, status: int, log: Path) -> StageFailed:
     """How a command failed that did not complain: what its disk refuses now, or else the end of its log."""
     if refused := disk_errors.refusal_of_writing(log.parent):
-        return StageFailed(f"{label}: {printable(refused)}")
+        return StageFailed(f"{label}: {refused}")
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     begun = max((index for index, line in enumerate(lines) if line.startswith("$ ")), default=-1)
-    tail = "\n".join(f"    {printable(line[:300])}" for line in lines[begun + 1 :][-TAIL_LINES:])
+    tail = "\n".join(f"    {line[:300]}" for line in lines[begun + 1 :][-TAIL_LINES:])
     how = f"killed by {signal_name(-status)}" if status < 0 else f"status {status}"
     return StageFailed(f"{label} failed ({how}). The end of its log:\n{tail}\n  whole log: {log}")
 

@@ -17,12 +17,11 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
-from dice.errors import BadInput, first_line
+from dice.errors import BadInput, Unmade, first_line
 from dice.models import remote_code
 from dice.models.checkpoint import has_tokenizer, tokenizer_home
 from dice.models.llamafactory import llamafactory
+from dice.models.own_template import Unrendered, rendered
 from dice.run.rows import Message
 
 if TYPE_CHECKING:
@@ -137,14 +136,15 @@ def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def check_alike(policy: str, reference: str) -> None:
-    """Raises BadInput where two models don't read the same text as the same tokens.
+def check_alike(policy: str, reference: str) -> str:
+    """Says what of two models is alike, as `Unmade` where one's chat template can't be rendered.
 
-    Then a difference of their log-probs means nothing. Compared are the vocabularies and, where both
-    have one, the chat templates. A reference's folder without a tokenizer is taken to share the policy's.
+    Raises BadInput where they don't read the same text as the same tokens: then a difference of their
+    log-probs means nothing. Compared are the vocabularies and, where both have one, the chat templates. A
+    reference's folder without a tokenizer is taken to share the policy's.
     """
     if not has_tokenizer(reference):
-        return
+        return "the reference has no tokenizer, and is taken to read text as the policy does"
     ours, theirs = load_tokenizer(policy), load_tokenizer(reference)
     vocabulary, other = ours.get_vocab(), theirs.get_vocab()
     apart = sorted(t for t in vocabulary if other.get(t) != vocabulary[t] and t != ours.pad_token)
@@ -155,18 +155,19 @@ def check_alike(policy: str, reference: str) -> None:
             f"{len(vocabulary):,} tokens differ ({shown}{', ...' if len(apart) > 5 else ''})"
         )
     if not (ours.chat_template and theirs.chat_template):
-        return
+        return "policy and reference have one vocabulary, and no two chat templates to compare"
     turns = [Message(role="user", content="Hi"), Message(role="assistant", content="Hello!")]
     try:
-        first, second = (t.apply_chat_template(turns, tokenize=False) for t in (ours, theirs))
-    except (TemplateError, ValueError):  # one that wants other turns can't be compared
-        return
+        first, second = (rendered(tokenizer, turns) for tokenizer in (ours, theirs))
+    except Unrendered as reason:
+        return Unmade(f"not compared: a chat template of policy or reference can't be rendered ({reason})")
     if first != second:
         at = len(os.path.commonprefix([first, second]))
         raise BadInput(
             f"policy {policy!r} and reference {reference!r} have different chat templates: after "
             f"{first[:at][-30:]!r} comes {first[at:][:30]!r} in one, {second[at:][:30]!r} in the other"
         )
+    return "policy and reference read text alike"
 
 
 def known_templates() -> list[str]:

@@ -10,6 +10,7 @@ that is not DICE's own is an argument of LLaMA-Factory: `train.learning_rate=1e-
 import errno
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -213,6 +214,13 @@ class Recipe(Group):
     def sampling(self, **changes: Any) -> "Recipe":
         """A copy with other values in its group `generate`; they are not checked."""
         return self.model_copy(update={"generate": self.generate.model_copy(update=changes)})
+
+    @field_validator("results_dir")
+    @classmethod
+    def _be_one_line(cls, folder: str) -> str:
+        is_line = not any(unicodedata.category(character) == "Cc" for character in folder)
+        require(is_line, "", f"is {folder!r:.80}; it must have no newline or other control character")
+        return folder
 
     @field_validator("run")
     @classmethod

@@ -7,7 +7,6 @@ Values come from three sources, later ones winning: the LLaMA-Factory file that 
 import difflib
 import functools
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
-from dice.errors import BadInput, first_in, first_line, secrets
+from dice.errors import BadInput, Unreadable, first_in, first_line, secrets
 from dice.recipe.keys import (
     GROUPS,
     RECIPES,
@@ -29,8 +28,9 @@ from dice.recipe.keys import (
     may_exist,
     recipe_names,
 )
+from dice.recipe.seal import is_sealed
 from dice.recipe.train_args import MANAGED_TRAIN_ARGS
-from dice.recipe.values import inside
+from dice.recipe.values import inside, literal
 
 COMMAND_LINE = "on the command line"
 # What ends "KEY is VALUE; it must be", by the type of pydantic's error.
@@ -105,24 +105,19 @@ def origin(name: str, overrides: Sequence[str], key: str) -> str:
 
 
 def load_resolved(path: Path) -> Recipe:
-    """A recipe from what `resolved_yaml` made of it. Raises BadInput for anything unknown or out of range."""
+    """A recipe from what `resolved_yaml` made of it, sealed or not.
+
+    Raises BadInput for anything unknown or out of range, and for a sealed one that was edited.
+    """
     source = Source(path, _read_yaml(path), {})
+    is_sealed(path)
     return _validated(source, source.written)
 
 
 def resolved_yaml(recipe: Recipe) -> str:
     """The whole recipe as YAML, defaults included; `load_resolved` reads back an equal one."""
     header = "# The resolved recipe of this run, defaults and overrides included.\n"
-    return header + OmegaConf.to_yaml(OmegaConf.create(_literal(recipe.model_dump())))
-
-
-def _literal(value: Any) -> Any:
-    """A value with every `${` in it escaped, which OmegaConf would take for an interpolation."""
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
-    if isinstance(value, dict):
-        return {key: _literal(inner) for key, inner in value.items()}
-    return [*map(_literal, value)] if isinstance(value, list) else value
+    return header + OmegaConf.to_yaml(OmegaConf.create(literal(recipe.model_dump())))
 
 
 def _source(name: str, overrides: Sequence[str]) -> Source:
@@ -144,7 +139,9 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise BadInput(f"{_shown(path)}:{line}: not YAML ({error.problem})") from None
-    except (yaml.YAMLError, OSError, ValueError, OmegaConfBaseException) as error:
+    except OSError as error:
+        raise Unreadable.because(_shown(path), error) from None
+    except (yaml.YAMLError, ValueError, OmegaConfBaseException) as error:
         raise BadInput(f"{_shown(path)}: not YAML ({first_line(error)})") from None
     if not isinstance(loaded, dict):
         raise BadInput(f"{_shown(path)}: not a mapping of keys to values")
@@ -163,6 +160,8 @@ def _parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             given.merge_with_dotlist([item])
         except (OmegaConfBaseException, yaml.YAMLError, ValueError, RecursionError) as error:
             raise BadInput(f"{COMMAND_LINE}: {item!r}: {first_line(error)}") from None
+        if "\n" in item and isinstance(OmegaConf.select(given, key), str):  # YAML makes it a blank
+            raise BadInput(f'{COMMAND_LINE}: {item!r} has a newline; in text it is written \\n, in "quotes"')
     return _with_train_config(OmegaConf.to_container(given))
 
 

@@ -6,6 +6,7 @@ converted. No other type is: `rounds: true` and `seed: 1.5` are refused.
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -31,6 +32,15 @@ def inside(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         dotted = f"{key}.{name}" if key else f"{name}"
         yield dotted, inner
         yield from inside(inner, dotted)
+
+
+def literal(value: Any) -> Any:
+    """A value with every `${` in it escaped, which OmegaConf would take for an interpolation."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", value)
+    if isinstance(value, dict):
+        return {key: literal(inner) for key, inner in value.items()}
+    return [*map(literal, value)] if isinstance(value, list) else value
 
 
 def read_as(kind: type, *others: type) -> BeforeValidator:

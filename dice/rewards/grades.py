@@ -12,11 +12,14 @@ from dice.run import files
 from dice.run.rows import Graded, from_line, to_line
 
 HIGHEST = 5
-AROUND = r"[\s*_`\"'\[($]*"  # markup, quotes and brackets that may stand around a number
+# What a judge says is read in a time that grows with its length alone: nothing that is looked for again from
+# every "grade" of a text may be longer than a line has room for.
+AROUND = r"[\s*_`\"'\[($]{0,40}"  # markup, quotes and brackets that may stand around a number
+MARKS = r"[ \t*_`\"']{0,40}"
 # "Grade:", "**Grade** (0-5) =", '"grade": ': the first of a line that has a number, or what looks like one.
-NOTE = r"(?:[(\[][^\d\n)\]]*(?:0[^\d\n)\]]*)?5[)\]])?"
+NOTE = r"(?:[(\[][^\d\n)\]]{0,40}(?:0[^\d\n)\]]{0,40})?5[)\]])?"
 LABEL = re.compile(
-    rf"^.*?\bgrade[ \t*_`\"']*{NOTE}[ \t*_`\"']*[:=]{AROUND}(?=\W{{0,3}}\d)", re.IGNORECASE | re.MULTILINE
+    rf"^.*?\bgrade{MARKS}{NOTE}{MARKS}[:=]{AROUND}(?=\W{{0,3}}\d)", re.IGNORECASE | re.MULTILINE
 )
 # A number, of 5 if of anything: no percentage, no range, no part of a longer number or word.
 NUMBER = re.compile(

@@ -6,6 +6,7 @@ after a longer wait; one that refuses the key ends everything at once.
 """
 
 import asyncio
+import json
 import os
 import random
 import urllib.parse
@@ -21,6 +22,7 @@ BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # answers of a server that
 NO_ADDRESS = "OPENAI_BASE_URL is no address; it must be like http://localhost:8000/v1"
 REFUSALS = {401: "refuses the key", 403: "refuses the key", 404: "does not know this address or model"}
 LONGEST_WAIT = 60.0  # seconds
+LARGEST = 16 << 20  # bytes of a reply; a completion of 16,000 tokens has about 100,000
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,10 @@ async def _ask_all(
 
     left = iter(enumerate(conversations))
     silent = 0  # questions without an answer since the last one with one
-    headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
+    headers = {
+        "Accept-Encoding": "identity"
+    }  # a compressed reply may be a thousand times as long as it looks
+    headers |= {"Authorization": f"Bearer {server.key}"} if server.key else {}
     limits = httpx.Limits(max_connections=server.concurrency)
 
     async def work(client: httpx.AsyncClient) -> None:
@@ -165,7 +170,8 @@ async def _attempt(client: Any, server: Server, messages: Sequence[Message]) -> 
     request = {"model": server.model, "messages": list(messages), **server.options}
     try:
         async with asyncio.timeout(server.timeout):  # httpx's is for each read: a byte now and then would do
-            response = await client.post(f"{server.url}/chat/completions", json=request)
+            async with client.stream("POST", f"{server.url}/chat/completions", json=request) as response:
+                body = await _body(response) if response.status_code == 200 else b""
     except (TimeoutError, httpx.TimeoutException):
         raise NoAnswer(f"no answer in {server.timeout:g} s") from None
     except httpx.InvalidURL:
@@ -176,10 +182,23 @@ async def _attempt(client: Any, server: Server, messages: Sequence[Message]) -> 
         raise BadInput(refusal(server.model, response.status_code))
     if response.status_code != 200:
         busy, after = response.status_code in BUSY, response.headers.get("retry-after", "")
-        wait = float(after) if after.isdigit() else 0.0
+        wait = float(after) if after.isascii() and after.isdigit() else 0.0
         raise NoAnswer(f"HTTP status {response.status_code}", busy, wait)
     try:
-        text = response.json()["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError):
+        text = json.loads(body)["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError, RecursionError):  # the last of very many brackets
         raise NoAnswer("an answer that is no chat completion") from None
-    return text if isinstance(text, str) else ""
+    # Half a character, \ud800, is JSON but can't be written down.
+    return text.encode(errors="replace").decode() if isinstance(text, str) else ""
+
+
+async def _body(response: Any) -> bytes:
+    """The whole of a reply. Raises NoAnswer for one that is compressed unasked, or longer than any answer."""
+    if (encoding := response.headers.get("content-encoding", "identity")) != "identity":
+        raise NoAnswer(f"an answer that is compressed ({encoding:.20}), though none was asked for")
+    body = bytearray()
+    async for part in response.aiter_raw():
+        body += part
+        if len(body) > LARGEST:
+            raise NoAnswer(f"an answer of more than {LARGEST:,} bytes")
+    return bytes(body)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
+from dice.errors import Unreadable
 from dice.run import files
 from dice.run.run import model_path
 
@@ -31,14 +32,14 @@ def _memory_file() -> Path:
 @functools.cache
 def _memory() -> dict[str, list]:
     """Path -> [size, mtime, ctime, inode, digest], kept between processes."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, Unreadable):
         return files.read_json(_memory_file()) or {}
     return {}
 
 
 def _save() -> None:
     """Add what was learned to the file. It is only a convenience, so nothing is said where that fails."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, Unreadable):
         entries = list(({**(files.read_json(_memory_file()) or {}), **_memory()}).items())
         files.write_json(_memory_file(), dict(entries[-REMEMBERED:]))
 

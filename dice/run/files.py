@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from dice.errors import BadInput
+from dice.errors import BadInput, Unreadable
 from dice.launch import disk_errors
 from dice.run.rows import Row, decoder, from_line, to_line
 
@@ -163,13 +163,15 @@ def shards(folder: Path) -> list[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where there is no (readable) one."""
+    """A JSON object, or None where there is none. Raises Unreadable for a file that can't be read."""
     if not path.is_file():  # nothing there, or a pipe, which would never end
         return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+    except (FileNotFoundError, ValueError, RecursionError):  # the first: it was removed at this moment
         return None
+    except OSError as error:
+        raise Unreadable.because(path, error) from None
     return value if isinstance(value, dict) else None
 
 

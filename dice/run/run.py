@@ -1,6 +1,7 @@
 """A run's folder and recipe: where everything of a run lies, and which model is which."""
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,8 +9,11 @@ from dice.errors import BadInput
 from dice.launch import disk_errors
 from dice.recipe.keys import Recipe, resolve
 from dice.recipe.load import load_resolved, resolved_yaml
+from dice.recipe.seal import sealed
 from dice.run import files
 from dice.run.lock import locked
+
+TRUST = "DICE_TRUST_RUN"  # 1: the user's word that a run is to be trusted
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def create_run(recipe: Recipe) -> Run:
         run.path.mkdir(parents=True, exist_ok=True)
         with locked(run.path):
             files.remove_leftovers(run.path)
-            files.write_text(run.path / "recipe.yaml", resolved_yaml(recipe))
+            files.write_text(run.path / "recipe.yaml", sealed(resolved_yaml(recipe)))
     except OSError as error:
         if error.errno in disk_errors.NO_ROOM:
             raise
@@ -80,9 +84,31 @@ def recipe_digest(recipe: Recipe) -> str:
     return hashlib.sha256(resolved_yaml(recipe).encode()).hexdigest()[:12]
 
 
+def is_trusted() -> bool:
+    """Whether code that a run's recipe.yaml names may be run: iter.sh got that recipe, or TRUST is 1."""
+    return "1" in (os.environ.get("DICE_IN_LOOP"), os.environ.get(TRUST))
+
+
+def require_trust(run: Run, key: str, value: str) -> None:
+    """Raises BadInput where code that a key of a run's recipe.yaml names would be run and is not trusted."""
+    if not is_trusted():
+        raise BadInput(
+            f"{run.path / 'recipe.yaml'}: {key} is {value}: that is code, and a run may be anybody's; if you "
+            f"trust this one, set {TRUST}=1 (iter.sh with a recipe of yours needs no such word)"
+        )
+
+
 def open_run(path: str | Path) -> Run:
     """The run in a folder, or of a name under results/. Raises BadInput where there is none."""
     for folder in (Path(path), resolve(str(path)), resolve("results") / str(path)):
         if (folder / "recipe.yaml").is_file():
             return Run(folder.absolute(), load_resolved(folder / "recipe.yaml"))
     raise BadInput(f"{path}: no run here (a run's folder has a recipe.yaml; `iter.sh` makes it)")
+
+
+def open_to_work(path: str | Path) -> Run:
+    """As `open_run`, for what loads the run's models: with code of their own only if the run is trusted."""
+    run = open_run(path)
+    if run.recipe.trust_remote_code:
+        require_trust(run, "trust_remote_code", "true")
+    return run

@@ -22,7 +22,7 @@ from typing import Any
 
 import msgspec
 
-from dice.errors import BadInput
+from dice.errors import BadInput, Unreadable
 from dice.run import files, manifests
 from dice.run.manifests import Manifest
 
@@ -77,11 +77,16 @@ class StageFiles:
         return manifests.read(self.manifest_path)
 
     def state(self, thorough: bool = False) -> Found:
-        """Which state the stage is in. Changed outputs are noticed if `thorough`, missing ones always."""
+        """Which state the stage is in. Changed outputs are noticed if `thorough`, missing ones always.
+
+        Raises Unreadable where one of its files can't be read.
+        """
         failed, basis = files.read_json(self._failed), files.read_json(self._begun)
         error = str((failed or {}).get("error", ""))
         try:
             manifest = self.manifest()
+        except Unreadable:  # which is no damage, and --force must make nothing anew for it
+            raise
         except BadInput as wrong:
             return Found(State.DAMAGED, basis=basis, unreadable=str(wrong), error=error)
         if manifest:

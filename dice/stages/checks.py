@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from dice.data import dataset_info
-from dice.errors import BadInput, counted
+from dice.errors import BadInput, Unmade, Unreadable, counted
 from dice.inference.load import engine_named
 from dice.launch import devices
 from dice.models import chat_template, llamafactory, trainer
@@ -37,7 +37,10 @@ Place = Callable[[str], str]  # which file and line a key of the recipe comes fr
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that may be wrong. `examine` says what it found to be right, or raises BadInput."""
+    """One thing that may be wrong. `examine` says what it found to be right, or raises BadInput.
+
+    What could not be found out it says as `Unmade`.
+    """
 
     topic: str
     examine: Callable[[], str]
@@ -190,8 +193,9 @@ def check_two(recipe: Recipe) -> str:
     if recipe.policy == recipe.reference:
         raise BadInput(f"policy and reference are both {recipe.policy}: every implicit reward would be 0")
     policy, reference = (check_model(role, getattr(recipe, role)) for role in ROLES)
-    if policy and reference:
-        check_different(policy, reference)
+    if not (policy and reference):
+        return Unmade("not compared: policy and reference are not both on this machine yet")
+    check_different(policy, reference)
     return "policy and reference differ"
 
 
@@ -199,8 +203,7 @@ def check_alike(recipe: Recipe) -> str:
     """Raises BadInput where policy and reference are compared and read texts as other tokens."""
     if recipe.score.reward != "implicit":
         return f"{recipe.score.reward} rewards do not compare them"
-    chat_template.check_alike(*(home(role, getattr(recipe, role)) for role in ROLES))
-    return "policy and reference read text alike"
+    return chat_template.check_alike(*(home(role, getattr(recipe, role)) for role in ROLES))
 
 
 def check_fit(recipe: Recipe, place: Place) -> str:
@@ -248,8 +251,13 @@ def home(role: str, name: str) -> str:
 
 
 def previous(recipe: Recipe) -> Recipe | None:
-    """What this run was started with before; None for a new run or a recipe of another version."""
+    """What this run was started with before; None for a new run, or a recipe of another version or edited.
+
+    Raises Unreadable where nobody can tell.
+    """
     try:
         return load_resolved(recipe.run_dir / "recipe.yaml")
-    except (FileNotFoundError, BadInput):
+    except Unreadable:
+        raise
+    except BadInput:
         return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
-from dice.errors import BadInput, counted
+from dice.errors import BadInput, Unmade, counted
 from dice.models import hub
 from dice.models.checkpoint import NotDownloaded, NotHere
 from dice.pairing import replay
@@ -65,7 +65,7 @@ def check_enough(recipe: Recipe, counts: dict[str, int]) -> str:
     `counts` has the distinct prompts of each set that could be read.
     """
     if any(key not in counts for key in data_sets(recipe)):
-        return "the data sets tell nothing yet"
+        return Unmade("not counted: a data set tells nothing yet")
     generated = counts["prompts"] * recipe.pair.per_prompt
     pairs = sum(replay.mixture_sizes(counts.get("replay.dataset", 0), generated, recipe.replay.gamma))
     train.check_rows(pairs, recipe)

@@ -21,16 +21,17 @@ from dice.data.prompts_and_preferences import read_prompts
 from dice.errors import BadInput, counted, first_line
 from dice.inference.load import engine_named
 from dice.launch import processes
-from dice.launch.console import console, with_error
+from dice.launch.console import console, say, with_error
 from dice.launch.processes import Workers
 from dice.launch.worker import Worker
 from dice.recipe.keys import Recipe, resolve
 from dice.run import files
 from dice.run.digests import file_digest, model_digest
-from dice.run.manifests import Manifest
+from dice.run.manifests import Manifest, differences
 from dice.run.rows import Judged, Response
-from dice.run.run import Run, open_run
+from dice.run.run import Run, is_trusted, open_run, require_trust
 from dice.run.stage import Outcome, Stage, makers
+from dice.run.state import State
 from dice.stages import train
 from dice.stages.generate import finished_shards, sample_shards, sampling_settings
 
@@ -194,6 +195,20 @@ def show(manifest: Manifest) -> None:
         table.add_row(result.model, f"{result.quality:.3f}", rate, f"{result.mean_chars:.1f} characters")
     console.print()
     console.print(table)
+
+
+def only_shown(run: Run) -> Manifest | None:
+    """The manifest of an evaluation that is done, of a run that is not trusted: its judge is not run.
+
+    None for a run that is trusted. Raises BadInput where the judge of one that is not has work to do.
+    """
+    if is_trusted():
+        return None
+    found = STAGE.state(run, 0, thorough=True)
+    if found.state is not State.DONE or differences(found.basis, STAGE.basis(run, 0)):
+        require_trust(run, "evaluate.judge", run.recipe.evaluate.judge)
+    say(f"{STAGE.name:<10}done before: {found.manifest.summary}")
+    return found.manifest
 
 
 def _needs(run: Run, t: int) -> list[tuple[str, int]]:

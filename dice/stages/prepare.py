@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from dice.errors import BadInput, StageFailed, counted
+from dice.errors import BadInput, StageFailed, Unmade, counted
 from dice.inference.load import resolve_engine
 from dice.launch import machines, processes
 from dice.launch.console import console, say, shown
@@ -39,7 +39,8 @@ def start(name: str, overrides: Sequence[str], force: bool = False) -> Run:
 
     def examine_all(checks: list[Check]) -> None:
         for check in checks:
-            check.examine()
+            if isinstance(told := check.examine(), Unmade):
+                say(f"{check.topic}: {told}", mark="!")
 
     with machines.meeting("start") as meeting:
         recipe = load(name, overrides)
@@ -106,7 +107,7 @@ def _show_changes(run: Run, force: bool) -> None:
     before = previous(run.recipe)
     for change in differences(before.model_dump(), run.recipe.model_dump()) if before else ():
         say(f"recipe    {change}", mark="!")
-    superseded = _superseded(run) if before and not force else ()
+    superseded = () if force else _superseded(run)
     lost = [f"{stage.name} of round {t}" if t else stage.name for stage, t in superseded]
     if lost:
         others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dice.data.answers import read_answers
-from dice.errors import BadInput, StageFailed
+from dice.errors import BadInput, StageFailed, Unmade
 from dice.inference.load import engine_named
 from dice.launch.console import say
 from dice.models import remote_code
@@ -100,7 +100,9 @@ def _check(run: Run) -> None:
     check.examine(recipe)
     check_model("policy", recipe.policy)
     check_two(recipe)
-    check_alike(recipe)
+    told = check_alike(recipe)
+    if isinstance(told, Unmade):
+        say(told, mark="!")
 
 
 @contextlib.contextmanager

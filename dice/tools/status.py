@@ -7,6 +7,7 @@ from dice.errors import BadInput, counted, printable
 from dice.launch.console import console, shown
 from dice.launch.progress import read_counters
 from dice.recipe.keys import resolve
+from dice.recipe.seal import is_sealed
 from dice.run import files, lock
 from dice.run.run import Run, open_run
 from dice.run.stage import Stage
@@ -43,6 +44,8 @@ def show_run(run: Run, check: bool = False) -> bool:
     console.print(table)
     for line in "\n".join([*failures, *(broken if check else [])]).splitlines():
         console.print(printable(line))
+    if check and not is_sealed(run.path / "recipe.yaml"):
+        console.print("recipe.yaml has no digest, as those of earlier versions: an edit would go unnoticed")
     if check and not broken:
         console.print("every file is what its stage wrote")
     return check and bool(broken)
@@ -76,11 +79,11 @@ def show_all() -> None:
     for path in runs:
         try:
             run = open_run(path)
+            in_rounds = [(stage, t) for stage, t in stages_of(run) if stage in ROUND]
+            done = sum(stage.state(run, t).was_done for stage, t in in_rounds)
         except (BadInput, OSError) as error:  # of another version, spoiled, or not ours to read
             console.print(f"{shown(path)}: can't be read: {printable(str(error))}")
             continue
-        in_rounds = [(stage, t) for stage, t in stages_of(run) if stage in ROUND]
-        done = sum(stage.state(run, t).was_done for stage, t in in_rounds)
         worker = f"; {name} is at work on it" if (name := lock.holder(path)) else ""
         console.print(f"{shown(path)}: {done} of {len(in_rounds)} stages done{worker}")
 

@@ -36,7 +36,7 @@ trap 'exit 130' INT # without it bash goes on after Ctrl-C if the command that i
 
 dice start "$recipe" "$@" $force # refuses unknown recipes, keys and values, on all nodes alike
 resolved=$(dice resolve "$recipe" "$@")
-read -r rounds run <<<"$resolved"
+rounds=${resolved%% *} run=${resolved#* }
 
 exec 9<>"$run/.lock" # stays open, so the run is locked until this loop ends
 export DICE_LOCK_FD=9

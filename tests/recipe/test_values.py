@@ -1,6 +1,7 @@
 """What the values of a recipe may be: each key's choices, what is read as another type, what is refused."""
 
 import functools
+import json
 
 import pytest
 import yaml
@@ -126,6 +127,17 @@ PATHS = ("run", "results_dir", "dataset_dir", "policy", "evaluate.judge", "score
 def test_a_name_that_no_file_can_have(fake_settings, key):
     with pytest.raises(BadInput, match=f"on the command line: {key} "):
         load_recipe("tiny", [*fake_settings, f"{key}={'x' * 300}"])
+
+
+def test_a_results_dir_of_one_line(fake_settings, tmp_path):
+    """iter.sh reads it from a line; a blank in front of it is a part of its name."""
+    for odd in ("\n", "\r", "\x1b", "\x7f"):
+        with pytest.raises(BadInput, match="results_dir is '.*'; it must have no newline or other control"):
+            load_recipe("tiny", [*fake_settings, f"results_dir={json.dumps(f'a{odd}b')}"])
+    with pytest.raises(BadInput, match="on the command line: .* has a newline; in text it is written"):
+        load_recipe("tiny", [*fake_settings, "results_dir=a\nb"])
+    for fine in (" a b", "é 漢字"):
+        assert load_recipe("tiny", [*fake_settings, f'results_dir="{fine}"']).results_dir == fine
 
 
 def test_values_beyond_all_measure(fake_settings):

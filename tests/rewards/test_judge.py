@@ -65,6 +65,27 @@ def test_grades_are_read(answer, grade):
     assert grade_of(answer) == grade
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "grade" + " " * 200_000,
+        "grade(" * 33_000,
+        "grade(0" * 28_000,
+        "grade*" * 33_000,
+        "grade:" + "\n" * 200_000,
+        "grade: 4 " + "-" * 200_000 + " 5",
+        "1" * 200_000,
+        " " * 100_000 + "4" + " " * 100_000 + "x",
+    ],
+    ids=lambda answer: answer[:12],
+)
+def test_a_long_answer_is_read_in_no_time(answer):
+    """200,000 characters. Each took minutes where a pattern tries every way to share them out."""
+    begun = time.process_time()
+    assert grade_of(answer) is None
+    assert time.process_time() - begun < 1
+
+
 def test_conversations_as_text():
     question = {"role": "user", "content": "Name a dog."}
     assert conversation([question]) == "Name a dog."

@@ -1,6 +1,8 @@
 """Asking a judge that is down, slow, busy, or talks nonsense."""
 
 import asyncio
+import gzip
+import resource
 import time
 
 import pytest
@@ -56,6 +58,43 @@ def test_trouble_that_stays_is_reported(trouble, answer, asked):
     with scripted_judge.serve(lambda request, n: trouble) as judge:
         assert ask(judge.url) == [answer]
     assert len(judge.requests) == asked
+
+
+COMPRESSED = "an answer that is compressed (gzip), though none was asked for"
+HALF = '{"choices": [{"message": {"content": "\\ud800"}}]}'  # JSON, and half a character
+
+
+@pytest.mark.parametrize(
+    ("trouble", "answer"),
+    [
+        ((200, "[" * 100_000), Answer("", None, "an answer that is no chat completion")),
+        ((200, '{"choices":' * 100_000), Answer("", None, "an answer that is no chat completion")),
+        ((200, "1" * 10_000), Answer("", None, "an answer that is no chat completion")),
+        ((200, b"\xff\xfe\x00"), Answer("", None, "an answer that is no chat completion")),
+        ((200, HALF), Answer("?", None)),
+        ((200, gzip.compress(b"{}"), {"Content-Encoding": "gzip"}), Answer("", None, COMPRESSED)),
+        ((200, " " * 17_000_000), Answer("", None, "an answer of more than 16,777,216 bytes")),
+        ((429, "busy", {"Retry-After": "\N{SUPERSCRIPT TWO}"}), Answer("", None, "HTTP status 429")),
+        (
+            (429, "busy", {"Retry-After": "Wed, 21 Oct 2065 07:28:00 GMT"}),
+            Answer("", None, "HTTP status 429"),
+        ),
+        ((302, "", {"Location": "http://127.0.0.1:9/"}), Answer("", None, "HTTP status 302")),
+    ],
+)
+def test_what_no_judge_should_say_is_an_answer_that_is_counted(trouble, answer):
+    with scripted_judge.serve(lambda request, n: trouble) as judge:
+        assert ask(judge.url, attempts=2, readings=1) == [answer]
+    assert judge.headers[0]["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.slow
+def test_a_reply_is_not_unpacked():
+    """256 MiB in little gzip: the memory of this process grows by less than a fifth of it."""
+    bomb, before = gzip.compress(bytes(1 << 28), 1), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with scripted_judge.serve(lambda request, n: (200, bomb, {"Content-Encoding": "gzip"})) as judge:
+        assert ask(judge.url, attempts=1)[0].failure == COMPRESSED
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
 
 
 def test_a_slow_judge_is_not_waited_for():

@@ -1,5 +1,6 @@
 """Files that are not what their stage wrote are named, and not used."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,10 +12,15 @@ from fake_world import interrupt
 
 from dice.errors import BadInput, StageFailed
 from dice.recipe import load
+from dice.recipe.load import resolved_yaml
 from dice.run import files
-from dice.run.run import Run, create_run
+from dice.run.run import Run, create_run, open_run
 from dice.stages import generate, pair, score, train
+from dice.stages.checks import previous
 from dice.stages.order import ROUND, STAGES, execute
+from dice.tools.status import show_run
+
+UNREADABLE = "/proc/self/mem"  # a file whose first byte can't be read, by nobody
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +217,55 @@ def test_another_prompts_file_is_noticed(run):
         execute(generate.STAGE, run, 1)
     prompts.write_text(before)
     execute(generate.STAGE, run, 1)
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("name", ["generate.manifest.json", "generate.started.json"])
+def test_what_can_not_be_read_is_not_made_anew(run, name, force):
+    """A disk that fails (a file that answers EIO): not even --force throws finished work away for it."""
+    folder = run.round_dir(1)
+    before = {shard: shard.read_bytes() for shard in files.shards(folder / "responses")}
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(UNREADABLE)
+    with pytest.raises(BadInput, match=rf"{name}: can't be read \(Input/output error\)") as caught:
+        execute(generate.STAGE, run, 1, force)
+    assert "--force" not in str(caught.value) and (folder / name).is_symlink()
+    assert {shard: shard.read_bytes() for shard in files.shards(folder / "responses")} == before
+
+
+def test_a_recipe_that_can_not_be_read_is_not_taken_for_none(run):
+    (run.path / "recipe.yaml").unlink()
+    (run.path / "recipe.yaml").symlink_to(UNREADABLE)
+    recipe = run.recipe.model_copy(update={"results_dir": str(run.path.parent)})
+    for look in (lambda: open_run(run.path), lambda: previous(recipe)):
+        with pytest.raises(BadInput, match=r"recipe.yaml: can't be read \(Input/output error\)"):
+            look()
+
+
+def test_a_recipe_that_was_edited_is_refused_until_it_is_put_back(run):
+    path = run.path / "recipe.yaml"
+    before = path.read_text()
+    path.write_text(before.replace("gamma: 0.5", "gamma: 0.25"))
+    assert path.read_text() != before
+    for words in (["status", str(run.path), "--check"], ["pair", str(run.path), "1"]):
+        told = run_dice(*words)
+        assert told.returncode == 2, told.stdout
+        assert (
+            told.stderr.startswith(f"error: {path}: not as it was written") and told.stderr.count("\n") == 1
+        )
+    path.write_text(before)
+    assert open_run(run.path).recipe == run.recipe
+
+
+def test_a_recipe_without_a_digest_is_one_of_before(run, capsys):
+    path = run.path / "recipe.yaml"
+    digest, _, rest = path.read_text().partition("\n")
+    assert digest == f"# sha256 of what follows: {hashlib.sha256(rest.encode()).hexdigest()}"
+    assert rest == resolved_yaml(run.recipe)
+    path.write_text(rest)
+    opened = open_run(run.path)
+    assert opened.recipe == run.recipe and not show_run(opened, check=True)
+    assert "recipe.yaml has no digest, as those of earlier versions" in capsys.readouterr().out
 
 
 def test_status_checks_every_file(run):

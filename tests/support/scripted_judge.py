@@ -11,30 +11,34 @@ from typing import Any
 
 from dice.tools.benchmarks import evaluation
 
-Reply = str | tuple[int, str] | dict[str, Any]
+Reply = str | tuple[int, str | bytes] | tuple[int, str | bytes, dict[str, str]] | dict[str, Any]
 
 
 class Judge:
-    """`say(request, number)` makes a text, a (status, body), or a whole choice; requests are remembered."""
+    """`say(request, number)` makes a text, a (status, body), or a whole choice; requests are remembered.
+
+    A (status, body) may have headers as its third item.
+    """
 
     def __init__(self, say: Callable[[dict[str, Any], int], Reply]) -> None:
         self.say, self.requests, self.headers = say, [], []
         self.lock = threading.Lock()
         self.url = ""
 
-    def answer(self, request: dict[str, Any], headers: dict[str, str]) -> tuple[int, bytes]:
+    def answer(self, request: dict[str, Any], headers: dict[str, str]) -> tuple[int, bytes, dict[str, str]]:
         with self.lock:
             number = len(self.requests)
             self.requests.append(request)
             self.headers.append(headers)
         said = self.say(request, number)
         if isinstance(said, tuple):
-            return said[0], said[1].encode()
+            status, body, *more = said
+            return status, body.encode() if isinstance(body, str) else body, *(more or [{}])
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}
         choice = said if isinstance(said, dict) else choice
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         body = {"id": "x", "object": "chat.completion", "created": 0, "model": request["model"]}
-        return 200, json.dumps({**body, "choices": [choice], "usage": usage}).encode()
+        return 200, json.dumps({**body, "choices": [choice], "usage": usage}).encode(), {}
 
 
 @contextlib.contextmanager
@@ -45,12 +49,14 @@ def serve(say: Callable[[dict[str, Any], int], Reply]) -> Iterator[Judge]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, body = judge.answer(request, dict(self.headers))
+            status, body, headers = judge.answer(request, dict(self.headers))
             self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(ConnectionError):
                 self.wfile.write(body)
 
         def log_message(self, *_: Any) -> None:

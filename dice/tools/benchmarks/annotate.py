@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+LARGEST = 16 << 20  # bytes of a reply of the judge
+
 
 def main(settings: dict[str, Any]) -> None:
     """Annotate and measure; a judge that can't be asked is reported in `metrics`, by its kind of failure."""
@@ -34,7 +36,7 @@ def main(settings: dict[str, Any]) -> None:
     hooks = {"response": [ending(settings["timeout"])]}
     for single in annotator.annotators.values():
         single.completions_kwargs["client_kwargs"]["http_client"] = openai.DefaultHttpxClient(
-            event_hooks=hooks
+            event_hooks=hooks, headers={"Accept-Encoding": "identity"}
         )
         single.fn_completions = watched(single.fn_completions, unanswered)
     try:
@@ -72,7 +74,11 @@ def watched(complete: Callable[..., Any], unanswered: list[str]) -> Callable[...
 
 
 def ending(seconds: float) -> Callable[[Any], None]:
-    """What ends a response that is not whole after so many seconds; the client's own limit is for a read."""
+    """What ends a response that is not whole after so many seconds, or is no JSON that can be read.
+
+    The client's own limit of time is for a read, and it has none of size: it would unpack a reply to the end.
+    The package counts a timeout as a question without an answer, and so it is called one.
+    """
 
     def limit(response: Any) -> None:
         library = sys.modules[type(response).__module__.partition(".")[0]]  # httpx, or openai's newer httpx2
@@ -80,15 +86,27 @@ def ending(seconds: float) -> Callable[[Any], None]:
 
         class Limited(library.SyncByteStream):
             def __iter__(self) -> Iterator[bytes]:
+                left = 0 if response.headers.get("content-encoding", "identity") != "identity" else LARGEST
                 for part in stream:
+                    left -= len(part)
                     if time.monotonic() > end:
                         raise library.ReadTimeout(f"no whole answer in {seconds:g} s")
+                    if left < 0:
+                        raise library.ReadTimeout(
+                            f"an answer of more than {LARGEST:,} bytes, or a compressed one"
+                        )
                     yield part
 
             def close(self) -> None:
                 stream.close()
 
         response.stream = Limited()
+        try:
+            json.loads(response.read())
+        except RecursionError:  # of very many brackets; what else is no JSON the client has words for
+            raise library.ReadTimeout("an answer that is no chat completion") from None
+        except ValueError:
+            pass
 
     return limit
 

@@ -24,7 +24,7 @@ TEMPERATURES = {
     "stem": 0.1, "humanities": 0.1,
 }  # fmt: skip
 WITH_REFERENCE = ("math", "reasoning", "coding")
-GRADE = (re.compile(r"\[\[(\d+\.?\d*)\]\]"), re.compile(r"\[(\d+\.?\d*)\]"))  # as asked for; sloppily
+GRADE = (re.compile(r"\[\[(\d+(?:\.\d*)?)\]\]"), re.compile(r"\[(\d+(?:\.\d*)?)\]"))  # as asked; sloppily
 OWN_PROMPTS = files.PROMPTS / "mt_bench.jsonl"
 PROMPTS = ("single-v1", "single-math-v1", "single-v1-multi-turn", "single-math-v1-multi-turn")
 

@@ -10,7 +10,6 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 
 from dice.errors import BadInput, counted, first_line, printable
@@ -93,19 +92,18 @@ def _made(looks: Iterable[Look]) -> Findings:
 
 def _quick(recipe: Recipe, check: Check, later: dict[str, str]) -> Findings:
     """What a check of `start` finds; of what may be on the Hub, which can't be asked, what is known."""
-    finding = of_check(check, later)
-    if finding.level != OPEN or check.topic in later:
-        yield finding
-    elif check.topic in data_sets(recipe):
-        yield replace(finding, what=f"on the Hub, not in its cache: {finding.what}")
-    elif check.topic in ROLES:
+
+    def elsewhere(reason: str) -> str:
+        if check.topic in data_sets(recipe):
+            return f"on the Hub, not in its cache: {reason}"
+        if check.topic not in ROLES:
+            return "not known before both models are on this machine"
         name = getattr(recipe, check.topic)
         size = size_of(name)
         told = f"about {gigabytes(2 * size.parameters)} by {size.source}" if size else "its size is not known"
-        what = f"not on this machine; a run downloads it ({told}) if the Hub has it: {finding.what}"
-        yield replace(finding, what=f"{name}: {what}")
-    else:
-        yield replace(finding, what="not known before both models are on this machine")
+        return f"{name}: not on this machine; a run downloads it ({told}) if the Hub has it: {reason}"
+
+    yield of_check(check, later, elsewhere)
 
 
 @contextlib.contextmanager

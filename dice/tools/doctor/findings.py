@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
-from dice.errors import BadInput
+from dice.errors import BadInput, Unmade
 from dice.models import chat_template
 from dice.models.checkpoint import NotHere, check_model
 from dice.recipe.keys import Recipe
@@ -80,10 +80,21 @@ class Case:
         return [row.messages for row in self._rows(read_prompts, self.recipe.prompts)]
 
     @cached_property
-    def offline(self) -> list[Preference]:
-        """Some of the replayed pairs, spread over the data; none where they are not here, or unreadable."""
+    def replayed(self) -> list[Preference]:
+        """All offline pairs of the recipe; none where they are not here or can't be read."""
         replay = self.recipe.replay
-        return spread(self._rows(read_preferences, replay.dataset if replay.gamma > 0 else None))
+        return self._rows(read_preferences, replay.dataset if replay.gamma > 0 else None)
+
+    @property
+    def offline(self) -> list[Preference]:
+        """Some of the replayed pairs, spread over the data."""
+        return spread(self.replayed)
+
+    @cached_property
+    def conversations(self) -> list[list[Message]]:
+        """Every prompt that a model reads: prompts, those of offline pairs, and held-out ones."""
+        held_out = self._rows(read_prompts, self.recipe.evaluate.prompts)
+        return [*self.prompts, *(row.messages for row in [*self.replayed, *held_out])]
 
     def _rows(self, read: Callable[[Path, str], tuple[list, Counter[str]]], name: str | None) -> list:
         with contextlib.suppress(BadInput):  # the quick part told of it
@@ -110,13 +121,18 @@ def spread(rows: list) -> list:
     return rows[:: max(1, len(rows) // ROWS)][:ROWS]
 
 
-def of_check(check: Check, later: dict[str, str]) -> Finding:
-    """What a quick check of a recipe finds. `later` is what `prepare` is still to make, by topic."""
+def of_check(check: Check, later: dict[str, str], elsewhere: Callable[[str], str]) -> Finding:
+    """What a quick check of a recipe finds.
+
+    `later` is what `prepare` is still to make, by topic; `elsewhere` makes a sentence of why something that
+    may be on the Hub is not here.
+    """
     if check.topic in later:
         return Finding(OPEN, check.topic, f"{later[check.topic]}: not here yet, `prepare` makes it")
     try:
-        return Finding(FINE, check.topic, check.examine())
+        told = check.examine()
+        return Finding(OPEN if isinstance(told, Unmade) else FINE, check.topic, told)
     except NotHere as error:
-        return Finding(OPEN, check.topic, error.reason)
+        return Finding(OPEN, check.topic, elsewhere(error.reason))
     except BadInput as error:
         return Finding(FAULT, check.topic, str(error), check.advice, refused=True)

@@ -142,11 +142,17 @@ def downloads(case: Case) -> Finding:
     """Has the Hub's cache room for the models that are still to be downloaded?"""
     from huggingface_hub import constants
 
-    missing = {}
+    missing, unknown = {}, []
     for role in ROLES if engine_named(case.recipe.generate.engine).reads_models else ():
         name, size = getattr(case.recipe, role), case.sizes[role]
-        if size and size.weights is None and role not in case.later and not resolve(name).exists():
+        if role in case.later or resolve(name).exists() or (size and size.weights is not None):
+            continue
+        if size:
             missing[name] = download_bytes(name, size)
+        else:
+            unknown.append(name)
+    if unknown:
+        return Finding(OPEN, "downloads", f"nothing tells the size of {', '.join(unknown)}")
     if not missing:
         return Finding(FINE, "downloads", "none")
     cache = existing(Path(constants.HF_HUB_CACHE))

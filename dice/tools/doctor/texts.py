@@ -1,16 +1,14 @@
 """The doctor on texts: does the template fit the model, do all stages read the same token ids?"""
 
-import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jinja2 import TemplateError
-
 from dice.errors import counted, first_line
 from dice.models.chat_template import load_tokenizer
 from dice.models.checkpoint import base_of, tokenizer_home
+from dice.models.own_template import Unrendered, rendered
 from dice.models.reference_table import IGNORED
 from dice.run import files
 from dice.run.rows import Message, Preference
@@ -60,51 +58,57 @@ def chat_template(case: Case) -> Finding:
         return _marks(case)
     blank = case.chat.template.default_system
     blanks = [blank] if blank and not blank.strip() else []
-    compared = 0
-    for variant, messages in _variants(case).items():
-        theirs = _rendered(own, messages, blanks)
+    uncompared = []
+    for variant, (messages, rows) in _variants(case).items():
+        theirs, reason = _rendered(own, messages, blanks)
         if not theirs:
+            uncompared.append(f"{counted(rows, 'row')} {variant} ({reason})")
             continue
-        compared += 1
         ours = case.chat.tokenizer.decode(case.chat.encode_prompt(messages))
         # Where their template has no BOS their tokenizer may add it.
         if not {ours.strip(), ours.removeprefix(own.bos_token or "").strip()} & {*theirs}:
             what = f"{variant}: {name} renders {ours!r:.150}, the policy's own {theirs[0]!r:.150}"
             return Finding(WARNING, topic, what, f"{TRAINED_WITH}; where that is this one, go on")
-    if not compared:
-        return Finding(OPEN, topic, "the policy's own can't be rendered")
+    if uncompared:
+        what = f"not compared, as the policy's own refuses or fails: {', '.join(uncompared)}"
+        return Finding(
+            WARNING, topic, what, "take such rows out, or go on if the policy was trained with them"
+        )
     return Finding(FINE, topic, f"{name} renders what the policy's own does")
 
 
-def _variants(case: Case) -> dict[str, list[Message]]:
-    """A prompt of each kind that the data has, by what it is."""
+def _variants(case: Case) -> dict[str, tuple[list[Message], int]]:
+    """A prompt of each kind that the data has, by what it is, and how many rows are of the kind."""
     user, answer = (Message(role=role, content="Hi there") for role in ("user", "assistant"))
-    found = {"without a system prompt": [user]}
-    roles = [[turn["role"] for turn in messages] for messages in _all_messages(case)]
-    if any("system" in kinds for kinds in roles):
-        found["with a system prompt"] = [Message(role="system", content="Be kind."), user]
-    if any("assistant" in kinds for kinds in roles):
-        found["several turns"] = [user, answer, user]
-    return found
+    system = Message(role="system", content="Be kind.")
+    roles = [{turn["role"] for turn in messages} for messages in case.conversations]
+    with_system = sum("system" in kinds for kinds in roles)
+    found = {
+        "without a system prompt": ([user], len(roles) - with_system),
+        "with a system prompt": ([system, user], with_system),
+        "with several turns": ([user, answer, user], sum("assistant" in kinds for kinds in roles)),
+    }
+    # Without any rows the plainest prompt stands for them.
+    return {variant: kind for variant, kind in found.items() if kind[1] or (not roles and kind[0] == [user])}
 
 
-def _all_messages(case: Case) -> list[list[Message]]:
-    return [*case.prompts, *(pair.messages for pair in case.pairs)]
-
-
-def _rendered(own: "PreTrainedTokenizerBase", messages: list[Message], systems: list[str]) -> list[str]:
+def _rendered(
+    own: "PreTrainedTokenizerBase", messages: list[Message], systems: list[str]
+) -> tuple[list[str], str]:
     """What a tokenizer's own template makes of a prompt, and of it behind `systems` where it has none.
 
-    Nothing where it can't be rendered, as by a template that takes no system prompt.
+    Nothing where it can't be rendered, as by a template that takes no system prompt; then also why.
     """
     with_system = messages[0]["role"] == "system"
     prompts = [messages]
     prompts += [] if with_system else [[Message(role="system", content=text), *messages] for text in systems]
-    found = []
+    found, reasons = [], []
     for prompt in prompts:
-        with contextlib.suppress(TemplateError, ValueError):
-            found.append(own.apply_chat_template(prompt, add_generation_prompt=True, tokenize=False).strip())
-    return found
+        try:
+            found.append(rendered(own, prompt, asking=True).strip())
+        except Unrendered as reason:
+            reasons.append(str(reason))
+    return found, "".join(reasons[:1])
 
 
 def _marks(case: Case) -> Finding:

@@ -1,9 +1,15 @@
 """What becomes of a judge's texts: verdicts, grades and scores by hand, and what the judge left out."""
 
+import gzip
 import json
 import math
+import random
+import re
+import time
 
+import httpx
 import pytest
+import scripted_judge
 
 from dice.tools.benchmarks import annotate, style
 from dice.tools.benchmarks.arena_hard import ArenaHard
@@ -32,6 +38,51 @@ def test_markdown_is_counted_outside_of_code():
         "list_count": {"ordered": 1, "unordered": 2},
         "bold_count": {"**": 1, "__": 1},
     }
+
+
+def test_lists_are_counted_as_the_benchmark_counts_them():
+    """Its patterns, with \\s* in front, on 2,000 short texts of what a list begins with."""
+    theirs = {"ordered": r"^\s*\d+\.\s", "unordered": r"^\s*[-*+]\s"}
+    rng = random.Random(0)
+    for _ in range(2000):
+        text = "".join(rng.choices("\n \t1.-*x\u2028\r\x0b", k=12))
+        counted = style.markdown_counts(text)["list_count"]
+        assert counted == {
+            name: len(re.findall(pattern, text, re.MULTILINE)) for name, pattern in theirs.items()
+        }, text
+
+
+def test_long_texts_are_read_in_no_time():
+    """200,000 characters. Each took minutes where a pattern tries every way to share them out."""
+    begun = time.process_time()
+    assert style.markdown_counts("\n" * 200_000 + "x")["list_count"] == {"ordered": 0, "unordered": 0}
+    for text in ("[[" + "1" * 200_000, "[[1]" * 50_000, "[[" + "1" * 200_000 + "]]"):
+        assert MtBench.read_verdict(text) is None or text.startswith("[[1]")
+    assert ArenaHard.read_verdict("[[" + "A" * 200_000) is None
+    assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        (200, "[" * 100_000),
+        (200, " " * 17_000_000),
+        (200, gzip.compress(b"{}"), {"Content-Encoding": "gzip"}),
+    ],
+    ids=["brackets", "long", "compressed"],
+)
+def test_alpaca_evals_client_gives_up_on_what_no_judge_should_say(reply):
+    """As a timeout, which the package asks again after and then counts."""
+    client = httpx.Client(event_hooks={"response": [annotate.ending(5)]})
+    with scripted_judge.serve(lambda request, n: reply) as judge, client, pytest.raises(httpx.ReadTimeout):
+        client.post(judge.url, json={"model": "m"})
+
+
+def test_alpaca_evals_client_passes_on_what_is_an_answer():
+    client = httpx.Client(event_hooks={"response": [annotate.ending(5)]})
+    with scripted_judge.serve(lambda request, n: "m") as judge, client:
+        answer = client.post(judge.url, json={"model": "m"}).json()
+    assert answer["choices"][0]["message"]["content"] == "m"
 
 
 def test_arena_hard_by_hand():

@@ -1,12 +1,14 @@
 """The doctor's first part: what `start` checks, told as findings."""
 
 import json
+import shutil
 import sys
 
 import pytest
 from doctored import found
 
 from dice.models import hub
+from dice.stages.prepare import start
 from dice.tools.doctor.findings import FAULT, FINE, OPEN
 
 
@@ -80,6 +82,33 @@ def test_data_on_a_hub_that_can_not_be_reached(settings, data_dir):
     (data_dir / "dataset_info.json").write_text(json.dumps(registry))
     finding = found("prompts", *settings, "prompts=far", "replay.gamma=0", "evaluate.prompts=far")
     assert finding.level == OPEN and "on the Hub, not in its cache: the Hub can't be reached" in finding.what
+
+
+def test_what_was_not_compared_is_not_called_right(settings, data_dir, monkeypatch):
+    """Rows of a set that can't be read, and weights that are still to be downloaded."""
+    (data_dir / "prompts.json").write_text("[")
+    finding = found("rows", *settings)
+    assert (finding.level, finding.what) == (OPEN, "not counted: a data set tells nothing yet")
+    monkeypatch.setattr("dice.stages.checks.check_model", lambda role, name: None)  # the Hub has it
+    finding = found("two models", *settings)
+    assert finding.level == OPEN and finding.what.startswith(
+        "not compared: policy and reference are not both"
+    )
+
+
+@pytest.mark.slow
+def test_start_says_what_it_could_not_compare(settings, policy, other_random_model, tmp_path, capsys):
+    """As the doctor, and goes on; a template that never ends does not hold it up."""
+    other = shutil.copytree(other_random_model, tmp_path / "other")
+    loop = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    for folder in (policy, other):
+        (folder / "chat_template.jinja").write_text(loop)
+    own = [*settings, f"policy={policy}", f"reference={other}"]
+    told = "not compared: a chat template of policy or reference can't be rendered (it takes more than 2 s)"
+    finding = found("tokenizers", *own)
+    assert (finding.level, finding.what) == (OPEN, told)
+    start("tiny", own)
+    assert f"! tokenizers: {told}\n" in capsys.readouterr().out
 
 
 def test_data_on_a_hub_that_can_be_reached(settings, data_dir, monkeypatch):

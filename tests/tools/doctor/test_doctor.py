@@ -65,6 +65,7 @@ def test_versions(settings, tmp_path, monkeypatch):
         ("memory", OPEN, "policy=some/model", "nothing tells the policy's size"),
         ("disk", FAULT, "policy=some/model-900000b", "are free in"),
         ("downloads", FAULT, "policy=some/model-900000b", "some/model-900000b: about 1,800 TB"),
+        ("downloads", OPEN, "policy=some/model", "nothing tells the size of some/model"),
         ("policy", OPEN, "policy=some/model-8b", "not on this machine; a run downloads it (about 16 GB"),
         ("two models", OPEN, "policy=some/model-8b", "not known before both models are on this machine"),
         ("texts", OPEN, "policy=some/model-8b", "there is no tokenizer here"),

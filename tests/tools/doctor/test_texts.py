@@ -9,7 +9,7 @@ from doctored import change_json, found
 from dice.models.chat_template import register_templates
 from dice.models.llamafactory import llamafactory
 from dice.tools.doctor import texts
-from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING
+from dice.tools.doctor.findings import FAULT, FINE, WARNING
 
 LLAMA3 = "<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] }}<|eot_id|>"
 ASKING = "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
@@ -24,7 +24,13 @@ ASKING = "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header
             WARNING,
             "without a system prompt: llama3-custom renders '<|begin_of_text|><|start_header_id|>user",
         ),
-        ("{{ raise_exception('not like this') }}", OPEN, "can't be rendered"),
+        # Ten prompts, twenty offline pairs, and the same ten prompts held out.
+        (
+            "{{ raise_exception('not like this') }}",
+            WARNING,
+            "the policy's own refuses or fails: 40 rows without a system prompt (not like this)",
+        ),
+        ("{{ 1 // 0 }}", WARNING, "40 rows without a system prompt (ZeroDivisionError: integer division"),
     ],
 )
 def test_a_chat_template_of_the_policys_own(settings, policy, turn, level, told):
@@ -55,6 +61,27 @@ def test_a_chat_template_that_differs_in_what_the_data_has(settings, policy, dat
     )
     finding = found("chat template", *settings, f"policy={policy}", "prompts=varied")
     assert (finding.level, told in finding.what) == (level, True), finding
+
+
+def test_rows_that_the_policys_own_template_refuses(settings, policy, data_dir):
+    """Gemma 2's refuses system prompts. Three rows have one, the last of many."""
+    refuse = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}"
+    (policy / "chat_template.jinja").write_text(
+        refuse + "{% endif %}{{ bos_token }}{% for m in messages %}" + LLAMA3 + "{% endfor %}" + ASKING
+    )
+    columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected", "system": "system"}
+    entries = json.loads((data_dir / "dataset_info.json").read_text())
+    entries["varied"] = {"file_name": "varied.json", "ranking": True, "columns": columns}
+    (data_dir / "dataset_info.json").write_text(json.dumps(entries))
+    rows = [
+        {"instruction": f"Tell me {n}.", "chosen": "a", "rejected": "b", "system": ""} for n in range(200)
+    ]
+    for row in rows[-3:]:
+        row["system"] = "Be brief."
+    (data_dir / "varied.json").write_text(json.dumps(rows))
+    finding = found("chat template", *settings, f"policy={policy}", "replay.dataset=varied")
+    assert finding.level == WARNING
+    assert finding.what.endswith("3 rows with a system prompt (System role not supported)"), finding
 
 
 def test_marks_that_are_no_tokens(settings):
