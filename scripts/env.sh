@@ -2,6 +2,7 @@
 # none, and defines `dice`, which runs package dice of this checkout.
 #
 # DICE_PYTHON=/path/to/python uses your own environment instead of .venv.
+unset -f cd; unset CDPATH; set +o noclobber +o posix # of the user's shell: scripts begin alike everywhere
 if [[ ${DICE_PYTHON:-} == */* && -f $DICE_PYTHON ]]; then
   export DICE_PYTHON="$(cd "$(dirname "$DICE_PYTHON")" && pwd)/$(basename "$DICE_PYTHON")"
 fi

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with the pinned stack (about 3 minutes, 6 GB). Quick when there is nothing to do.
+# Makes .venv with the pinned stack (about 4 minutes, 6 GB). Quick when there is nothing to do.
 #
 #   bash scripts/setup.sh                  GPU or CPU, found out by itself
 #   DICE_DEVICE=cpu bash scripts/setup.sh  ... or decided by you: cpu, gpu; one made for GPUs is kept all the same
@@ -9,6 +9,7 @@
 # iter.sh and test.sh call it. Several at once, on this machine or on others that share the file system, wait
 # for the one that makes it.
 set -euo pipefail
+unset -f cd; unset CDPATH; set +o noclobber +o posix # of the user's shell: scripts begin alike everywhere
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 VENV=.venv

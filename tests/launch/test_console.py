@@ -40,3 +40,14 @@ def test_a_path_that_can_not_be_is_one_line(error, line, status, monkeypatch, ca
         run(main)
     (told,) = capsys.readouterr().err.splitlines()
     assert told.startswith(f"error: {line}") and ended.value.code == status
+
+
+def test_a_command_is_no_launchers_worker(monkeypatch):
+    """transformers, say, would wait for the other one; the address is for a run on several nodes."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "node0"}.items():
+        monkeypatch.setenv(name, value)
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.reconfigure", lambda **_: None, raising=False)
+    seen = {}
+    run(lambda: seen.update(os.environ))
+    assert not {"WORLD_SIZE", "RANK"} & seen.keys() and seen["MASTER_ADDR"] == "node0"
