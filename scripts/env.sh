@@ -6,6 +6,7 @@ unset -f cd; unset CDPATH; set +o noclobber +o posix # of the user's shell: scri
 if [[ ${DICE_PYTHON:-} == */* && -f $DICE_PYTHON ]]; then
   export DICE_PYTHON="$(cd "$(dirname "$DICE_PYTHON")" && pwd)/$(basename "$DICE_PYTHON")"
 fi
+export DICE_HERE="${DICE_HERE:-$PWD}" # the models that a user names may lie there
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash scripts/setup.sh
 PYTHON=${DICE_PYTHON:-$PWD/.venv/bin/python}

@@ -217,6 +217,19 @@ class Recipe(Group):
         """A copy with other values in its group `generate`; they are not checked."""
         return self.model_copy(update={"generate": self.generate.model_copy(update=changes)})
 
+    def with_models_found(self) -> Self:
+        """This recipe; a model's folder that lies where the user stands, and not here, has its whole path."""
+        models = ((self, "policy", ""), (self, "reference", ""))
+        for group, key, word in (
+            *models,
+            (self.score, "reward_model", "train"),
+            (self.score, "judge", "policy"),
+        ):
+            name = getattr(group, key)
+            if name != word and not resolve(name).exists() and (here() / name).is_dir():
+                setattr(group, key, str(here() / name))
+        return self
+
     @field_validator("run")
     @classmethod
     def _be_a_name(cls, run: str) -> str:
@@ -253,6 +266,11 @@ def known_keys() -> list[str]:
 def resolve(path: str) -> Path:
     """A path of a recipe; relative ones are relative to the repository."""
     return ROOT / path
+
+
+def here() -> Path:
+    """The folder that the user stands in. Scripts go to the repository; they say where they were started."""
+    return Path(os.environ.get("DICE_HERE") or Path.cwd())
 
 
 def may_exist(path: Path) -> bool:

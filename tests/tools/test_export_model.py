@@ -8,7 +8,16 @@ from bomb import Bomb
 from commands import run_dice
 from trainings import DEEPSPEED, config, torchrun, weights
 
+from dice.recipe.keys import ROOT
+from dice.tools import export_model
+
 pytestmark = pytest.mark.slow
+
+
+def test_a_relative_output_is_where_one_stands(random_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_model.export_checkpoint(str(random_model), "out", None)
+    assert (tmp_path / "out" / "model.safetensors").is_file() and not (ROOT / "out").exists()
 
 
 def test_a_checkpoint_that_deepspeed_split_is_gathered(data_dir, random_model, tmp_path):
