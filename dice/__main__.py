@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+import dice.launch.packages  # noqa: F401  names a package that is missing
 from dice import __version__
 from dice.errors import BadInput
 from dice.launch import command_line
@@ -41,6 +42,12 @@ class ForUsers:
         from dice.tools.doctor import examine
 
         sys.exit(examine(recipe, list(overrides)))
+
+    def prepare(self, recipe: str, *overrides: str) -> None:
+        """Make the models and data that a recipe starts from, no more."""
+        from dice.stages.prepare import prepare_recipe
+
+        prepare_recipe(recipe, overrides)
 
     def status(self, run: str | None = None, *, check: bool = False) -> None:
         """Print what of a run is done, running or failed, and why.
@@ -175,7 +182,7 @@ class ForUsers:
             export_model.export_checkpoint(source, output, push)
             return
         opened = open_to_work(source)
-        export_model.export_round(opened, _round_of(opened, round), output, push)
+        export_model.export_round(opened, opened.checked_round(round), output, push)
 
     def register(self, round_dir: str, *, name: str, mixed: bool = False) -> None:
         """Add a round's pairs to data/dataset_info.json.
@@ -272,20 +279,13 @@ class Commands(ForUsers, ForTheLoop):
 
 def _stage(name: str, run: str, round: int, force: bool) -> None:
     opened = open_to_work(run)
-    _execute(name, opened, _round_of(opened, round), force)
+    _execute(name, opened, opened.checked_round(round), force)
 
 
 def _execute(name: str, run: Run, round: int, force: bool) -> Manifest:
     from dice.stages.order import STAGES, execute
 
     return execute(STAGES[name], run, round, force)
-
-
-def _round_of(run: Run, round: object) -> int:
-    if not isinstance(round, int) or not 1 <= round <= run.recipe.rounds:
-        asked = "which round?" if round is None else f"there is no round {round};"
-        raise BadInput(f"{asked} this run has rounds 1 to {run.recipe.rounds}")
-    return round
 
 
 def main() -> None:

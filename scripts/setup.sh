@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv with the pinned stack (about 3 minutes, 6 GB). Quick when there is nothing to do.
+# Makes .venv with the pinned stack (about 4 minutes, 6 GB). Quick when there is nothing to do.
 #
 #   bash scripts/setup.sh                  GPU or CPU, found out by itself
 #   DICE_DEVICE=cpu bash scripts/setup.sh  ... or decided by you: cpu, gpu; one made for GPUs is kept all the same
@@ -9,6 +9,7 @@
 # iter.sh and test.sh call it. Several at once, on this machine or on others that share the file system, wait
 # for the one that makes it.
 set -euo pipefail
+unset -f cd; unset CDPATH; set +o noclobber +o posix # of the user's shell: scripts begin alike everywhere
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 VENV=.venv
@@ -16,6 +17,7 @@ LOCK=.venv.lock
 LOG=$VENV/setup.log
 TORCH=2.13.0
 VLLM=0.28.0
+TORCHAUDIO=2.11.1 # made for torch 2.11 and all later ones
 UPSTREAM=llama-factory/upstream
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -46,8 +48,9 @@ main() {
   install_torch "$device"
   install_stack "$device"
   remove_broken_torch_companions
+  install_torchaudio "$device"
   say "checking that everything imports"
-  pip_python -c 'import torch, transformers, peft, deepspeed, fire, omegaconf
+  pip_python -c 'import torch, torchaudio, transformers, peft, deepspeed, fire, omegaconf
 from dice.models.llamafactory import llamafactory
 llamafactory("hparams")' >>$LOG 2>&1 || fail "the installed packages do not import together"
   echo "$stamp" >$VENV/stamp
@@ -171,10 +174,21 @@ install_editable() {
 # Their builds for CUDA do not import beside a CPU torch, and take transformers with them.
 # Text-only work never needs them; where they import they are left alone.
 remove_broken_torch_companions() {
-  if ! pip_python -c 'import torchvision' >/dev/null 2>&1; then
+  if ! imports torchvision; then
     pip_python -m pip uninstall -y torchvision torchaudio torchcodec >>$LOG 2>&1
   fi
 }
+
+# LLaMA-Factory imports it when it starts, and calls it for audio alone.
+install_torchaudio() {
+  if imports torchaudio; then return; fi
+  if [[ $1 == cpu ]] && pip_install --no-deps "torchaudio==$TORCHAUDIO+cpu" && imports torchaudio; then return; fi
+  say "no torchaudio can be had that runs here; llama-factory/torchaudio stands in for it (text needs none)"
+  pip_python -m pip uninstall -y torchaudio >>$LOG 2>&1 || true
+  pip_install --no-deps --force-reinstall ./llama-factory/torchaudio || fail "the stand-in can't be installed"
+}
+
+imports() { pip_python -c "import $1" >/dev/null 2>&1; }
 
 vllm_version() {
   pip_python -c 'from dice.run.manifests import versions as v

@@ -21,10 +21,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package of this checkout
+from dice.launch import packages  # noqa: F401  names a package that is missing
+
+# isort: split
 from figures import Figure, report
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "tiny")]  # the package of this checkout, and the tiny world
+sys.path.insert(0, str(ROOT / "scripts" / "tiny"))  # the tiny world
 
 PROMPTS, K, SHARD, BATCH = 64, 16, 32, 50
 MAX_NEW_TOKENS, STOP_IDS = 64, range(256, 276)  # 20 of 512 tokens: some 20 tokens on average

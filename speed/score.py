@@ -23,9 +23,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from figures import Figure, report
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package of this checkout
+from dice.launch import packages  # noqa: F401  names a package that is missing
+
+# isort: split
+from figures import Figure, report
 
 if TYPE_CHECKING:
     import torch

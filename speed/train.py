@@ -21,10 +21,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package of this checkout
+from dice.launch import packages  # noqa: F401  names a package that is missing
+
+# isort: split
 from figures import Figure, report
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "llama-factory" / "src"), str(ROOT / "scripts" / "tiny")]
+sys.path[:0] = [str(ROOT / "llama-factory" / "src"), str(ROOT / "scripts" / "tiny")]
 
 VOCABULARY, STEPS, PAIRS_PER_STEP, EPOCHS = 8_000, 6, 2, 1
 WORDS = (40, 40)  # of a prompt, of a response on average

@@ -17,7 +17,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from dice.errors import BadInput, StageFailed, printable
-from dice.launch import disk_errors
+from dice.launch import devices, disk_errors
 from dice.recipe.keys import ROOT
 
 # Nothing that is shown is taken for rich's markup, [red] say: it may come from a model or a data file.
@@ -48,8 +48,10 @@ class Terminated(KeyboardInterrupt):
 def run(main: Callable[[], object]) -> None:
     """Run a program: bad input, failed stages, a full disk and a path that can't be end it with one message.
 
-    SIGTERM and Ctrl-C unwind it, so that workers are ended and temporary files removed.
+    SIGTERM and Ctrl-C unwind it, so that workers are ended and temporary files removed. It is no other
+    launcher's worker: libraries that it loads must not wait for the others.
     """
+    devices.forget_launcher(os.environ)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # a terminal without ✓ gets a ?
     signal.signal(signal.SIGINT, signal.default_int_handler)

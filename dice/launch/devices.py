@@ -4,23 +4,80 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import MutableMapping
+from functools import cache
 
 from dice.errors import BadInput, counted
 
 NODE_VARIABLES = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")  # LLaMA-Factory's and torchrun's
+# What torchrun, srun, MPI and Kubernetes' training operator tell the workers that they start. PET_* are
+# torchrun's own arguments; accelerate and DeepSpeed believe MPI's variables.
+LAUNCHER_VARIABLES = re.compile(
+    "RANK|WORLD_SIZE|(LOCAL|GROUP|ROLE)_(RANK|WORLD_SIZE)|ROLE_NAME|(TORCHELASTIC|PET|PMIX?)_.+"
+    "|(OMPI|MV2)_COMM_WORLD_.+|MPI_LOCAL(RANKID|NRANKS)"
+)
+# Kubernetes calls the address of a service "master" MASTER_PORT, and gives it as a URL.
+PORTS = ("MASTER_PORT", "VLLM_PORT")
+
+
+def forget_launcher(variables: MutableMapping[str, str], *also: str) -> None:
+    """Remove from an environment what is told to a launcher's workers, which this process is none of."""
+    for name, value in [*variables.items()]:
+        service = name in PORTS and "://" in value
+        if service or name in also or LAUNCHER_VARIABLES.fullmatch(name):
+            del variables[name]
+
+
+def gpus() -> list[str]:
+    """The NVIDIA GPUs that CUDA would use here, as CUDA_VISIBLE_DEVICES names them.
+
+    As CUDA does, this reads that variable up to the first name that is no GPU's; where a GPU is named twice
+    there is none; of parts of GPUs (MIG) a process gets one. DICE_DEVICE=cpu hides all. torch is not
+    loaded for it. Without nvidia-smi what looks like a GPU's name is taken for one.
+    """
+    if os.environ.get("DICE_DEVICE") == "cpu":
+        return []
+    visible, here = os.environ.get("CUDA_VISIBLE_DEVICES"), _gpus_here(shutil.which("nvidia-smi"))
+    if visible is None:
+        visible = ",".join(map(str, range(len(here or ()))))
+    kind = re.match("(GPU|MIG)-|", visible)[0]  # of the first name, and of all others
+    found: dict[int | str, str] = {}
+    for name in map(str.strip, visible.split(",")):
+        gpu = _meant(name, kind, here)
+        if gpu is None:
+            break
+        if gpu in found:
+            return []
+        found[gpu] = name
+    parted = [name for gpu, name in found.items() if kind == "MIG-" or (here and "UUID: MIG-" in here[gpu])]
+    return parted[:1] or [*found.values()]
+
+
+def _meant(name: str, kind: str, here: list[str] | None) -> int | str | None:
+    """The GPU that a name stands for: its number in `here`, or the name where that is not known."""
+    if not kind:  # an index; CUDA passes over what follows its digits
+        index = re.match(r"[+]?([0-9]{1,9})", name)
+        return int(index[1]) if index and (here is None or int(index[1]) < len(here)) else None
+    if not name.startswith(kind):
+        return None
+    if here is None or (kind == "MIG-" and any(f"UUID: {name}" in gpu for gpu in here)):
+        return name
+    fitting = [index for index, listed in enumerate(here) if f"UUID: {name}" in listed.partition("\n")[0]]
+    return fitting[0] if len(fitting) == 1 else None  # the beginning of a UUID is enough if it is one GPU's
+
+
+@cache
+def _gpus_here(program: str | None) -> list[str] | None:
+    """What nvidia-smi lists of each GPU: a line, and one for each of its parts; None without nvidia-smi."""
+    if not program:
+        return None
+    listed = subprocess.run([program, "--list-gpus"], capture_output=True, text=True).stdout
+    return re.findall(r"^GPU .*(?:\n +MIG .*)*", listed, re.MULTILINE)
 
 
 def gpu_count() -> int:
-    """NVIDIA GPUs that this process may use, found without loading torch; DICE_DEVICE=cpu hides them."""
-    if os.environ.get("DICE_DEVICE") == "cpu":
-        return 0
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
-    if not shutil.which("nvidia-smi"):
-        return 0
-    listed = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True)
-    return sum(line.startswith("GPU ") for line in listed.stdout.splitlines())
+    """How many `gpus` there are."""
+    return len(gpus())
 
 
 def cpu_count() -> int:
@@ -94,15 +151,10 @@ def master_address() -> tuple[str, int]:
         host.encode("idna")  # as the socket will
     except UnicodeError:
         raise BadInput(f"environment: MASTER_ADDR is {host!r}, which is no machine's name") from None
-    return host, master_port()
-
-
-def master_port() -> int:
-    """MASTER_PORT; 0 where it is not set. Raises BadInput where it is no port."""
-    port = _number("MASTER_PORT", 0, 0)
+    port = _number("MASTER_PORT", 0, 1)
     if port > 65534:  # the nodes meet on the one above it
         raise BadInput(f"environment: MASTER_PORT is {port}; it must be at most 65534")
-    return port
+    return host, port
 
 
 def _number(name: str, default: int, least: int) -> int:

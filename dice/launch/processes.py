@@ -120,12 +120,10 @@ def run_workers(*workers: object) -> None:
 def torchrun(arguments: Sequence[str], workers: int) -> list[str]:
     """The command that runs a file or `-m module` with its arguments, in so many workers a node.
 
-    A command at which no other nodes were met runs on this one alone.
+    A command at which no other nodes were met runs on this one alone, whatever address a cluster has set.
     """
     meeting = machines.current()
-    met = meeting.count == devices.node_count()
-    port = (met and devices.master_port()) or _free_port()
-    address = (met and os.environ.get("MASTER_ADDR")) or "127.0.0.1"
+    address, port = ("127.0.0.1", _free_port()) if meeting.count == 1 else devices.master_address()
     command = [sys.executable, "-m", "dice.launch.torchrun", f"--nproc_per_node={workers}"]
     command += [f"--nnodes={meeting.count}", f"--node_rank={meeting.rank}"]
     return [*command, f"--master_addr={address}", f"--master_port={port}", *arguments]
@@ -202,10 +200,16 @@ def end(process: subprocess.Popen) -> None:
 
 
 def environment() -> dict[str, str]:
-    """The environment of what DICE starts: this one, with this checkout importable."""
+    """The environment of what DICE starts: this one, with this checkout importable.
+
+    What another launcher told is not in it: torchrun's command line has all that it needs, and it tells its
+    workers anew.
+    """
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if os.environ.get("DICE_DEVICE") == "cpu" else {}
-    return {**os.environ, **hidden, **WEIGHTS_ONLY, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    own = {**os.environ, **hidden, **WEIGHTS_ONLY, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+    devices.forget_launcher(own, "MASTER_ADDR", "MASTER_PORT")
+    return own
 
 
 def _failure(label: str, status: int, log: Path) -> StageFailed:

@@ -14,16 +14,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from dice.launch.complaint import complaining
-from dice.launch.devices import gpu_count
+from dice.launch.devices import forget_launcher, gpus
 from dice.launch.processes import die_with_parent
 from dice.launch.progress import Counter
 
 Item = TypeVar("Item")
-
-TORCHRUN_VARIABLES = (
-    "RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "WORLD_SIZE", "LOCAL_WORLD_SIZE",
-    "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -90,14 +85,10 @@ def _leave_torchrun(worker: Worker) -> None:
     Workers never talk to each other, and vLLM would take torchrun's variables for its own.
     """
     neighbours = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    for name in [*os.environ]:
-        if name in TORCHRUN_VARIABLES or name.startswith("TORCHELASTIC_"):
-            del os.environ[name]
-    if neighbours > 1 and (gpus := gpu_count()):
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        devices = visible.split(",") if visible else [str(index) for index in range(gpus)]
-        each = gpus // neighbours
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices[worker.local_rank * each :][:each])
+    forget_launcher(os.environ, "MASTER_ADDR", "MASTER_PORT")
+    if neighbours > 1 and (found := gpus()):
+        each = len(found) // neighbours
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(found[worker.local_rank * each :][:each])
 
 
 if __name__ == "__main__":

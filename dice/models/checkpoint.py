@@ -12,7 +12,7 @@ from typing import Any
 
 from dice.errors import BadInput, first_line
 from dice.models import hub, remote_code, tied
-from dice.recipe.keys import resolve
+from dice.recipe.keys import ROOT, here, resolve
 from dice.run import files
 from dice.run.digests import file_digest
 from dice.run.run import model_path
@@ -47,7 +47,7 @@ def check_model(role: str, name: str, unfit: Unfit | None = None) -> Path | None
     Raises BadInput for a folder that holds no such model, and for a name that is neither a folder nor a
     model of the Hub; NotHere where that can't be found out.
     """
-    folder, reason = resolve(name), "no such folder"
+    folder, reason = resolve(name), ""
     may_be_hub_id = HUB_ID.fullmatch(name) and not resolve(name.partition("/")[0]).exists()
     if not folder.is_dir():
         folder = downloaded(name) if may_be_hub_id else None
@@ -63,8 +63,9 @@ def check_model(role: str, name: str, unfit: Unfit | None = None) -> Path | None
         except hub.OutOfReach as error:
             raise NotHere(f"{neither} ({NotHere.reason}: {error})") from None
         except hub.NoSuchModel as error:
-            reason = str(error)
-    raise BadInput(f"{neither} ({reason})")
+            reason = f"{error}; "
+    places = " or in ".join(dict.fromkeys(map(str, (here(), ROOT))))
+    raise BadInput(f"{neither} ({reason}no such folder{'' if Path(name).is_absolute() else f' in {places}'})")
 
 
 def downloaded(name: str) -> Path | None:

@@ -222,6 +222,19 @@ class Recipe(Group):
         require(is_line, "", f"is {folder!r:.80}; it must have no newline or other control character")
         return folder
 
+    def with_models_found(self) -> Self:
+        """This recipe; a model's folder that lies where the user stands, and not here, has its whole path."""
+        models = ((self, "policy", ""), (self, "reference", ""))
+        for group, key, word in (
+            *models,
+            (self.score, "reward_model", "train"),
+            (self.score, "judge", "policy"),
+        ):
+            name = getattr(group, key)
+            if name != word and not resolve(name).exists() and (here() / name).is_dir():
+                setattr(group, key, str(here() / name))
+        return self
+
     @field_validator("run")
     @classmethod
     def _be_a_name(cls, run: str) -> str:
@@ -258,6 +271,11 @@ def known_keys() -> list[str]:
 def resolve(path: str) -> Path:
     """A path of a recipe; relative ones are relative to the repository."""
     return ROOT / path
+
+
+def here() -> Path:
+    """The folder that the user stands in. Scripts go to the repository; they say where they were started."""
+    return Path(os.environ.get("DICE_HERE") or Path.cwd())
 
 
 def may_exist(path: Path) -> bool:

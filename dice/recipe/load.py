@@ -94,7 +94,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     # The file may be complete, to be of use without DICE; what the loop sets is left out here.
     args = {key: value for key, value in _read_yaml(config).items() if key not in MANAGED_TRAIN_ARGS}
     defaults = {"run": source.path.parent.name, "train": {"args": _spelled_out(args)}}
-    recipe = _validated(source, defaults, *blocks)
+    recipe = _validated(source, defaults, *blocks).with_models_found()
     _refuse_secrets(recipe, source)
     return recipe
 

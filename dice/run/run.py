@@ -44,6 +44,13 @@ class Run:
             return {"reference": "policy"} if t == 2 else {}
         return {"policy": "policy", "reference": "reference"}
 
+    def checked_round(self, t: object) -> int:
+        """The number of a round, as a user gives it. Raises BadInput where the run has no such round."""
+        if not isinstance(t, int) or not 1 <= t <= self.recipe.rounds:
+            asked = "which round?" if t is None else f"there is no round {t};"
+            raise BadInput(f"{asked} this run has rounds 1 to {self.recipe.rounds}")
+        return t
+
     @property
     def reward_model_dir(self) -> Path:
         """The folder of the reward model that a run trains before round 1."""

@@ -66,6 +66,21 @@ def start(name: str, overrides: Sequence[str], force: bool = False) -> Run:
         return run
 
 
+def prepare_recipe(name: str, overrides: Sequence[str]) -> None:
+    """Make what a recipe's `prepare` makes, and nothing of a run.
+
+    Raises BadInput where another loop works on the recipe's run, and as `prepare` does.
+    """
+    recipe = load(name, overrides)
+    if not recipe.prepare:
+        say("prepare   this recipe needs nothing made")
+        return
+    lock.require_free(recipe.run_dir)
+    with lock.alone(ROOT):
+        prepare(recipe.prepare)
+    say(f"prepare   what {Path(name).name} starts from is here", mark="+")
+
+
 def hold(run: Run, name: str, overrides: Sequence[str]) -> None:
     """Take a run for the loop; with several nodes node 0 does.
 

@@ -16,7 +16,6 @@ from dice.errors import BadInput, first_line
 from dice.launch.console import say
 from dice.models import remote_code, tied, trainer
 from dice.models.checkpoint import base_of, check_model, tokenizer_home
-from dice.recipe.keys import resolve
 from dice.run import files
 from dice.run.run import Run
 from dice.run.stage import require
@@ -41,7 +40,7 @@ def export_round(run: Run, t: int, output: str | None, push: str | None) -> None
     """Export the model of round t, with a model card that says how it came about."""
     require(train.STAGE, run, t)
     remote_code.allow(run.recipe.trust_remote_code)
-    folder = resolve(output) if output else run.round_dir(t) / "export"
+    folder = Path(output).absolute() if output else run.round_dir(t) / "export"
     _export(Path(run.model(t)), folder, model_card.of_round(run, t), push)
 
 
@@ -50,7 +49,7 @@ def export_checkpoint(source: str, output: str | None, push: str | None) -> None
     remote_code.allow(False)
     if not output:
         raise BadInput(f"{source} is a checkpoint; say where its model goes: --output=FOLDER")
-    _export(Path(source), resolve(output), model_card.plain(source), push)
+    _export(Path(source), Path(output).absolute(), model_card.plain(source), push)
 
 
 def _export(source: Path, folder: Path, readme: str, push: str | None) -> None:

@@ -7,8 +7,14 @@ sample is made first where the file uses it. Does nothing where OUTPUT has a mod
 interrupted goes on from its last checkpoint.
 """
 
+import sys
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package of this checkout
+from dice.launch import packages  # noqa: F401  names a package that is missing
+
+# isort: split
 import fire
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException

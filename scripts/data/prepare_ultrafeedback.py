@@ -8,11 +8,16 @@ a card with counts and lengths, data/ultrafeedback_10k.md; data/dataset_info.jso
 """
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package of this checkout
+from dice.launch import packages  # noqa: F401  names a package that is missing
+
+# isort: split
 import fire
 import numpy as np
 

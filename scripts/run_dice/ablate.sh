@@ -10,6 +10,7 @@
 # grid. Every cell is an ordinary run under results/, which iter.sh makes. It takes over from the other runs
 # what it has in common with them (DICE_SHARE). Finished work is skipped. A table and a plot come at the end.
 set -euo pipefail
+unset -f cd; unset CDPATH; set +o noclobber +o posix # of the user's shell: scripts begin alike everywhere
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 case ${1:-} in
   '' | -*)

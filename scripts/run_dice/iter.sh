@@ -9,6 +9,7 @@
 # --force makes anew what was made with another recipe, or whose files were changed.
 # For several machines, start it on each with NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT set.
 set -euo pipefail
+unset -f cd; unset CDPATH; set +o noclobber +o posix # of the user's shell: scripts begin alike everywhere
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 recipe='' force='' overrides=()
 for argument in "$@"; do

@@ -5,6 +5,7 @@
 #
 # The policy of round 1 is the recipe's. The policy of a later round is the model of the round before.
 set -euo pipefail
+unset -f cd; unset CDPATH; set +o noclobber +o posix # of the user's shell: scripts begin alike everywhere
 
 generate() { dice generate "$run" "$round" $force; } # 1.1  K responses to each prompt, from the policy
 score() { dice score "$run" "$round" $force; }       # 1.2  their rewards: log pi - log pi_ref, unless score.reward says otherwise

@@ -8,8 +8,13 @@ same every time. Both models are trained by LLaMA-Factory, with sft.yaml and dpo
 
 import os
 import random
+import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package of this checkout
+from dice.launch import packages  # noqa: F401  names a package that is missing
+
+# isort: split
 import yaml
 
 import world

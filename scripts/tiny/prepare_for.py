@@ -4,7 +4,12 @@ python scripts/tiny/prepare_for.py REWARD      (the recipe's score.reward)
 """
 
 import sys
+from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package of this checkout
+from dice.launch import packages  # noqa: F401  names a package that is missing
+
+# isort: split
 import prepare
 import prepare_judge
 from dice.launch.console import run

@@ -9,8 +9,14 @@ of the world is as prepare.py makes it.
 """
 
 import random
+import sys
+from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the package of this checkout
+from dice.launch import packages  # noqa: F401  names a package that is missing
+
+# isort: split
 import prepare
 import world
 from dice.launch.console import run, say

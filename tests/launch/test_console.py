@@ -56,3 +56,14 @@ def test_a_reader_that_has_gone(command):
     os.close(writer)
     assert ended.stderr == "stopped: nobody reads its output any more\n"
     assert ended.returncode == 128 + signal.SIGPIPE
+
+
+def test_a_command_is_no_launchers_worker(monkeypatch):
+    """transformers, say, would wait for the other one; the address is for a run on several nodes."""
+    for name, value in {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "node0"}.items():
+        monkeypatch.setenv(name, value)
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}.reconfigure", lambda **_: None, raising=False)
+    seen = {}
+    run(lambda: seen.update(os.environ))
+    assert not {"WORLD_SIZE", "RANK"} & seen.keys() and seen["MASTER_ADDR"] == "node0"

@@ -1,5 +1,6 @@
 """How workers and engines share the GPUs of a machine."""
 
+import itertools
 import os
 from pathlib import Path
 
@@ -29,6 +30,66 @@ def test_a_worker_sees_its_own_gpus(monkeypatch, visible, neighbours, rank, expe
     worker._leave_torchrun(Worker(rank, neighbours, rank, Path("progress")))
     assert os.environ["CUDA_VISIBLE_DEVICES"] == expected
     assert "LOCAL_WORLD_SIZE" not in os.environ and "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+LISTED = """GPU 0: NVIDIA GeForce RTX 3060 Laptop GPU (UUID: GPU-11aa)
+GPU 1: NVIDIA H200 (UUID: GPU-12bb)
+GPU 2: NVIDIA A100 (UUID: GPU-22cc)
+  MIG 1g.5gb      Device  0: (UUID: MIG-31)
+  MIG 1g.5gb      Device  1: (UUID: MIG-32)
+"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("NoDevFiles", []),  # what SLURM sets for a job without GPUs
+        ("none", []),
+        ("", []),
+        ("-1", []),
+        ("0,-1,1", ["0"]),  # what follows a name that is no GPU's is not read
+        ("1,7,0", ["1"]),
+        ("1,x,0", ["1"]),
+        ("1,,0", ["1"]),
+        (" 1 , +0 ", ["1", "+0"]),
+        ("1gpu,0x", ["1gpu", "0x"]),  # CUDA reads the digits
+        ("0,1,0", []),  # twice the same: CUDA takes none
+        ("GPU-12bb,GPU-11aa", ["GPU-12bb", "GPU-11aa"]),
+        ("GPU-12,GPU-11", ["GPU-12", "GPU-11"]),  # the beginning is enough
+        ("GPU-1,GPU-12bb", []),  # ... where it is one GPU's
+        ("GPU-12bb,GPU-99", ["GPU-12bb"]),
+        ("GPU-12bb,0", ["GPU-12bb"]),  # the first name says of which kind all are
+        ("GPU-12bb,GPU-12", []),
+        ("0,GPU-12bb", ["0"]),
+        ("MIG-31,MIG-32", ["MIG-31"]),  # a process gets one part, however many it may use
+        ("MIG-99", []),
+        ("2", ["2"]),
+        ("2,1", ["2"]),
+        (None, ["2"]),  # of three GPUs one is parted: CUDA shows a single device
+    ],
+)
+def test_gpus_are_counted_as_cuda_counts(monkeypatch, tmp_path, visible, expected):
+    monkeypatch.delenv("DICE_DEVICE", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\ncat <<'END'\n{LISTED}END\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert devices.gpus() == expected and devices.gpu_count() == len(expected)
+
+
+@pytest.mark.slow
+def test_names_of_gpus_are_read_as_torch_reads_them(monkeypatch):
+    """torch counts without CUDA, too; where nvidia-smi is absent both believe what is well formed."""
+    from torch.cuda import _parse_visible_devices
+
+    monkeypatch.delenv("DICE_DEVICE", raising=False)
+    monkeypatch.setattr(devices, "_gpus_here", lambda program: None)
+    words = ["0", "1", "2", "-1", "+3", "", " 4 ", "5x", "x", "NoDevFiles", "GPU-a", "GPU-b", "0.5", "1 2"]
+    for visible in map(",".join, itertools.product(words, repeat=3)):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert len(devices.gpus()) == len(_parse_visible_devices()), visible
 
 
 def test_tensor_parallel_engines_share_out_the_gpus(monkeypatch):

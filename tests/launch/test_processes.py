@@ -126,6 +126,21 @@ def test_the_number_of_workers(monkeypatch):
         pass
 
 
+def test_what_another_launcher_has_told_counts_for_nothing(monkeypatch):
+    """It is not handed on, and one node meets itself here, wherever a cluster says that node 0 is."""
+    told = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "PET_NNODES": "2", "PMI_SIZE": "2"}
+    told |= {"OMPI_COMM_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "job", "MPI_LOCALNRANKS": "2"}
+    told |= {"MASTER_ADDR": "elsewhere", "MASTER_PORT": "29500", "VLLM_PORT": "tcp://10.0.0.1:80"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert not told.keys() & processes.environment().keys()
+    assert "--master_addr=127.0.0.1" in processes.torchrun(["x"], 2)
+    assert "--master_port=29500" not in processes.torchrun(["x"], 2)
+    monkeypatch.setenv("WORLD_SIZES", "2")  # somebody else's
+    monkeypatch.setenv("VLLM_PORT", "8000")
+    assert {"WORLD_SIZES", "VLLM_PORT"} <= processes.environment().keys()
+
+
 def test_gpus_are_counted_by_line(monkeypatch, tmp_path):
     """Some names have "GPU" in them twice."""
     listing = "GPU 0: NVIDIA GeForce RTX 3060 Laptop GPU (UUID: GPU-1)\nGPU 1: NVIDIA H100 (UUID: GPU-2)\n"

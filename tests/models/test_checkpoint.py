@@ -9,6 +9,7 @@ from commands import run_script
 
 from dice.errors import BadInput
 from dice.models.checkpoint import alters_base, base_of, check_model
+from dice.recipe.keys import ROOT
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,14 @@ def test_models_that_are_not_there(name, message):
     with pytest.raises(BadInput) as caught:
         check_model("policy", name)
     assert message in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_both_places_in_which_a_relative_path_is_looked_for_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInput, match=f"no such folder in {tmp_path} or in {ROOT}"):
+        check_model("policy", "models/none/here")
+    with pytest.raises(BadInput, match="neither a folder here nor a model of the Hub .no such folder.$"):
+        check_model("policy", "/nowhere/at/all")
 
 
 def test_models_that_are_incomplete(random_model, tmp_path):

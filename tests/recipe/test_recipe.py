@@ -235,3 +235,20 @@ def test_what_json_has_no_word_for_is_refused(tmp_path, value, message):
     with pytest.raises(BadInput) as caught:
         load_recipe(str(folder))
     assert str(caught.value).startswith(f"{folder}/dice.yaml:1: {message}")
+
+
+def test_models_are_looked_for_in_the_checkout_and_where_one_stands(tmp_path, monkeypatch):
+    """Scripts go to the checkout before a recipe is read: DICE_HERE says where they were started."""
+    for name in ("mine", "train", "policy", "scripts"):
+        (tmp_path / name).mkdir()
+    words = ["policy=mine", "reference=scripts", "score.judge=./mine"]
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe("tiny", words)
+    assert recipe.policy == recipe.score.judge == str(tmp_path / "mine")
+    assert recipe.reference == "scripts"  # the checkout has it, too, and comes first
+    assert recipe.score.reward_model == "train"  # which is no path there
+    assert load_recipe("tiny", ["score.judge=policy"]).score.judge == "policy"
+    monkeypatch.chdir("/")
+    assert load_recipe("tiny", words).policy == "mine"
+    monkeypatch.setenv("DICE_HERE", str(tmp_path))
+    assert load_recipe("tiny", words).policy == str(tmp_path / "mine")

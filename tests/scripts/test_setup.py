@@ -21,6 +21,8 @@ if [[ "$1 $2" == "-m venv" ]]; then
   mkdir -p "$3/bin"
   cp "$0" "$3/bin/python"
 fi
+[[ "$*" != *"import torchaudio" || -e "$CALLS.torchaudio" ]] || exit 1
+[[ "$*" != *"install "*torchaudio* || "$*" == *"+cpu" && "$NO_CPU_BUILD" ]] || touch "$CALLS.torchaudio"
 """
 
 
@@ -96,3 +98,13 @@ def test_the_pins_suit_each_other():
         and not needed.specifier.contains(pins[needed.name])
     ]
     assert unsuited == []
+
+
+@pytest.mark.parametrize("no_cpu_build", ["", "yes"])
+def test_llama_factory_gets_a_torchaudio_or_what_stands_in_for_it(checkout, no_cpu_build):
+    """Its own command line imports torchaudio; beside a CPU torch the package index's build does not run."""
+    told = made(checkout, NO_CPU_BUILD=no_cpu_build)
+    installed = [line for line in (checkout / "calls").read_text().splitlines() if "torchaudio" in line]
+    stands_in = [line for line in installed if line.endswith("./llama-factory/torchaudio")]
+    assert any(line.endswith("torchaudio==2.11.1+cpu") for line in installed)
+    assert bool(stands_in) == ("stands in for it" in told) == bool(no_cpu_build)

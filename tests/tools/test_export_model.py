@@ -10,6 +10,7 @@ from bomb import Bomb
 from commands import run_dice
 from trainings import DEEPSPEED, config, torchrun, weights
 
+from dice.recipe.keys import ROOT
 from dice.tools.export_model import export_checkpoint
 
 
@@ -37,6 +38,13 @@ def test_an_export_can_be_read_by_whom_its_folder_can(random_model, tmp_path):
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "merged").iterdir()}
     assert set(modes.values()) == {(tmp_path / "merged").stat().st_mode & 0o666}
     assert "model.safetensors" in modes
+
+
+@pytest.mark.slow
+def test_a_relative_output_is_where_one_stands(random_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    export_checkpoint(str(random_model), "out", None)
+    assert (tmp_path / "out" / "model.safetensors").is_file() and not (ROOT / "out").exists()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ them is made, whatever the others found.
 
 import contextlib
 import io
+import shlex
 import textwrap
 import time
 from collections import Counter
@@ -50,6 +51,9 @@ def examine(name: str, overrides: Sequence[str]) -> int:
     told = [counted(levels[level], level) for level in (FAULT, WARNING)]
     told += [f"{levels[OPEN]} not known yet"] if levels[OPEN] else []
     console.print(f"\n{', '.join(told)}; {counted(len(found), 'check')} in {time.monotonic() - begun:.0f} s")
+    if to_be_made(recipe, partial(origin, name, overrides)):
+        command = shlex.join(["python", "-m", "dice", "prepare", name, *overrides])
+        console.print(f"`{command}` makes what is not here yet; then ask again")
     if refused := [finding.what for finding in found if finding.refused]:
         raise BadInput(refused[0])
     return int(levels[FAULT] > 0)

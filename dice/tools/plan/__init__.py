@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import shlex
 import shutil
 from collections.abc import Sequence
 
@@ -48,7 +49,7 @@ def show_plan(name: str, overrides: Sequence[str]) -> None:
     _show_subject(planned)
     _show_stages(planned, rows)
     _show_disk(planned)
-    _show_advice(planned)
+    _show_advice(planned, shlex.join([name, *given]))
     _show_how(planned, rows)
 
 
@@ -107,7 +108,7 @@ def _model(recipe: Recipe, role: str, size: Size | None) -> str:
 
 def _to_come(recipe: Recipe, name: str, size: Size | None) -> str:
     if recipe.prepare and resolve(name.partition("/")[0]).exists():
-        return f": `{recipe.prepare}` makes it"
+        return ": `prepare` makes it"
     return f": {gigabytes(download_bytes(name, size))} to download" if size else ": to be downloaded"
 
 
@@ -159,18 +160,18 @@ def _show_disk(planned: Budget) -> None:
     parts = [f"{gigabytes(models)} of models", f"{gigabytes(texts)} of texts and scores"]
     parts += [f"{gigabytes(checkpoints)} of checkpoints while training"] if checkpoints else []
     free = shutil.disk_usage(existing(planned.recipe.run_dir)).free
-    enough = "" if planned.disk_to_come < free else "  [bold red]not enough[/]"
     there = sum(need) - planned.disk_to_come
     there = f", of which {gigabytes(there)} are there" if there else ""
-    console.print(f"disk       {', '.join(parts)} under results{there}; {gigabytes(free)} are free{enough}")
+    console.print(f"disk       {', '.join(parts)} under results{there}; {gigabytes(free)} are free", end="")
+    console.print("" if planned.disk_to_come < free else "  [bold red]not enough[/]", markup=True)
 
 
-def _show_advice(planned: Budget) -> None:
-    """What does not fit, and what would help; what would tell more."""
-    prepare = planned.recipe.prepare
+def _show_advice(planned: Budget, given: str) -> None:
+    """What does not fit, and what would help; what would tell more. `given` names the recipe in a command."""
     reads_models = engine_named(planned.recipe.generate.engine).reads_models
-    if planned.policy is None and reads_models and prepare:
-        say(f"not everything can be told before it is made: run `{prepare}`, then plan again", mark="!")
+    if planned.policy is None and reads_models and planned.recipe.prepare:
+        command = f"python -m dice prepare {given}"
+        say(f"not everything can be told before it is made: run `{command}`, then plan again", mark="!")
     if text := memory_advice(planned):
         say(text, mark="!")
 

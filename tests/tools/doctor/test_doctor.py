@@ -10,7 +10,7 @@ from doctored import found
 from dice.errors import BadInput
 from dice.recipe.keys import RECIPES
 from dice.recipe.load import origin
-from dice.stages.prepare import load
+from dice.stages.prepare import load, prepare_recipe
 from dice.tools import doctor
 from dice.tools.doctor import run
 from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING
@@ -115,14 +115,20 @@ def own_recipe(tmp_path):
     return str(folder)
 
 
-def test_what_prepare_is_still_to_make(own_recipe, tmp_path):
+def test_what_prepare_is_still_to_make(own_recipe, tmp_path, capsys):
     overrides = [f"dataset_dir={tmp_path / 'registry'}", f"results_dir={tmp_path / 'results'}"]
     assert doctor.examine(own_recipe, overrides) == 0
+    assert (
+        f"`python -m dice prepare {own_recipe} {overrides[0]} {overrides[1]}` makes"
+        in capsys.readouterr().out
+    )
     for topic in ("prompts", "replay.dataset", "evaluate.prompts", "policy", "reference", "fit"):
         finding = found(topic, *overrides, recipe=own_recipe)
         assert finding.level == OPEN and "not here yet, `prepare` makes it" in finding.what
     assert found("policy", *overrides, "policy=data/not-made/x", recipe=own_recipe).level == FAULT
     assert not (tmp_path / "prepared").exists() and not (tmp_path / "results").exists()
+    prepare_recipe(own_recipe, overrides)
+    assert (tmp_path / "prepared").exists() and not (tmp_path / "results").exists()
 
 
 def test_what_nobody_thought_of(settings):

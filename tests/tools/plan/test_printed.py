@@ -7,6 +7,7 @@ import shutil
 import pytest
 
 from dice.errors import BadInput
+from dice.recipe.keys import RECIPES
 from dice.stages import generate
 from dice.stages.order import execute
 from dice.stages.prepare import load, start
@@ -66,6 +67,22 @@ def test_the_plan_of_a_model_that_nobody_knows(capsys):
     shown = printed(capsys, "llama3", "policy=some/model", "gpus=H200")
     assert "some/model: size unknown; not on this machine: to be downloaded" in shown
     assert "disk       unknown" in shown
+
+
+def test_a_disk_that_is_too_small(capsys, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
+    disk = next(line for line in printed(capsys, "llama3", "gpus=H200").splitlines() if line[:4] == "disk")
+    assert disk.endswith("are free  not enough") and "[" not in disk
+
+
+def test_what_prepare_makes_is_made_by_a_command(capsys, tmp_path):
+    (tmp_path / "dice.yaml").write_text(
+        (RECIPES / "tiny" / "dice.yaml").read_text().replace("data/tiny/", "data/not-made/")
+    )
+    shutil.copy(RECIPES / "tiny" / "dpo.yaml", tmp_path)
+    shown = printed(capsys, str(tmp_path), "rounds=1")
+    assert f"run `python -m dice prepare {tmp_path} rounds=1`, then plan again" in shown
+    assert "data/not-made/dpo: size unknown; not on this machine: `prepare` makes it" in shown
 
 
 def test_a_batch_that_these_gpus_can_not_share():
