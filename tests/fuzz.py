@@ -24,7 +24,8 @@ if __name__ == "__main__":  # a test that imports this has its own logs to look 
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "ERROR")
 
-import fuzz_data  # noqa: E402, F401  registers its readers
+import fuzz_answers  # noqa: E402, F401  registers its readers
+import fuzz_data  # noqa: E402, F401
 import fuzz_readers  # noqa: E402, F401
 from fuzz_input import READERS, drive  # noqa: E402
 from fuzz_round import COMMANDS, Round  # noqa: E402

@@ -63,7 +63,7 @@ def serve(say: Callable[[dict[str, Any], int], Reply]) -> Iterator[Judge]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     judge.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     try:
         yield judge
