@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "scripts" / "tiny")]
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 if __name__ == "__main__":  # a test that imports this has its own logs to look into
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -26,6 +26,7 @@ if __name__ == "__main__":  # a test that imports this has its own logs to look 
 
 import fuzz_answers  # noqa: E402, F401  registers its readers
 import fuzz_data  # noqa: E402, F401
+import fuzz_outside  # noqa: E402, F401
 import fuzz_readers  # noqa: E402, F401
 from fuzz_input import READERS, drive  # noqa: E402
 from fuzz_round import COMMANDS, Round  # noqa: E402
