@@ -14,6 +14,7 @@ from dice.recipe import load
 from dice.run.run import Run, create_run
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
+os.environ.pop("DICE_HERE", None)  # of test.sh: a test stands where it says
 
 
 @pytest.fixture

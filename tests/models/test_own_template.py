@@ -33,7 +33,9 @@ def hasty(monkeypatch):
 
 
 @pytest.mark.parametrize("template", BROKEN, ids=lambda template: template[:16])
-def test_what_can_not_be_rendered_is_said(policy, template):
+def test_what_can_not_be_rendered_is_said(policy, template, monkeypatch):
+    if "it takes" not in BROKEN[template]:  # what goes wrong in another way has the time for it
+        monkeypatch.setattr(own_template, "SECONDS", 20)
     (policy / "chat_template.jinja").write_text(template)
     begun = time.monotonic()
     with pytest.raises(Unrendered) as told:

@@ -23,6 +23,11 @@ PARTS = (
     "{{ none + 1 }}",
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{{ '\\ud800' }}", "{{ messages | tojson }}",
 )  # fmt: skip
+SAID = (
+    "Grade: ", "Score: ", "Rating: [[", "]]", "[[A>>B]]", "[[7.5]]", "grade(", "<think>", "</think>", "4",
+    "/5", " ", "*", "\n", "²", "99",
+)  # fmt: skip
+WAITS = ("0", "²", "٣", "1e9", "-1", "Wed, 21 Oct 2015 07:28:00 GMT", "0" * 5000)
 
 
 @reader("chat template of a model")
@@ -52,12 +57,13 @@ def chat_template(given: Input, folder: Path) -> tuple[str, Read]:
 
 @reader("judge's reply")
 def reply(given: Input, folder: Path) -> tuple[str, Read]:
-    text = given.rng.choice(["Grade: 4", "[[A>B]]", "[[7.5]]", "grade(" * 99, given.draw(TEXT)])
+    pieces = given.rng.choices(SAID, k=given.rng.randint(0, 8))
+    text = given.rng.choice(["".join(pieces), "".join(pieces) * 2000, given.draw(TEXT)])
     body = as_json(given.rng, given.near({"choices": [{"message": {"content": text}}]}))
-    body = spoiled(given.rng, body) if given.chance(0.25) else body
+    body = given.rng.choice([b"[" * 99_999, spoiled(given.rng, body)]) if given.chance(0.25) else body
     status = given.rng.choice([200, 200, 200, 204, 302, 400, 404, 429, 503])
     after = as_json(given.rng, given.draw(VALUES)).decode("latin-1")
-    after = "".join(filter(str.isprintable, after)) if given.chance(0.5) else "²"
+    after = "".join(filter(str.isprintable, after)) if given.chance(0.5) else given.rng.choice(WAITS)
 
     def read() -> int:
         found = []

@@ -1,13 +1,10 @@
-"""The readers of what comes from outside: a cluster's environment, chat templates, judges, Parquet files."""
+"""More readers that are fuzzed: a cluster's environment, and Parquet files."""
 
 import datetime
 import decimal
 import os
-from functools import cache
 from pathlib import Path
-from types import SimpleNamespace
 
-import httpx
 import hypothesis.strategies as st
 import pyarrow
 import pyarrow.parquet
@@ -19,11 +16,6 @@ from dice.data.answers import read_answers, read_pairs
 from dice.data.prompts_and_preferences import read_prompts
 from dice.errors import BadInput
 from dice.launch import devices, processes, worker
-from dice.rewards import openai_client
-from dice.rewards.grades import grade_of
-from dice.rewards.openai_client import Server, ask_all
-from dice.tools.benchmarks.arena_hard import ArenaHard
-from dice.tools.benchmarks.mt_bench import MtBench
 
 LAUNCHERS = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "ROLE_NAME", "TORCHELASTIC_RUN_ID",
@@ -92,101 +84,6 @@ STRANGE = (
     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ strftime_now('%Y') }}", "{{ 2**99999999 }}",
     "{% bad",
 )  # fmt: skip
-
-
-@cache
-def base() -> Path:
-    """A model's folder with a tokenizer of bytes."""
-    import tempfile
-
-    import prepare
-
-    folder = Path(tempfile.mkdtemp(prefix="dice-fuzz-tokenizer-"))
-    prepare.make_base(folder, ["user", "assistant", "system", "\n\n"])
-    return folder
-
-
-@reader("chat template")
-def chat_template(given: Input, folder: Path) -> tuple[str, Read]:
-    """A model's own, as `start` and the doctor look at it."""
-    from dice.models.chat_template import load_chat
-    from dice.tools.doctor import texts
-
-    at = given.rng.choice([place for place, mark in enumerate(TEMPLATE) if mark == "{"])
-    text = TEMPLATE[:at] + given.rng.choice(STRANGE) + TEMPLATE[at:] if given.chance(0.6) else TEMPLATE
-    for path in base().iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    content = text.encode()
-    (folder / "chat_template.jinja").write_bytes(
-        spoiled(given.rng, content) if given.chance(0.3) else content
-    )
-
-    def read() -> int:
-        chat = load_chat(str(folder), "llama3-custom")
-        turns = [[{"role": role, "content": "Hi"} for role in ("system", "user")]]
-        case = SimpleNamespace(
-            home=lambda role: str(folder),
-            chat=chat,
-            prompts=turns,
-            pairs=[],
-            recipe=SimpleNamespace(template="x"),
-        )
-        return nothing(texts.chat_template(case))
-
-    return repr((folder / "chat_template.jinja").read_bytes()[:600]), read
-
-
-REPLY = {"choices": [{"message": {"role": "assistant", "content": "Score: 4"}}], "usage": {"total_tokens": 9}}
-READINGS = (grade_of, ArenaHard.read_verdict, MtBench.read_verdict)
-
-
-@reader("judge's reply")
-def judge_reply(given: Input, folder: Path) -> tuple[str, Read]:
-    """What a server answers, and what is read of a text; every error is an answer that is counted."""
-    pieces = [
-        "Score: ",
-        "Rating: [[",
-        "]]",
-        "[[A>>B]]",
-        "<think>",
-        "</think>",
-        "4",
-        "/5",
-        " ",
-        "*",
-        "\n",
-        "²",
-        "99",
-    ]
-    text = "".join(given.rng.choices(pieces, k=given.rng.randint(0, 8))) * given.rng.choice([1, 1, 1, 2000])
-    reply = REPLY | {"choices": [{"message": {"content": text if given.chance(0.7) else given.draw(TEXT)}}]}
-    body = as_json(given.rng, given.near(reply))
-    body = given.rng.choice([b"[" * 99_999, spoiled(given.rng, body)]) if given.chance(0.3) else body
-    waits = ("0", "²", "٣", "1e9", "-1", "Wed, 21 Oct 2015 07:28:00 GMT", "0" * 5000)
-    headers = {"retry-after": given.rng.choice(waits).encode(), "content-type": b"application/json"}
-    status = given.rng.choice([200, 200, 200, 429, 500, 302, 404, 401])
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(status, content=body, headers=headers)
-
-    def read() -> int:
-        for reading in READINGS:
-            reading(text)
-        server = Server("m", "http://judge/v1", None, attempts=2, wait=0.0)
-        answers, plain = [], httpx.AsyncClient
-        httpx.AsyncClient = lambda **options: plain(transport=httpx.MockTransport(answer))
-        longest, openai_client.LONGEST_WAIT = openai_client.LONGEST_WAIT, 0.0
-        try:
-            ask_all(
-                server, [[{"role": "user", "content": "?"}]], grade_of, lambda _, found: answers.append(found)
-            )
-        finally:
-            httpx.AsyncClient, openai_client.LONGEST_WAIT = plain, longest
-        if len(answers) != 1:
-            raise Changed("the question was not answered")
-        return int(answers[0].value is None)
-
-    return f"{status} {headers} {body!r:.300}", read
 
 
 @reader("parquet")
