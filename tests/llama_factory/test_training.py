@@ -113,7 +113,6 @@ def compare(first, second, steps=30, tolerance=1e-5):
         ("full", 1, None),
         ("lora", 1, None),
         ("full", 2, None),
-        ("lora", 2, "zero2"),
         ("full", 2, "zero3"),
         ("lora", 2, "zero3"),
     ],

@@ -1,13 +1,9 @@
 """The whole loop, as users run it: iter.sh with the fake engine."""
 
 import json
-import os
-import random
-import signal
 import sys
 import time
 
-import fake_world
 import pytest
 from commands import run_script
 from fake_world import interrupt
@@ -66,54 +62,6 @@ def test_a_changed_recipe_reruns_what_depends_on_it_and_says_why(fake_settings):
     again = loop(*fake_settings, "rounds=1", "replay.gamma=0.25", "--force")
     assert "pair      runs again: replay.gamma 0.5 -> 0.25" in again.stdout
     assert again.stdout.count("done before") == 2  # generate and score do not depend on gamma
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> dict[str, bytes]:
-    """The files of a run of one round that nothing disturbed."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    data = fake_world.make_data(folder / "data")
-    result = loop(*fake_world.make_settings(data, folder / "results"), "rounds=1")
-    assert result.returncode == 0, result.stderr
-    return files_of(folder / "results" / "tiny")
-
-
-SLOW = [pytest.param(stage, marks=pytest.mark.slow) for stage in ("score", "pair", "train", "evaluate")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ["generate", *SLOW])
-def test_a_killed_run_ends_with_the_same_files(fake_settings, tmp_path, uninterrupted, stage):
-    """SIGKILL to the whole process group as soon as the stage has begun; then the same command."""
-    run = tmp_path / "results" / "tiny"
-    folder = run / "evaluate" if stage == "evaluate" else run / "round-1"
-    process = start_loop(*fake_settings, "rounds=1")
-    wait_for(folder / f"{stage}.started.json")
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (folder / f"{stage}.manifest.json").exists()
-
-    resumed = loop(*fake_settings, "rounds=1")
-    assert resumed.returncode == 0, resumed.stderr
-    files = files_of(run)
-    assert files.keys() == uninterrupted.keys()
-    assert not [name for name in files if files[name] != uninterrupted[name]]
-
-
-@pytest.mark.slow
-def test_many_kills_at_random_moments(fake_settings, tmp_path, uninterrupted):
-    """Twelve times killed somewhere, in the end the same files and nothing besides."""
-    rng = random.Random(7)
-    for _ in range(12):
-        process = start_loop(*fake_settings, "rounds=1")
-        time.sleep(rng.uniform(0.3, 2.5))
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    resumed = loop(*fake_settings, "rounds=1")
-    assert resumed.returncode == 0, resumed.stderr
-    files = files_of(tmp_path / "results" / "tiny")
-    assert files.keys() == uninterrupted.keys()
-    assert not [name for name in files if files[name] != uninterrupted[name]]
 
 
 @pytest.mark.slow

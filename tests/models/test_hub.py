@@ -20,6 +20,8 @@ INFO = {
 ASK = """
 import sys
 from dice.models import hub
+
+pytestmark = pytest.mark.slow
 for name in sys.argv[1:]:
     try:
         print(hub.look_up(name))

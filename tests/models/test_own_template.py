@@ -10,6 +10,8 @@ from dice.models import own_template
 from dice.models.chat_template import check_alike, load_tokenizer
 from dice.models.own_template import Unrendered, rendered
 
+pytestmark = pytest.mark.slow
+
 TURNS = [{"role": "user", "content": "Hi"}]
 PLAIN = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 FOR_EVER = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"

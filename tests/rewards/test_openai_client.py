@@ -11,6 +11,8 @@ import scripted_judge
 from dice.errors import BadInput, StageFailed
 from dice.rewards.openai_client import OPENAI, Answer, Server, ask_all, environment
 
+pytestmark = pytest.mark.slow
+
 QUESTION = [{"role": "user", "content": "Which?"}]
 
 

@@ -20,6 +20,8 @@ from dice.stages.checks import previous
 from dice.stages.order import ROUND, STAGES, execute
 from dice.tools.status import show_run
 
+pytestmark = pytest.mark.slow
+
 UNREADABLE = "/proc/self/mem"  # a file whose first byte can't be read, by nobody
 
 

@@ -16,6 +16,8 @@ from dice.run.run import Run, create_run
 from dice.stages import evaluate, generate, pair, score
 from dice.stages.order import execute
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Run:

@@ -7,6 +7,8 @@ from commands import run_script
 
 from dice.recipe.keys import ROOT
 
+pytestmark = pytest.mark.slow
+
 PROGRAMS = [
     path.relative_to(ROOT)
     for folder in ("scripts/tiny", "scripts/data", "speed")

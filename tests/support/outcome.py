@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+from dice.recipe.seal import is_sealed
+
 # What of a manifest differs between runs that come to the same: how long it took, and the checkout's commit.
 PASSING = ("seconds", "resumed", "commit", "digest")
 # What of a report does: how long things took, and which of them went on from an attempt that was ended.
@@ -19,7 +21,8 @@ TIMES = re.compile(
 def files_of(run: Path) -> dict[str, bytes]:
     """Every file of a run by name; of manifests, all but `PASSING`, of reports, all but `TIMES`.
 
-    Logs and the lock are left out. Where a file names the folder that the run lies in, ROOT stands instead.
+    Logs and the lock are left out, and so is recipe.yaml's seal once it is checked. Where a file names the
+    folder that the run lies in, ROOT stands instead.
     """
     found = {}
     for path in sorted(run.rglob("*")):
@@ -35,6 +38,8 @@ def content_of(path: Path, root: Path) -> bytes:
     if path.name.endswith(".manifest.json"):
         manifest = json.loads(content)
         content = json.dumps({key: manifest[key] for key in manifest if key not in PASSING}).encode()
+    if path.name == "recipe.yaml" and is_sealed(path):  # which depends on the folder's name
+        content = content.partition(b"\n")[2]
     if path.name == "report.html":
         content = TIMES.sub(b"", content)
     return content.replace(str(root).encode(), b"ROOT")

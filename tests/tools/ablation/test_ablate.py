@@ -18,6 +18,8 @@ from dice.tools.ablation.claims import Verdict, verdicts
 from dice.tools.ablation.forecast import _stages, forecast
 from dice.tools.ablation.results import Mean, Setting, collect, difference
 
+pytestmark = pytest.mark.slow
+
 
 def make(fake_settings, *words):
     return grid.make_grid("tiny", [*fake_settings, *words])

@@ -18,6 +18,8 @@ from dice.tools.benchmarks.mt_bench import MtBench
 from dice.tools.benchmarks.questions import Question, digest
 from dice.tools.benchmarks.task import Options
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(fake_settings):

@@ -11,6 +11,8 @@ from dice.models.llamafactory import llamafactory
 from dice.tools.doctor import texts
 from dice.tools.doctor.findings import FAULT, FINE, WARNING
 
+pytestmark = pytest.mark.slow
+
 LLAMA3 = "<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n{{ m['content'] }}<|eot_id|>"
 ASKING = "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 
