@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from commands import run_python
 
+pytestmark = pytest.mark.slow
 INFO = {
     "id": "some/model",
     "siblings": [
@@ -21,7 +22,6 @@ ASK = """
 import sys
 from dice.models import hub
 
-pytestmark = pytest.mark.slow
 for name in sys.argv[1:]:
     try:
         print(hub.look_up(name))

@@ -18,6 +18,8 @@ from dice.stages.order import STAGES, execute
 from dice.stages.prepare import start
 from dice.stages.score import work
 
+pytestmark = pytest.mark.slow
+
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
 

@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 
 from dice.recipe.keys import ROOT
 
+pytestmark = pytest.mark.slow
+
 # Notes what it is called with; makes an environment whose python is itself.
 PYTHON = """#!/usr/bin/env bash
 echo "$*" >>"$CALLS"

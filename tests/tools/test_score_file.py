@@ -15,6 +15,8 @@ from dice.recipe.keys import ROOT
 from dice.tools import agreement, score_file
 from dice.tools.agreement import Agreement, correlation
 
+pytestmark = pytest.mark.slow
+
 DICE = (sys.executable, "-m", "dice")
 HI = [{"role": "user", "content": "Hi"}]
 WITH_SYSTEM = [{"role": "system", "content": "Be brief."}, *HI]

@@ -23,7 +23,7 @@ from dice.run.run import create_run
 from dice.tools import benchmarks, status
 from dice.tools.benchmarks import evaluation
 
-pytestmark = pytest.mark.usefixtures("workers_here")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("workers_here")]
 
 
 @pytest.fixture

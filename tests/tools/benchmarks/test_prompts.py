@@ -14,7 +14,7 @@ from dice.tools.benchmarks import arena_hard, mt_bench
 from dice.tools.benchmarks.questions import UNCOMPARED, Question
 from dice.tools.benchmarks.task import Options
 
-pytestmark = pytest.mark.usefixtures("workers_here")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("workers_here")]
 
 
 @pytest.fixture
