@@ -27,7 +27,7 @@ SAID = (
     "Grade: ", "Score: ", "Rating: [[", "]]", "[[A>>B]]", "[[7.5]]", "grade(", "<think>", "</think>", "4",
     "/5", " ", "*", "\n", "²", "99",
 )  # fmt: skip
-WAITS = ("0", "²", "٣", "1e9", "-1", "Wed, 21 Oct 2015 07:28:00 GMT", "0" * 5000)
+WAITS = ("0", "²", "1e9", "-1", "Wed, 21 Oct 2015 07:28:00 GMT", "0" * 5000)
 
 
 @reader("chat template of a model")
