@@ -224,12 +224,8 @@ class Recipe(Group):
 
     def with_models_found(self) -> Self:
         """This recipe; a model's folder that lies where the user stands, and not here, has its whole path."""
-        models = ((self, "policy", ""), (self, "reference", ""))
-        for group, key, word in (
-            *models,
-            (self.score, "reward_model", "train"),
-            (self.score, "judge", "policy"),
-        ):
+        of_score = ((self.score, "reward_model", "train"), (self.score, "judge", "policy"))
+        for group, key, word in ((self, "policy", ""), (self, "reference", ""), *of_score):
             name = getattr(group, key)
             if name != word and not resolve(name).exists() and (here() / name).is_dir():
                 setattr(group, key, str(here() / name))

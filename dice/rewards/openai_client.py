@@ -113,9 +113,7 @@ async def _ask_all(
 
     left = iter(enumerate(conversations))
     silent = 0  # questions without an answer since the last one with one
-    headers = {
-        "Accept-Encoding": "identity"
-    }  # a compressed reply may be a thousand times as long as it looks
+    headers = {"Accept-Encoding": "identity"}  # compressed, a reply may be much longer than it looks
     headers |= {"Authorization": f"Bearer {server.key}"} if server.key else {}
     limits = httpx.Limits(max_connections=server.concurrency)
 

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.slow
 
 PROGRAMS = [
     path.relative_to(ROOT)
-    for folder in ("scripts/tiny", "scripts/data", "speed")
+    for folder in ("scripts/tiny", "scripts/instructions", "scripts/data", "speed")
     for path in sorted((ROOT / folder).glob("*.py"))
     if "__main__" in path.read_text(encoding="utf-8")
     and not path.name.startswith("gpu_check")  # which says what is missing, and does the rest
