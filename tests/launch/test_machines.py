@@ -209,7 +209,7 @@ def test_a_cause_of_any_length_fits_a_value():
 @pytest.mark.parametrize("says", [None, b"HTTP/1.1 400 Bad Request\r\n\r\n\x1b[2J", b"\xff" * 100_000])
 def test_whoever_has_the_port_before_node_0(node, monkeypatch, says):
     """The other nodes are refused in one line. The first stranger says nothing at all."""
-    monkeypatch.setattr(machines, "SILENCE", 15.0)
+    monkeypatch.setattr(machines, "SILENCE", 5.0)
     port, kept = int(os.environ["MASTER_PORT"]) + 1, []
 
     def serve(server: socket.socket) -> None:

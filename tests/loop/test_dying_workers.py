@@ -41,7 +41,8 @@ def go_on_after(loop: Loop, kills: list[Kill], tell: Callable[[str], None]) -> N
 def test_one_of_two_workers_dies_in_each_stage(tmp_path, monkeypatch, tell):
     def make(name):
         data = fake_world.make_data(tmp_path / name / "data")
-        return Loop(tmp_path / name, fake_world.make_settings(data, tmp_path / name / "results"))
+        settings = fake_world.make_settings(data, tmp_path / name / "results")
+        return Loop(tmp_path / name, [*settings, "rounds=1"])
 
     whole, broken = make("whole"), make("broken")
     whole.record()

@@ -1,6 +1,5 @@
 """The loop for real, on a random model: transformers samples and scores, LLaMA-Factory trains."""
 
-import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -90,19 +89,6 @@ def test_training_moved_the_model_away_from_its_reference(run):
     assert not (run.round_dir(1) / "train").exists()
 
 
-def test_two_workers_write_the_same_bytes(run, settings, tmp_path):
-    """Generation and scoring under torchrun with two processes, against those of one."""
-    two = [*settings, f"results_dir={tmp_path}"]
-    assert run_script("bash", "-c", f"$DICE_PYTHON -m dice start tiny {' '.join(two)}").returncode == 0
-    for stage in ("generate", "score"):
-        command = f"$DICE_PYTHON -m dice {stage} {tmp_path}/tiny 1"
-        result = run_script("bash", "-c", command, NPROC_PER_NODE="2")
-        assert result.returncode == 0, result.stderr
-    for part in ("responses", "scores"):
-        ours = {path.name: path.read_bytes() for path in files.shards(run.round_dir(1) / part)}
-        assert {p.name: p.read_bytes() for p in files.shards(tmp_path / "tiny" / "round-1" / part)} == ours
-
-
 def test_a_kill_in_training_changes_nothing(run, tmp_path):
     """What a killed training run leaves behind is thrown away; the model comes out the same."""
     copy = tmp_path / "tiny"
@@ -159,17 +145,3 @@ def test_a_template_that_does_not_fit_is_one_line_and_status_2(settings, tmp_pat
     result = run_script("bash", "scripts/run_dice/iter.sh", "tiny", *changes, "template=nope")
     assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1
     assert "template: unknown template 'nope'; there are: " in result.stderr
-
-
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
-def test_generation_with_vllm(settings, tmp_path):
-    changes = [f"results_dir={tmp_path}", "generate.engine=vllm", "generate.max_model_len=512"]
-    command = f"$DICE_PYTHON -m dice start tiny {' '.join([*settings, *changes])}"
-    assert run_script("bash", "-c", command).returncode == 0
-    result = run_script("bash", "-c", f"$DICE_PYTHON -m dice generate {tmp_path}/tiny 1")
-    assert result.returncode == 0, result.stderr
-    paths = files.shards(tmp_path / "tiny" / "round-1" / "responses")
-    responses = [r for p in paths for r in files.read_rows(p, Response)]
-    assert len(responses) == 160
-    assert {r.finish_reason for r in responses} == {"stop", "length"}
-    assert all(r.n_tokens == 64 for r in responses if r.finish_reason == "length")

@@ -35,28 +35,16 @@ def ended(node: Node, begun: float, seconds: float = 60) -> float:
 
 
 @pytest.mark.slow
-def test_a_loop_on_two_nodes_is_that_of_one(fake_settings, tmp_path):
-    """With the fake engine, whose every stage but `train` is the same on any number of workers."""
-    alone = run_script("bash", ITER, "tiny", *fake_settings, f"results_dir={tmp_path / 'alone'}")
-    assert alone.returncode == 0, alone.stderr
-    with nodes_on(tmp_path / "logs", ["tiny", *fake_settings]) as nodes:
-        for node in nodes:
-            assert node.process.wait(300) == 0, node.text("err")
-        assert "✓ generate" in nodes[0].text("out") and "(node 1)" in nodes[1].text("out")
-        assert all("win rate against DPO" in node.text("out") for node in nodes)
-    one, two = tmp_path / "alone" / "tiny", tmp_path / "results" / "tiny"
-    for name in ("responses", "scores"):
-        for path in files.shards(one / "round-1" / name):
-            assert (two / "round-1" / name / path.name).read_bytes() == path.read_bytes()
-    assert (two / "round-2" / "pairs.jsonl").read_bytes() == (one / "round-2" / "pairs.jsonl").read_bytes()
+def test_three_nodes_write_what_one_does_with_strangers_at_their_port(fake_settings, tmp_path, tell):
+    """Every kind of stranger comes again and again meanwhile: the run ends well, and shows none of it.
 
-
-@pytest.mark.slow
-def test_three_nodes_and_strangers_at_their_port(fake_settings, tmp_path, tell):
-    """Every kind of stranger comes again and again meanwhile: the run ends well, and shows none of it."""
+    With the fake engine, whose every stage but `train` is the same on any number of workers.
+    """
     port = free_port()
     command = [sys.executable, strangers.__file__, str(port + 1)]
     settings = ["tiny", *fake_settings, "rounds=1", "train.global_batch_size=30"]  # which three can share
+    alone = run_script("bash", ITER, *settings, f"results_dir={tmp_path / 'alone'}")
+    assert alone.returncode == 0, alone.stderr
     with (
         (tmp_path / "visits").open("w") as visits,
         subprocess.Popen(command, stdout=visits, stderr=subprocess.DEVNULL) as talking,
@@ -72,7 +60,13 @@ def test_three_nodes_and_strangers_at_their_port(fake_settings, tmp_path, tell):
     for node in nodes:
         assert node.text("err") == ""
         assert all(line.isprintable() for line in node.text("out").splitlines())
-    assert "(node 2)" in nodes[2].text("out")
+        assert "win rate against DPO" in node.text("out")
+    assert "✓ generate" in nodes[0].text("out") and "(node 2)" in nodes[2].text("out")
+    one, three = (tmp_path / name / "tiny" / "round-1" for name in ("alone", "results"))
+    for name in ("responses", "scores"):
+        for path in files.shards(one / name):
+            assert (three / name / path.name).read_bytes() == path.read_bytes()
+    assert (three / "pairs.jsonl").read_bytes() == (one / "pairs.jsonl").read_bytes()
     told = ", ".join(f"{name} {count}" for name, count in came.items())
     tell(f"three nodes, strangers that came while they were at work: {told}")
 
@@ -174,7 +168,7 @@ def test_all_stages_for_real_and_nodes_that_die(real_settings, tmp_path, tell):
         for pid in stopped:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    with nodes_on(tmp_path / "whole", [*real_settings, "train.num_train_epochs=2", "--force"]) as nodes:
+    with nodes_on(tmp_path / "whole", [*real_settings, "train.num_train_epochs=2"]) as nodes:
         assert [node.process.wait(600) for node in nodes] == [0, 0], [node.text("err") for node in nodes]
     log = (folder / "logs" / "train.log").read_text()
     assert "world size: 2" in log and (folder / "logs" / "train.node-1.log").exists()

@@ -11,6 +11,7 @@ from dice.launch import devices, processes
 from dice.recipe.keys import ROOT
 
 TRAIN = ROOT / "llama-factory" / "src" / "train.py"
+MANY = Path(__file__).with_name("train_many.py")
 
 
 DEEPSPEED = ROOT / "llama-factory" / "examples" / "deepspeed"
@@ -52,11 +53,11 @@ def weights(output):
     return load_file(path)
 
 
-def torchrun(config, workers, **env):
-    """A training under torchrun."""
-    path = Path(config["output_dir"] + ".yaml")
-    path.write_text(yaml.safe_dump(config))
-    command = processes.torchrun([str(TRAIN), str(path)], devices.workers_per_node())
+def torchrun(configs, workers, **env):
+    """Trainings one after the other, in the same processes under torchrun: their start takes longest."""
+    path = Path(configs[-1]["output_dir"] + ".yaml")
+    path.write_text(yaml.safe_dump(configs))
+    command = processes.torchrun([str(MANY), str(path)], devices.workers_per_node())
     command[3] = f"--nproc_per_node={workers}"
     result = run_script(*command, PYTHONPATH=PATH, OMP_NUM_THREADS="1", **env)
     assert result.returncode == 0, result.stderr[-3000:]

@@ -53,7 +53,7 @@ def test_a_checkpoint_that_deepspeed_split_is_gathered(data_dir, random_model, t
     short = {"max_steps": 2, "save_steps": 2, "save_strategy": "steps", "reference_logps": "table"}
     short |= {"deepspeed": str(DEEPSPEED / "zero3.json"), "eval_strategy": "no"}
     short |= {"dataset": "some_pairs", "val_size": 0}
-    torchrun(config(data_dir, tmp_path / "out", random_model, **short), 2, DS_ACCELERATOR="cpu")
+    torchrun([config(data_dir, tmp_path / "out", random_model, **short)], 2, DS_ACCELERATOR="cpu")
     checkpoint = tmp_path / "out" / "checkpoint-2"
     (checkpoint / "model.safetensors").unlink()
     result = run_dice("export", str(checkpoint), f"--output={tmp_path}/model")

@@ -1,0 +1,11 @@
+"""As train.py of llama-factory/src, for a file with a list of trainings."""
+
+import sys
+from pathlib import Path
+
+import yaml
+
+import train
+
+for config in yaml.safe_load(Path(sys.argv[1]).read_text()):
+    train.run(config)
