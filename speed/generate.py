@@ -18,14 +18,18 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package of this checkout
 from dice.launch import packages  # noqa: F401  names a package that is missing
 
 # isort: split
 from figures import Figure, report
+
+if TYPE_CHECKING:
+    from dice.recipe.keys import Generate
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts" / "tiny"))  # the tiny world
@@ -56,27 +60,35 @@ def question(number: int) -> str:
 
 
 class Ways:
-    """The same work in three ways; each returns the number of tokens that it sampled."""
+    """The same work in three ways; each returns the number of tokens that it sampled.
 
-    def __init__(self, folder: Path) -> None:
+    Without `stop_ids` an answer ends where the template says.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        model: Path,
+        template: str,
+        questions: Iterable[str],
+        options: "Generate",
+        stop_ids: Sequence[int] = (),
+    ) -> None:
         from vllm import LLM
 
         from dice.inference.load import load_chat, load_sampler
         from dice.inference.vllm import engine_arguments
-        from dice.recipe.keys import Generate, Recipe
+        from dice.recipe.keys import Recipe
         from dice.run.rows import Prompt, prompt_id
 
-        make_model(folder / "model")
-        options = Generate(
-            samples=K, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS, max_model_len=512, shard_size=SHARD
-        )
-        name, template = str(folder / "model"), "llama3-custom"
+        name = str(model)
         self.folder, self.recipe = folder, Recipe.model_construct(template=template, generate=options)
         self.chat = load_chat("vllm", name, template)
-        self.sampler = load_sampler("vllm")(name, list(STOP_IDS), options, "float32")
+        ends = list(stop_ids or self.chat.stop_ids)
+        self.sampler = load_sampler("vllm")(name, ends, options, "float32")
         self.llm = LLM(**engine_arguments(name, options, "float32") | {"skip_tokenizer_init": False})
         self.sampler.engine = self.llm.llm_engine
-        turns = [[{"role": "user", "content": question(number)}] for number in range(PROMPTS)]
+        turns = [[{"role": "user", "content": text}] for text in questions]
         self.prompts = [Prompt(prompt_id(messages), messages) for messages in turns]
         self.ids = [{"prompt_token_ids": self.chat.encode_prompt(messages)} for messages in turns]
 
@@ -89,22 +101,24 @@ class Ways:
         out = self.folder / "responses"
         files.remove(out)
         counter = Counter(self.folder / "progress" / "0.json")
-        counter.expect(PROMPTS)
-        starts = enumerate(range(0, PROMPTS, SHARD))
-        shards = (Shard(files.shard_path(out, n), self.prompts[start : start + SHARD]) for n, start in starts)
+        counter.expect(len(self.prompts))
+        size = self.recipe.generate.shard_size
+        starts = enumerate(range(0, len(self.prompts), size))
+        shards = (Shard(files.shard_path(out, n), self.prompts[start : start + size]) for n, start in starts)
         Answering(self.recipe, 1, self.chat, self.sampler, counter).run(shards)
         rows = sum(len(list(files.read_rows(path, Response))) for path in files.shards(out))
-        assert rows == PROMPTS * K, rows
+        assert rows == len(self.prompts) * self.recipe.generate.samples, rows
         return counter.tokens
 
     def bare(self) -> int:
-        return self._generate(self.ids, [self._params(n, 0, K) for n in range(PROMPTS)])
+        samples = self.recipe.generate.samples
+        return self._generate(self.ids, [self._params(n, 0, samples) for n in range(len(self.ids))])
 
     def plain(self) -> int:
         tokens = 0
-        for sample in range(K):
-            for start in range(0, PROMPTS, BATCH):
-                numbers = range(start, min(start + BATCH, PROMPTS))
+        for sample in range(self.recipe.generate.samples):
+            for start in range(0, len(self.ids), BATCH):
+                numbers = range(start, min(start + BATCH, len(self.ids)))
                 params = [self._params(n, sample, 1) for n in numbers]
                 tokens += self._generate([self.ids[n] for n in numbers], params)
         return tokens
@@ -114,7 +128,8 @@ class Ways:
         from dice.recipe.seeds import seed_of
 
         seed = seed_of(self.recipe.seed, 1, self.prompts[number].prompt_id) + sample
-        params = sampling_params(self.recipe.generate, self.sampler.stop_ids, seed, MAX_NEW_TOKENS)
+        options = self.recipe.generate
+        params = sampling_params(options, self.sampler.stop_ids, seed, options.max_new_tokens)
         params.n = n
         return params
 
@@ -130,22 +145,36 @@ class Ways:
         return tokens / (time.perf_counter() - begun), tokens
 
 
-def main() -> int:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    speeds, counts = {way: [] for way in WAYS}, set()
-    with tempfile.TemporaryDirectory() as name:
-        ways = Ways(Path(name))
-        for way in "ab":  # warm up
-            ways.run(way)
-        for way in TURNS:
-            speed, tokens = ways.run(way)
-            speeds[way].append(speed)
-            counts.add(tokens)
-    print(f"{PROMPTS} prompts x {K} samples, {max(counts):,} tokens, {os.cpu_count()} CPUs")
+def measure(ways: Ways, turns: str) -> tuple[dict[str, float], set[int]]:
+    """Tokens per second of each way's fastest run, and the numbers of tokens that there were."""
+    speeds, counts = {way: [] for way in sorted({*turns})}, set()
+    for way in "ab":  # warm up
+        ways.run(way)
+    for way in turns:
+        speed, tokens = ways.run(way)
+        speeds[way].append(speed)
+        counts.add(tokens)
+    work = f"{len(ways.prompts)} prompts x {ways.recipe.generate.samples} samples"
+    print(f"{work}, {max(counts):,} tokens, {os.cpu_count()} CPUs")
     best = {way: max(runs) for way, runs in speeds.items()}
-    for way, title in WAYS.items():
-        runs = ", ".join(f"{speed:,.0f}" for speed in speeds[way])
-        print(f"{way}) {title:<17} {best[way]:6,.0f} tokens/s (runs: {runs})")
+    for way, runs in speeds.items():
+        listed = ", ".join(f"{speed:,.0f}" for speed in runs)
+        print(f"{way}) {WAYS[way]:<17} {best[way]:6,.0f} tokens/s (runs: {listed})")
+    return best, counts
+
+
+def main() -> int:
+    from dice.recipe.keys import Generate
+
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    options = Generate(
+        samples=K, temperature=1.0, max_new_tokens=MAX_NEW_TOKENS, max_model_len=512, shard_size=SHARD
+    )
+    with tempfile.TemporaryDirectory() as name:
+        model = Path(name) / "model"
+        make_model(model)
+        ways = Ways(Path(name), model, "llama3-custom", map(question, range(PROMPTS)), options, STOP_IDS)
+        best, counts = measure(ways, TURNS)
     figures = [
         Figure("speed of ours over bare", best["a"] / best["b"], at_least=0.95),
         Figure("speed of ours over the plain pattern", best["a"] / best["c"], at_least=1.5),

@@ -21,7 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package of this checkout
 from dice.launch import packages  # noqa: F401  names a package that is missing
@@ -115,20 +115,24 @@ def ours(folder: str, rows: list) -> Callable[[], list[float]]:
     return lambda: [float(logps.sum(dtype=float)) for logps in scorer.token_logps(rows)]
 
 
+def distinct_tokens(rows: list) -> int:
+    """Tokens of all responses, and of every prompt once."""
+    return sum(len(response) for _, response in rows) + sum(map(len, {tuple(prompt) for prompt, _ in rows}))
+
+
 def floor(folder: str, rows: list) -> Callable[[], list[float]]:
     import torch
 
     from dice.models.loading import Options, load_model
 
     model = loaded(load_model(folder, Options("float32")))
-    responses = sum(len(response) for _, response in rows)
-    tokens = responses + PROMPTS * PROMPT_TOKENS
+    responses, tokens = sum(len(response) for _, response in rows), distinct_tokens(rows)
     states = torch.randn(responses, model.config.hidden_size)
 
     @torch.inference_mode()
     def blocks(height: int, width: int, count: int) -> None:
         for size in [height * width] * (count // (height * width)) + [count % (height * width)]:
-            ids = torch.randint(3, VOCABULARY, (max(1, size // width), min(size, width)))
+            ids = torch.randint(3, model.config.vocab_size, (max(1, size // width), min(size, width)))
             model.model(input_ids=ids, use_cache=False)
 
     @torch.inference_mode()
@@ -142,7 +146,7 @@ def floor(folder: str, rows: list) -> Callable[[], list[float]]:
         for _ in range(REPEATS):
             for shape in shapes:
                 begun = time.perf_counter()
-                run(*shape, responses // PROMPTS)
+                run(*shape, responses // 4)
                 seconds[shape].append(time.perf_counter() - begun)
         return min(shapes, key=lambda shape: min(seconds[shape]))
 
@@ -163,9 +167,8 @@ def resident(field: str) -> float:
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(field))
 
 
-def measure(way: str, folder: str) -> None:
+def measure(way: str, folder: str, rows: list) -> None:
     """In a child: print seconds, peak memory beyond the weights in MiB, and the sums."""
-    rows = make_rows(PROMPTS, K, PROMPT_TOKENS, RESPONSE_TOKENS, VOCABULARY)
     score = {"a": plain, "b": ours, "c": floor}[way](folder, rows)
     weights = resident("VmRSS")
     sums = score()
@@ -177,34 +180,46 @@ def measure(way: str, folder: str) -> None:
     print(json.dumps({"seconds": min(seconds), "memory": resident("VmHWM") - weights, "sums": sums}))
 
 
-def main() -> int:
+def compare(folder: str, rows: list, turns: str) -> dict[str, dict[str, Any]]:
+    """The best of each way's runs; they take turns, and each is a process of its own."""
     found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        make_model(folder)
-        for way in TURNS:
-            child = [sys.executable, __file__, way, folder]
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(rows, file)
+        file.flush()
+        for way in turns:
+            child = [sys.executable, __file__, way, folder, file.name]
             run = json.loads(
                 subprocess.run(child, stdout=subprocess.PIPE, check=True).stdout.splitlines()[-1]
             )
             before = found.setdefault(way, run)
             found[way] = {**run, **{key: pick(before[key], run[key]) for key, pick in COUNTS.items()}}
+    tokens = distinct_tokens(rows)
     for way, name in WAYS.items():
-        seconds, memory = found[way]["seconds"], found[way]["memory"]
-        print(f"{way}) {name:<17} {seconds:6.2f} s, {memory:5.0f} MiB beyond the weights")
-    rows = len(found["a"]["sums"])
+        if way in found:
+            seconds, memory = found[way]["seconds"], found[way]["memory"]
+            speed = f"{tokens / seconds:6,.0f} tokens/s"
+            print(f"{way}) {name:<17} {seconds:6.2f} s, {speed}, {memory:5.0f} MiB beyond the weights")
+    return found
+
+
+def main() -> int:
+    rows = make_rows(PROMPTS, K, PROMPT_TOKENS, RESPONSE_TOKENS, VOCABULARY)
+    with tempfile.TemporaryDirectory() as folder:
+        make_model(folder)
+        found = compare(folder, rows, TURNS)
     apart = max(abs(a / b - 1) for a, b in zip(found["a"]["sums"], found["b"]["sums"], strict=True))
     a, b, c = (found[way] for way in WAYS)
     figures = [
         Figure("speed of ours over the plain pattern", a["seconds"] / b["seconds"], at_least=4),
         Figure("time of ours over the floor", b["seconds"] / c["seconds"], at_most=1.25),
         Figure("memory of ours over the plain pattern", b["memory"] / a["memory"], at_most=0.25),
-        Figure(f"largest relative difference of {rows} sums", apart, at_most=1e-5),
+        Figure(f"largest relative difference of {len(rows)} sums", apart, at_most=1e-5),
     ]
     return report(figures)
 
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        measure(*sys.argv[1:])
+        measure(*sys.argv[1:3], json.loads(Path(sys.argv[3]).read_text()))
     else:
         sys.exit(main())

@@ -62,14 +62,14 @@ def word(number: int) -> str:
     return f"w{number}"
 
 
-def make_data(folder: Path) -> None:
+def make_pairs() -> list[dict[str, str]]:
     """Pairs of random words."""
     rng = random.Random(0)
 
     def text(words: int) -> str:
         return " ".join(word(rng.randrange(VOCABULARY)) for _ in range(words))
 
-    rows = [
+    return [
         {
             "instruction": text(WORDS[0]),
             "chosen": text(rng.randint(WORDS[1] // 2, WORDS[1] * 3 // 2)),
@@ -77,13 +77,17 @@ def make_data(folder: Path) -> None:
         }
         for _ in range(STEPS * PAIRS_PER_STEP)
     ]
+
+
+def write_pairs(folder: Path, rows: list[dict[str, str]]) -> None:
+    """The pairs as a data set."""
     (folder / "pairs.json").write_text(json.dumps(rows))
     columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
     entry = {"file_name": "pairs.json", "ranking": True, "columns": columns}
     (folder / "dataset_info.json").write_text(json.dumps({"pairs": entry}))
 
 
-def configuration(folder: Path, way: str) -> dict[str, Any]:
+def configuration(folder: Path, way: str, **changes: Any) -> dict[str, Any]:
     config = {
         "stage": "dpo",
         "do_train": True,
@@ -102,10 +106,10 @@ def configuration(folder: Path, way: str) -> dict[str, Any]:
         "report_to": "none",
         "disable_gradient_checkpointing": True,
     }
-    return config | ({"reference_logps": "table"} if way == "ours" else {})
+    return config | changes | ({"reference_logps": "table"} if way == "ours" else {})
 
 
-def train_once(folder: str, way: str) -> dict[str, float]:
+def train_once(folder: str, way: str, changes: str) -> dict[str, float]:
     """One training: seconds of the pre-pass and of every step but the first, bytes at the peak."""
     from transformers import TrainerCallback
 
@@ -126,7 +130,7 @@ def train_once(folder: str, way: str) -> dict[str, float]:
         def on_train_end(self, *_: Any, **__: Any) -> None:
             self.at.append(time.perf_counter())
 
-    clock, config = Clock(), configuration(Path(folder), way)
+    clock, config = Clock(), configuration(Path(folder), way, **json.loads(changes))
     if way == "ours":
         train.run(config, [clock])
     else:
@@ -146,12 +150,15 @@ def peak_memory() -> int:
     return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
 
 
-def measure(folder: Path) -> dict[str, dict[str, float]]:
-    """The best of each way's trainings; of a step, which has the same rows in all of them, the fastest."""
+def measure(folder: Path, **changes: Any) -> dict[str, dict[str, float]]:
+    """The best of each way's trainings; of a step, which has the same rows in all of them, the fastest.
+
+    Of the step, the mean is under "step", in seconds. `changes` are made to the training's configuration.
+    """
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
     for way in TURNS:
         shutil.rmtree(folder / way, ignore_errors=True)
-        command = [sys.executable, __file__, "--one", str(folder), way]
+        command = [sys.executable, __file__, "--one", str(folder), way, json.dumps(changes)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             sys.exit(result.stderr[-3000:])
@@ -161,6 +168,10 @@ def measure(folder: Path) -> dict[str, dict[str, float]]:
         fastest = [min(same) for same in zip(*(run["steps"] for run in found), strict=True)]
         best[way] = {key: min(run[key] for run in found) for key in ("prepass", "memory")}
         best[way]["step"] = sum(fastest) / len(fastest)
+    for way, title in WAYS.items():
+        run = best[way]
+        before = f", {run['prepass']:.2f} s before the first" if way == "ours" else ""
+        print(f"{title:<22}{run['step']:6.2f} s a step, {run['memory'] / 2**20:,.0f} MiB{before}")
     return best
 
 
@@ -168,14 +179,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(folder / "model")
-        make_data(folder)
+        write_pairs(folder, make_pairs())
         weights = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
         best = measure(folder)
     stock, ours = best["stock"], best["ours"]
-    for way, title in WAYS.items():
-        run = best[way]
-        before = f", {run['prepass']:.2f} s before the first" if way == "ours" else ""
-        print(f"{title:<22}{run['step']:6.2f} s a step, {run['memory'] / 2**20:,.0f} MiB{before}")
     print(f"{'the weights':<22}{weights / 2**20:,.0f} MiB")
     epoch = STEPS * ours["step"] + ours["prepass"]
     return report(
