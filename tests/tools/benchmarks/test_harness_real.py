@@ -4,7 +4,6 @@ import importlib.util
 import json
 import random
 import sys
-from types import SimpleNamespace
 
 import harness_tasks
 import pytest
@@ -189,12 +188,22 @@ def test_task_files_that_can_not_be_used(tmp_path):
         harness_worker.load_task(none, path, None)
 
 
-def test_several_tasks_under_a_name_have_no_score(monkeypatch):
-    """Tags, and groups that are not aggregated."""
-    found = {"tasks": {name: SimpleNamespace(task_name=name) for name in "ba"}, "groups": {}}
-    manager = SimpleNamespace(task_index={"tag": None}, load=lambda name: found)
-    with pytest.raises(BadInput, match="tag is no task but several, without a score of all: a, b"):
-        harness_worker.load_task(manager, "tag", None)
+def test_a_group_has_a_score_where_it_says_of_what(tmp_path):
+    from lm_eval import simple_evaluate
+    from lm_eval.models.dummy import DummyLM
+    from lm_eval.tasks import TaskManager
+
+    harness_tasks.choices(tmp_path)
+    (tmp_path / "more.yaml").write_text("include: choices.yaml\ntask: more_choices\n")
+    group = "group: {}\ntask: [little_choices, more_choices]\n"
+    (tmp_path / "loose.yaml").write_text(group.format("loose"))
+    (tmp_path / "close.yaml").write_text(group.format("close") + "aggregate_metric_list: [{metric: acc}]\n")
+    manager = TaskManager(include_path=str(tmp_path), include_defaults=False)
+    with pytest.raises(BadInput, match="loose is no task but several.*: little_choices, more_choices"):
+        harness_worker.load_task(manager, "loose", None)
+    found = simple_evaluate(DummyLM(), tasks=[harness_worker.load_task(manager, "close", None)], limit=2)
+    scores = [found["results"][name]["acc,none"] for name in ("close", "little_choices", "more_choices")]
+    assert scores[0] == (scores[1] + scores[2]) / 2
 
 
 def test_a_complaint_of_the_process_is_one_line(fake_run):
