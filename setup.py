@@ -18,7 +18,7 @@ def pins(part: int) -> list[str]:
 
 
 # Judging AlpacaEval 2 by its own package (which needs setuptools' pkg_resources), beside the pinned stack;
-# and IFEval's checkers, in lm_eval, with what these need.
+# and lm_eval, the harness, with what its checkers of IFEval need.
 BENCH = (
     "alpaca_eval==0.6.6", "openai==3.57.0", "pandas==2.3.3", "patsy==1.0.3", "scikit-learn==1.7.2",
     "setuptools==77.0.3", "lm_eval==0.4.13", "langdetect==1.0.9", "nltk==3.10.4", "immutabledict==4.3.1",

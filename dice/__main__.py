@@ -125,14 +125,15 @@ class ForUsers:
         """Answer held-out prompts with every model; print win rates.
 
         dice evaluate RUN [--force]
-        dice evaluate RUN --benchmark=NAME [--judge=MODEL] [--first=N] [...]
+        dice evaluate RUN --benchmark=NAME [--tasks=NAME[,NAME]] [--judge=MODEL] [--first=N] [...]
 
         The judge is code that the run's recipe.yaml names. It is run if DICE_TRUST_RUN=1 is set.
         With a benchmark its questions are answered instead, and the server of OPENAI_BASE_URL and
-        OPENAI_API_KEY judges the answers. The flags from --questions on are for benchmarks.
+        OPENAI_API_KEY judges the answers; lm_eval scores its tasks itself. The flags from --questions on
+        are for benchmarks.
 
         Args:
-            benchmark (NAME): One of alpaca_eval2, arena_hard, mt_bench.
+            benchmark (NAME): One of alpaca_eval2, arena_hard, mt_bench, lm_eval.
             questions (FILE): The benchmark's questions, instead of the Hub's file.
             references (FILE[,FILE]): Answers to compare with, instead of the Hub's file.
             judge (MODEL): The judging model's name on the server.
@@ -144,6 +145,7 @@ class ForUsers:
             temperature (T): The temperature of sampling, instead of the benchmark's.
             max_new_tokens (N): The longest answer in tokens, instead of the benchmark's.
             length_data (FILE): AlpacaEval's df_gamed.csv, instead of the Hub's.
+            tasks (NAME[,NAME]): The tasks of lm_eval, such as ifeval,gsm8k, or paths of task files.
         """
         opened = open_to_work(run)
         if benchmark is not None:

@@ -47,9 +47,6 @@ class Sampler:
         try:
             self.stop_ids = sorted({*stop_ids, *end_ids(model)})
             sampling_params(options, self.stop_ids, seed=0, room=1)
-            # The engine in this process, not in one of its own: that one would outlive a worker that is
-            # killed, and keep the GPU's memory from the run that goes on.
-            os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
             self.engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, options, dtype)))
             self.adapter = _load_adapter(model, self.engine) if base_of(model) else None
         except (ValueError, TypeError, NotImplementedError, OSError, VLLMError) as error:
@@ -109,11 +106,14 @@ def _answers(request: Request, output: "RequestOutput") -> Iterator[Sampled]:
 
 
 def engine_arguments(model: str, options: Generate, dtype: str) -> dict[str, Any]:
-    """vLLM's options for a model, or for the base of an adapter.
+    """vLLM's options for a model, or for the base of an adapter; the environment's are set, too.
 
     Raises BadInput for an option that vLLM does not have, and for an adapter that it would get wrong.
     """
     _refuse_unknown(options.engine_args)
+    # The engine in this process, not in one of its own: that one would outlive a worker that is killed, and
+    # keep the GPU's memory from the run that goes on.
+    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     base = base_of(model)
     arguments = {
         "model": base or model,

@@ -77,7 +77,7 @@ def _export(source: Path, folder: Path, readme: str, push: str | None) -> None:
 def _collect(source: Path, target: Path) -> str:
     """Write the model of `source` to `target`; says what was done. Raises BadInput where there is none."""
     if (source / "adapter_config.json").is_file():
-        return _merge(source, target)
+        return merge(source, target)
     if any(source.glob("model*.safetensors")):
         _copy(source, target, trainer.MODEL_FILES)
         return "copied"
@@ -96,8 +96,11 @@ def _copy(source: Path, target: Path, patterns: Iterable[str]) -> None:
         shutil.copy2(path, target / path.name)
 
 
-def _merge(adapter: Path, target: Path) -> str:
-    """Base plus adapter, in the base's own precision; with the base's own generation_config.json."""
+def merge(adapter: Path, target: Path) -> str:
+    """Base plus adapter, in the base's own precision; with the base's own generation_config.json.
+
+    `target` is a folder. Says what was done. Raises BadInput for what can't be merged.
+    """
     import torch
     from peft import PeftModel
     from transformers import GenerationConfig

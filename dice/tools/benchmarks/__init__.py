@@ -1,10 +1,11 @@
-"""`python -m dice evaluate RUN --benchmark=NAME`: AlpacaEval 2, Arena-Hard and MT-Bench.
+"""`python -m dice evaluate RUN --benchmark=NAME`: AlpacaEval 2, Arena-Hard, MT-Bench, and lm_eval's tasks.
 
 Every model of a run answers a benchmark's questions as the benchmark has it, into files that its own tools
 read; a judge that the environment names compares or grades them. Answers and judgments are stages of
-their own under results/RUN/benchmarks/.
+their own under results/RUN/benchmarks/. lm_eval, EleutherAI's harness, asks and scores by itself.
 
     evaluation > alpaca_eval2, arena_hard, mt_bench > answers, judging, style > results, task > questions
+    evaluation > harness > harness_worker > results, task
 
 `results` loads nothing that is heavy, since `status` and the report read it.
 """

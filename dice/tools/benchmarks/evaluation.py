@@ -11,7 +11,7 @@ from dice.run.run import Run
 from dice.run.state import StageFiles
 from dice.stages.evaluate import models
 from dice.stages.order import execute
-from dice.tools.benchmarks import answers, results
+from dice.tools.benchmarks import answers, harness, results
 from dice.tools.benchmarks.alpaca_eval2 import AlpacaEval2
 from dice.tools.benchmarks.arena_hard import ArenaHard
 from dice.tools.benchmarks.mt_bench import MtBench
@@ -25,17 +25,21 @@ BENCHMARKS = {benchmark.name: benchmark for benchmark in (AlpacaEval2, ArenaHard
 def evaluate(run: Run, name: str, options: Options, force: bool = False) -> list[Result]:
     """Answer a benchmark's questions with the models of a run and have them judged; print a table.
 
-    Without OPENAI_BASE_URL and OPENAI_API_KEY nothing is judged. `force`: what was done for other models,
-    questions or options is done again, and a judge that came to no score is asked everything again. Raises
-    BadInput for an unknown benchmark, model or option, and for a question file of another version;
-    StageFailed for a judge that does not answer.
+    lm_eval judges its tasks itself (`harness`). The other benchmarks are not judged without OPENAI_BASE_URL
+    and OPENAI_API_KEY. `force`: what was done for other models, questions or options is done again, and a
+    judge that came to no score is asked everything again. Raises BadInput for an unknown benchmark, model or
+    option, and for a question file of another version; StageFailed for a judge that does not answer.
     """
-    if name not in BENCHMARKS:
-        raise BadInput(f"--benchmark is {name!r}; there are {', '.join(BENCHMARKS)}")
+    if name not in (*BENCHMARKS, harness.NAME):
+        raise BadInput(f"--benchmark is {name!r}; there are {', '.join([*BENCHMARKS, harness.NAME])}")
     names = _chosen(run, options)
+    if name == harness.NAME:
+        return harness.evaluate(run, names, options, _notes(options), force)
+    if options.tasks:
+        raise BadInput(f"--tasks is for --benchmark={harness.NAME}; {name} has one set of questions")
     benchmark = BENCHMARKS[name](options)
     decoding = _decoding(benchmark.decoding(run.recipe), options)
-    server, notes = _server(benchmark), _notes(benchmark)
+    server, notes = _server(benchmark), _notes(options, benchmark.judge_model)
     tasks = [Task(benchmark, decoding, model, server, notes) for model in names]
     if server and force:
         tasks = [replace(task, anew=not _is_judged(task, run)) for task in tasks]
@@ -68,8 +72,8 @@ def parse(given: dict[str, Any]) -> Options:
     values = {key: value for key, value in given.items() if value is not None}
     for key in {"questions", "references", "judge", "judge_prompts", "length_data"} & values.keys():
         values[key] = ",".join(_words(values[key]))
-    if "models" in values:
-        values["models"] = tuple(name for word in _words(values["models"]) for name in word.split(","))
+    for key in {"models", "tasks"} & values.keys():
+        values[key] = tuple(name for word in _words(values[key]) for name in word.split(","))
     if isinstance(values.get("judge_options"), str):
         values["judge_options"] = _json(values["judge_options"])
     options = Options(**values)
@@ -131,9 +135,8 @@ def _server(benchmark: Benchmark) -> Server | None:
     return Server(options.judge or benchmark.judge_model, *found, options.concurrency) if found else None
 
 
-def _notes(benchmark: Benchmark) -> tuple[str, ...]:
-    """What the options make different from the benchmark's own way."""
-    options, own = benchmark.options, benchmark.judge_model
+def _notes(options: Options, own: str | None = None) -> tuple[str, ...]:
+    """What the options make different from the benchmark's own way; `own` is its own judge."""
     notes = []
     if options.first:
         notes.append(

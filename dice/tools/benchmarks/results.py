@@ -18,8 +18,8 @@ class Result:
 
     benchmark: str  # alpaca_eval2, arena_hard-v0.1, mt_bench, ...; ends with -first-N for a try-out
     model: str  # SFT, DPO, round-1, ...
-    judge: str  # the judging model's name
-    score: float  # a win rate against the benchmark's baseline, 0 to 1, or a mean grade, 1 to 10
+    judge: str  # the judging model's name; lm_eval and its version
+    score: float  # a win rate against the benchmark's baseline, 0 to 1, a mean grade, 1 to 10, or `metric`
     is_grade: bool
     error: float | None  # the score's standard error over questions
     length_controlled: float | None  # AlpacaEval 2's length-controlled win rate, 0 to 1
@@ -27,11 +27,22 @@ class Result:
     judgments: int  # that the score rests on
     unreadable: int  # judgments without a verdict
     unanswered: int  # questions to the judge that got no answer
-    mean_chars: float  # mean answer length in characters
-    cut_off: int  # answers that ended at the length limit
+    mean_chars: float | None  # mean answer length in characters; None where nothing is written
+    cut_off: int | None  # answers that ended at the length limit; None where nobody counts them
     questions_digest: str = ""  # sha256 of the questions asked, in their order
     parts: dict[str, float] = field(default_factory=dict)  # the score by category, turn, ...
     notes: list[str] = field(default_factory=list)  # what differs from the benchmark's own way
+    metric: str = ""  # what lm_eval calls the score; "" for a win rate or a grade
+
+    @property
+    def kind(self) -> str:
+        """What the score is, in words."""
+        return self.metric or ("grade" if self.is_grade else "win rate")
+
+    @property
+    def by(self) -> str:
+        """Who judged, in words."""
+        return self.judge if self.metric else f"judge {self.judge}"
 
 
 def results(run: Run) -> list[Result]:
@@ -54,15 +65,15 @@ def results(run: Run) -> list[Result]:
 
 def in_words(result: Result) -> str:
     """A result in one line: "win rate 25.8% ± 1.4%, length-controlled 25.1%"."""
-    shown = f"grade {score(result)}" if result.is_grade else f"win rate {score(result)}"
     rate = result.length_controlled
     controlled = "" if rate is None else f", length-controlled {rate:.1%}"
-    return f"{shown}{controlled} (judge {result.judge})"
+    return f"{result.kind} {score(result)}{controlled} ({result.by})"
 
 
 def score(result: Result) -> str:
-    """A result's score with its standard error."""
-    return with_error(result.score, result.error, ".2f" if result.is_grade else ".1%")
+    """A result's score with its standard error; lm_eval's with as many digits as it prints."""
+    form = ".4f" if result.metric else ".2f" if result.is_grade else ".1%"
+    return with_error(result.score, result.error, form)
 
 
 def remarks(shown: list[Result]) -> dict[str, list[str]]:
@@ -76,24 +87,24 @@ def remarks(shown: list[Result]) -> dict[str, list[str]]:
         missing = ", ".join(f"{count:,} {kind}" for kind, count in gaps.items() if count)
         lines = [*result.notes, *([f"{result.model}: judgments left out: {missing}"] if missing else [])]
         if lines:
-            of_judge = found.setdefault(f"{result.benchmark}, judge {result.judge}", [])
+            of_judge = found.setdefault(f"{result.benchmark}, {result.by}", [])
             of_judge += [line for line in lines if line not in of_judge]
     return found
 
 
 def show(shown: list[Result]) -> None:
     """A table of one benchmark's results on the terminal, and what differs from the benchmark's own way."""
-    graded = any(result.is_grade for result in shown)
     controlled = any(result.length_controlled is not None for result in shown)
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     table.add_column("model")
-    headings = ["grade" if graded else "win rate", *(["length-controlled"] if controlled else [])]
+    headings = [next((r.kind for r in shown), "score"), *(["length-controlled"] if controlled else [])]
     for heading in [*headings, "mean length", "judgments"]:
         table.add_column(heading, justify="right")
     for result in shown:
         rate = "-" if result.length_controlled is None else f"{result.length_controlled:.1%}"
         cells: list[Any] = [result.model, score(result), *([rate] if controlled else [])]
-        table.add_row(*cells, f"{result.mean_chars:,.0f} characters", f"{result.judgments:,}")
+        chars = "-" if result.mean_chars is None else f"{result.mean_chars:,.0f} characters"
+        table.add_row(*cells, chars, f"{result.judgments:,}")
     console.print()
     console.print(table)
     for lines in remarks(shown).values():

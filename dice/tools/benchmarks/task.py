@@ -31,6 +31,7 @@ class Options:
     temperature: float | None = None  # instead of the benchmark's
     max_new_tokens: int | None = None  # instead of the benchmark's
     length_data: str | None = None  # AlpacaEval's df_gamed.csv
+    tasks: tuple[str, ...] = ()  # of lm_eval: names, and paths of task files
 
 
 @dataclass(frozen=True)

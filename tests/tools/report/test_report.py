@@ -115,6 +115,19 @@ def test_benchmarks_stand_beneath_the_models(run, undrawn):
     ) in page
 
 
+def test_a_task_of_lm_eval_has_its_own_metric(run, undrawn):
+    result = Benchmarked(
+        "lm_eval-gsm8k", "DPO", "lm_eval 0.4.13", 0.25, False, 0.0125, None, 8, 8, 0, 0, None, None,
+        notes=["a try-out"], metric="exact_match,strict",
+    )  # fmt: skip
+    folder = run.path / "benchmarks" / "lm_eval-gsm8k" / "DPO" / "judged-by-lm_eval-0.4.13"
+    fake_world.write_manifest(folder, "judge", result=asdict(result))
+    page = page_of(run, quick=True)
+    for cell in ("lm_eval-gsm8k", "lm_eval 0.4.13", "exact_match,strict 0.2500 ± 0.0125", "–", "8"):
+        assert f"<td>{cell}</td>" in page
+    assert "<b>lm_eval-gsm8k, lm_eval 0.4.13</b>: a try-out</p>" in page
+
+
 def test_a_figure_of_one_prompt_has_no_error(run, undrawn):
     write_evaluation(run, (0.6, 0.75, math.nan, 100.0))
     page = page_of(run, quick=True)
