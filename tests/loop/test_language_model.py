@@ -29,6 +29,7 @@ from dice.run.run import open_run
 pytestmark = pytest.mark.slow
 HAS_VLLM = importlib.util.find_spec("vllm") is not None
 QUESTIONS = ("What is tea?", "Say hello in a short sentence.", "Name a colour.", "Is snow cold? Yes or no?")
+IN_ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2"}
 PLAIN = """
 import sys
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -149,7 +150,7 @@ def test_what_is_exported_is_read_by_others(run, place):
     assert result.returncode == 0, result.stderr
     answers = []
     for script in (PLAIN, *([BY_VLLM] if HAS_VLLM else [])):
-        result = run_python(script, str(place / "whole"))
+        result = run_python(script, str(place / "whole"), **IN_ONE_PROCESS)
         assert result.returncode == 0, result.stderr[-2000:]
         answers += [line for line in result.stdout.splitlines() if line.startswith("answer: ")]
     assert len(answers) == 1 + HAS_VLLM and len({*answers}) == 1
