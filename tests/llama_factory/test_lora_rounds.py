@@ -1,12 +1,7 @@
 """Two rounds of adapters in the real loop: their reference, a kill, and the model that comes out."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import fake_world
@@ -14,13 +9,13 @@ import numpy as np
 import pytest
 from commands import run_dice, run_script
 from safetensors.torch import load_file
+from trainings import kill_at_a_checkpoint
 
 from dice.inference.scorer import Options, Scorer
 from dice.models import reference_table
 from dice.models.chat_template import load_chat
 from dice.models.checkpoint import base_of
 from dice.models.reference_table import response_hash
-from dice.recipe.keys import ROOT
 from dice.recipe.load import resolved_yaml
 from dice.run import files
 from dice.run.rows import Pair
@@ -145,14 +140,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(lora_run, tmp_path):
     whole, killed = (copy / "round-1" for copy in copies)
     assert run_dice("train", str(copies[0]), "1").returncode == 0
 
-    command = [sys.executable, "-m", "dice", "train", str(copies[1]), "1"]
-    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list((killed / "train").glob("checkpoint-*/complete.json")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_at_a_checkpoint(copies[1])
     assert not (killed / "model").exists()
     result = run_dice("train", str(copies[1]), "1")
     assert result.returncode == 0, result.stderr

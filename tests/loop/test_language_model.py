@@ -3,12 +3,7 @@
 import fcntl
 import importlib.util
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 
 import fake_world
 import numpy as np
@@ -16,6 +11,7 @@ import pytest
 from adapters import make_adapter
 from commands import run_dice, run_python, run_script
 from float64 import one_by_one
+from trainings import kill_at_a_checkpoint
 
 import smollm2
 from dice.errors import BadInput
@@ -85,8 +81,9 @@ def settings(place, instruct, policy, name, *changes):
         f"dataset_dir={place / 'data'}", f"results_dir={place / 'results'}", "prompts=some_prompts",
         "replay.dataset=some_pairs", "evaluate.prompts=null", "evaluate.judge=null", "report=false",
         "generate.engine=hf", "generate.samples=4", "generate.max_new_tokens=32", "generate.shard_size=2",
-        "pair.min_samples=2", "train.global_batch_size=2", "train.num_train_epochs=1", "train.save_steps=1",
-        "train.logging_steps=1", "train.finetuning_type=lora", "train.lora_target=all", *changes,
+        "pair.min_samples=2", "train.global_batch_size=2", "train.num_train_epochs=2", "train.save_steps=1",
+        "train.logging_steps=1", "train.finetuning_type=lora", "train.lora_target=all",
+        "train.learning_rate=1e-3", *changes,
     ]  # fmt: skip
 
 
@@ -162,15 +159,7 @@ def test_a_killed_training_ends_with_the_same_model(run, place):
     folder = copy / "round-1"
     for name in ("train.manifest.json", "model", "curves.jsonl"):
         files.remove(folder / name)
-    command = [sys.executable, "-m", "dice", "train", str(copy), "1"]
-    env = {**os.environ, "DICE_IN_LOOP": "1"}
-    process = subprocess.Popen(command, cwd=ROOT, env=env, start_new_session=True, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list((folder / "train").glob("checkpoint-*/complete.json")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    kill_at_a_checkpoint(copy)
     result = run_dice("train", str(copy), "1")
     assert result.returncode == 0 and "goes on from step" in result.stdout, result.stderr
     for path in (run.round_dir(1) / "model").iterdir():

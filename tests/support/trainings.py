@@ -1,6 +1,10 @@
 """A LLaMA-Factory training file, and trainings of it."""
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -61,3 +65,15 @@ def torchrun(configs, workers, **env):
     command[3] = f"--nproc_per_node={workers}"
     result = run_script(*command, PYTHONPATH=PATH, OMP_NUM_THREADS="1", **env)
     assert result.returncode == 0, result.stderr[-3000:]
+
+
+def kill_at_a_checkpoint(run: Path) -> None:
+    """Train round 1 of a run, and kill it as soon as it has a whole checkpoint."""
+    command = [sys.executable, "-m", "dice", "train", str(run), "1"]
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list((run / "round-1" / "train").glob("checkpoint-*/complete.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
