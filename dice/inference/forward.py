@@ -30,8 +30,8 @@ from dice.models.loading import device, free_memory
 # Tokens of a forward pass where the recipe leaves them to us. More would not be faster.
 TOKENS_ON_CPU, TOKENS = 640, 65536
 # Logits are made in chunks of this many (16 MiB of float32 on CPUs, where caches are small, 512 MiB
-# elsewhere), or of 128 tokens where that is more, so that the head's matrix product stays efficient.
-LOGITS_ON_CPU, LOGITS, LEAST_TOKENS = 1 << 22, 1 << 27, 128
+# elsewhere), or of 192 tokens where that is more, so that the head's matrix product stays efficient.
+LOGITS_ON_CPU, LOGITS, LEAST_TOKENS = 1 << 22, 1 << 27, 192
 
 Result = TypeVar("Result")
 Found = Iterator[tuple[int, np.ndarray]]  # (row, float32 log-probs of its response's tokens)
