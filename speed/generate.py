@@ -29,7 +29,7 @@ from dice.launch import packages  # noqa: F401  names a package that is missing
 from figures import Figure, report
 
 if TYPE_CHECKING:
-    from dice.recipe.keys import Generate
+    from dice.recipe.groups import Generate
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts" / "tiny"))  # the tiny world
@@ -83,7 +83,7 @@ class Ways:
 
         name = str(model)
         self.folder, self.recipe = folder, Recipe.model_construct(template=template, generate=options)
-        self.chat = load_chat("vllm", name, template)
+        self.chat = load_chat("vllm", name, self.recipe.encoding)
         ends = list(stop_ids or self.chat.stop_ids)
         self.sampler = load_sampler("vllm")(name, ends, options, "float32")
         self.llm = LLM(**engine_arguments(name, options, "float32") | {"skip_tokenizer_init": False})
@@ -164,7 +164,7 @@ def measure(ways: Ways, turns: str) -> tuple[dict[str, float], set[int]]:
 
 
 def main() -> int:
-    from dice.recipe.keys import Generate
+    from dice.recipe.groups import Generate
 
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     options = Generate(

@@ -165,7 +165,7 @@ def sample(engine: str) -> Callable[[Path], Lines]:
     def part(folder: Path) -> Lines:
         from dice.inference.load import load_sampler
         from dice.inference.sampler import Request
-        from dice.recipe.keys import Generate
+        from dice.recipe.groups import Generate
 
         if not importlib.util.find_spec({"hf": "transformers"}.get(engine, engine)):
             yield {"skipped": f"{engine} is not installed"}

@@ -35,8 +35,9 @@ from figures import Figure, report
 from dice.data.round import read_prompts, read_scores
 from dice.pairing import length_balance, selection
 from dice.pairing.table import Table
-from dice.recipe.keys import ROOT, Pair
+from dice.recipe.groups import Pair
 from dice.recipe.load import load_recipe
+from dice.recipe.paths import ROOT
 from dice.run import files
 from dice.run.manifests import Manifest
 from dice.run.rows import Prompt, Response, Score, prompt_id

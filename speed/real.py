@@ -42,7 +42,7 @@ def world(count: int) -> list[str]:
 
 
 def sampling(model: Path, folder: Path) -> list[Figure]:
-    from dice.recipe.keys import Generate
+    from dice.recipe.groups import Generate
 
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     options = Generate(samples=K, max_new_tokens=MAX_NEW_TOKENS, max_model_len=512, shard_size=8)

@@ -25,7 +25,7 @@ import figures
 import fire
 import pair as rounds
 
-from dice.recipe import keys
+from dice.recipe.paths import ROOT
 from dice.run.run import create_run, open_run
 from dice.stages import pair
 from dice.stages.order import execute
@@ -47,7 +47,7 @@ def measure(run: Path, *options: str) -> tuple[float, float]:
     begun = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", "dice", "report", str(run), *options],
-        env={**os.environ, "PYTHONPATH": str(keys.ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     _, status, usage = os.wait4(process.pid, 0)
     if status:

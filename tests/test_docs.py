@@ -8,7 +8,8 @@ import pytest
 import yaml
 from commands import run_script
 
-from dice.recipe.keys import GROUPS, ROOT, Recipe, known_keys
+from dice.recipe.keys import GROUPS, Recipe, known_keys
+from dice.recipe.paths import ROOT
 
 
 def as_yaml(value):

@@ -17,8 +17,8 @@ from dice.errors import BadInput
 from dice.launch.processes import environment
 from dice.models import remote_code
 from dice.models.checkpoint import check_model, only_pickles
-from dice.recipe.keys import ROOT
 from dice.recipe.load import load_recipe
+from dice.recipe.paths import ROOT
 from dice.run import files, manifests, stage
 from dice.stages.train import round_config
 

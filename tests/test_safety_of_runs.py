@@ -4,8 +4,8 @@ import pytest
 
 from dice.__main__ import Commands
 from dice.errors import BadInput
-from dice.recipe.keys import ROOT
 from dice.recipe.load import load_recipe
+from dice.recipe.paths import ROOT
 from dice.run.run import create_run
 
 

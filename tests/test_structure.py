@@ -11,8 +11,8 @@ import pytest
 from house import PACKAGE, ROOT
 
 import dice
-from dice.recipe.keys import recipe_names
 from dice.recipe.load import load_recipe
+from dice.recipe.paths import recipe_names
 
 MODULES = sorted(house.modules())
 FOLDERS = ("dice", "llama-factory/src", "scripts", "speed", "tests")

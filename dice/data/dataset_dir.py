@@ -8,12 +8,13 @@ from typing import Any
 from dice.data import dataset_info
 from dice.errors import BadInput
 from dice.launch.console import say
-from dice.recipe.keys import resolve
+from dice.recipe.paths import resolve
 from dice.run import files
-from dice.run.rows import Message, Pair, Preference
+from dice.run.rows import Message, Pair, Preference, SampledIds, pair_key
 from dice.run.run import open_run
 from dice.run.state import StageFiles
 
+SAMPLED_IDS = "sampled_ids.jsonl"
 # How dataset_info.json describes the rows of `_ranking`: the sharegpt format with role/content keys,
 # which carries system prompts and several turns.
 ENTRY = {
@@ -29,14 +30,19 @@ def write(
 ) -> None:
     """Write `dataset.json` (generated pairs), `mixed.json` (with replay) and `dataset_info.json`.
 
-    With `trl`, also write both sets in TRL's format, `trl/dataset.json` and `trl/mixed.json`, for
-    `load_dataset("json", ...)`.
+    Beside the texts, `sampled_ids.jsonl` has the token ids of the responses that were sampled as other tokens
+    than their texts become. Our trainer takes these ids; other tools read the texts. With `trl`, also write
+    both sets in TRL's format, `trl/dataset.json` and `trl/mixed.json`, for `load_dataset("json", ...)`.
     """
     sets = {"dataset": generated, "mixed": mixed}
     for name, pairs in sets.items():
         files.write_array(folder / f"{name}.json", map(_ranking, pairs))
         if trl:
             files.write_array(folder / "trl" / f"{name}.json", map(_conversational, pairs))
+    rows = (
+        SampledIds(pair_key(p.messages, p.chosen, p.rejected), *ids) for p in mixed if any(ids := _ids(p))
+    )
+    files.write_rows(folder / SAMPLED_IDS, rows)
     entries = {name: {"file_name": f"{name}.json", **ENTRY} for name in sets}
     files.write_json(folder / "dataset_info.json", entries)
 
@@ -54,6 +60,10 @@ def register(round_dir: str, name: str, mixed: bool = False) -> None:
     file_name = os.path.relpath(data, registry_file.resolve().parent)
     added = dataset_info.register(registry_file, name, {"file_name": file_name, **ENTRY})
     say(f"register  {name}: {'added to' if added else 'in'} {registry_file}", mark="+" if added else "=")
+
+
+def _ids(pair: Pair | Preference) -> tuple[list[int] | None, list[int] | None]:
+    return (pair.chosen_ids, pair.rejected_ids) if isinstance(pair, Pair) else (None, None)
 
 
 def _ranking(pair: Pair | Preference) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dice.errors import BadInput, first_line, spelled
-from dice.recipe.keys import may_exist, resolve
+from dice.recipe.paths import may_exist, resolve
 from dice.run.digests import file_digest
 from dice.run.files import write_json, write_text
 from dice.run.lock import alone

@@ -8,9 +8,10 @@ import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import msgspec
 import numpy as np
-from msgspec import Raw
 
 from dice.errors import BadInput
 from dice.pairing.table import Sampled, Table
@@ -18,7 +19,16 @@ from dice.run import files
 from dice.run.rows import Prompt, Score, UnreadResponse
 
 LONGEST = np.iinfo(np.int32).max
-Texts = dict[tuple[int, int], str]  # (row, sample) -> text
+
+
+class Answer(NamedTuple):
+    """A response's text, and its token ids where the text would become others."""
+
+    text: str
+    response_ids: list[int] | None
+
+
+Answers = dict[tuple[int, int], Answer]  # by (row, sample)
 
 
 def read_prompts(path: Path) -> Iterator[Prompt]:
@@ -62,8 +72,8 @@ def read_scores(folder: Path, prompt_ids: list[str], samples: int) -> Table:
     return table
 
 
-def read_texts(folder: Path, table: Table, wanted: np.ndarray) -> tuple[Texts, Sampled]:
-    """The texts of the wanted samples, (P, K), and what all responses tell.
+def read_answers(folder: Path, table: Table, wanted: np.ndarray) -> tuple[Answers, Sampled]:
+    """The wanted ones of the samples, (P, K), and what all responses tell.
 
     Raises BadInput for a response that is there twice or to no prompt, and for a score whose response is
     not there.
@@ -71,7 +81,7 @@ def read_texts(folder: Path, table: Table, wanted: np.ndarray) -> tuple[Texts, S
     samples = table.present.shape[1]
     asked, seen = wanted.tobytes(), bytearray(wanted.size)
     checksums = np.zeros(wanted.size, np.uint32)
-    texts: Texts = {}
+    answers: Answers = {}
     cut_off = 0
     for path in files.shards(folder):
         places, sums = [], []
@@ -88,16 +98,25 @@ def read_texts(folder: Path, table: Table, wanted: np.ndarray) -> tuple[Texts, S
             sums.append(zlib.crc32(response.response))
             cut_off += response.finish_reason == "length"
             if asked[place]:
-                texts[row, response.sample] = json.loads(text)
+                ids = _checked_ids(response.response_ids, f"{path}:{number}")
+                answers[row, response.sample] = Answer(json.loads(text), ids)
         checksums[places] = sums
     there = np.frombuffer(seen, bool).reshape(wanted.shape)
     for row, sample in np.argwhere(table.present & ~there)[:1]:
         prompt = table.prompt_ids[row]
         raise BadInput(f"{folder}: sample {sample} of prompt {prompt} is scored but has no response")
-    return texts, Sampled(int(there.sum()), cut_off, _duplicates(checksums.reshape(wanted.shape), there))
+    return answers, Sampled(int(there.sum()), cut_off, _duplicates(checksums.reshape(wanted.shape), there))
 
 
-def _checked(raw: Raw, where: str) -> str:
+def _checked_ids(raw: msgspec.Raw, where: str) -> list[int] | None:
+    """Token ids, or None where there are none. Raises BadInput for anything else."""
+    try:
+        return msgspec.json.decode(raw, type=list[int] | None) if raw else None
+    except msgspec.MsgspecError as error:
+        raise BadInput(f"{where}: column 'response_ids' is no list of token ids ({error})") from None
+
+
+def _checked(raw: msgspec.Raw, where: str) -> str:
     """A text as JSON. Raises BadInput where it is none, or not UTF-8."""
     try:
         text = str(raw, "utf-8")

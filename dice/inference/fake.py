@@ -17,7 +17,7 @@ import numpy as np
 from dice.inference.sampler import Request, Sampled
 from dice.launch import processes
 from dice.models.trainer import Trained
-from dice.recipe.keys import Generate
+from dice.recipe.groups import Generate
 from dice.run import files
 from dice.run.digests import file_digest
 from dice.run.rows import Message
@@ -29,11 +29,13 @@ WORDS = ("dog", "cat", "horse", "cow", "red", "blue", "green", "apple", "pear", 
 class Chat:
     """UTF-8 bytes as token ids; a zero byte ends a turn."""
 
-    stop_ids = (STOP,)
+    name, stop_ids = "fake", (STOP,)
 
-    def encode(self, messages: list[Message], response: str) -> tuple[list[int], list[int]]:
+    def encode(
+        self, messages: list[Message], response: str, sampled_ids: list[int] | None = None
+    ) -> tuple[list[int], list[int]]:
         prompt = "\n".join(f"{message['role']}: {message['content']}" for message in messages)
-        return list(prompt.encode()), [*response.encode(), STOP]
+        return list(prompt.encode()), sampled_ids or [*response.encode(), STOP]
 
     def encode_prompt(self, messages: list[Message]) -> list[int]:
         return self.encode(messages, "")[0]
@@ -45,7 +47,7 @@ class Chat:
         return [chr(i) for i in ids]
 
 
-def load_chat(model: str, template: str) -> Chat:
+def load_chat(model: str, **encoding: Any) -> Chat:
     return Chat()
 
 
@@ -74,7 +76,8 @@ class Sampler:
                     words = f"Grade: {rng.randint(0, 6)}"  # 6 is none
                 ids = [*words.encode(), STOP]
                 reason = "stop" if len(ids) <= limit else "length"
-                yield Sampled(request.prompt_id, sample, ids[:limit], reason)
+                found = logps(self.identity, request.prompt_ids, ids[:limit])
+                yield Sampled(request.prompt_id, sample, ids[:limit], reason, found.tolist())
 
 
 class Scorer:
@@ -90,12 +93,14 @@ class Scorer:
         self, rows: list, on_done: Callable[[int], None] = lambda count: None
     ) -> list[np.ndarray]:
         on_done(len(rows))
-        return [self._logps(prompt, response) for prompt, response in rows]
+        return [logps(identity(self.name), prompt, response) for prompt, response in rows]
 
-    def _logps(self, prompt: list[int], response: list[int]) -> np.ndarray:
-        text = f"{identity(self.name)} {prompt} {response}".encode()
-        noise = int.from_bytes(hashlib.sha256(text).digest()[:4], "big") / 2**32
-        return np.full(len(response), -(1 + 0.1 * noise))
+
+def logps(identity: str, prompt: list[int], response: list[int]) -> np.ndarray:
+    """Log-probs of a response's tokens, (L,)."""
+    text = f"{identity} {prompt} {response}".encode()
+    noise = int.from_bytes(hashlib.sha256(text).digest()[:4], "big") / 2**32
+    return np.full(len(response), -(1 + 0.1 * noise))
 
 
 Options = dict
@@ -106,7 +111,7 @@ class RewardModel:
 
     longest = float("inf")
 
-    def __init__(self, name: str, template: str, options: dict[str, Any]) -> None:
+    def __init__(self, name: str, encoding: dict[str, Any], options: dict[str, Any]) -> None:
         self.name = name
 
     def encode(self, messages: list[Message], response: str) -> list[int]:

@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from dice.inference.sampler import Request, Sampled
 from dice.models.loading import Models, Options, end_ids
-from dice.recipe.keys import Generate
+from dice.recipe.groups import Generate
 
 
 class Sampler:
@@ -50,7 +50,7 @@ class Sampler:
         limits = torch.tensor([self._room(request) for request in requests]).repeat_interleave(k)
         seeds = [request.seed + sample for request in requests for sample in range(k)]
         draws = torch.from_numpy(uniform_draws(seeds, int(limits.max())))
-        tokens = torch.full(draws.shape, self.pad_id)
+        tokens, logps = torch.full(draws.shape, self.pad_id), torch.zeros(draws.shape)
         stopped = torch.zeros(len(seeds), dtype=torch.bool)
         lengths = torch.zeros(len(seeds), dtype=torch.long)
 
@@ -59,6 +59,7 @@ class Sampler:
         for position in range(draws.shape[1]):
             chosen = choose(step.logits, draws[rows, position], options.temperature, options.top_p)
             tokens[rows, position] = chosen.cpu()
+            logps[rows, position] = logps_of(step.logits, chosen).cpu()
             lengths[rows] += 1
             stopped[rows] = torch.isin(chosen, self.stop_ids).cpu()
             going_on = ~stopped[rows] & (lengths[rows] < limits[rows])
@@ -68,8 +69,9 @@ class Sampler:
             step.feed(chosen, keep=going_on.to(chosen.device))
 
         for row in range(len(seeds)):
-            ids = tokens[row, : lengths[row]].tolist()
-            yield Sampled(requests[row // k].prompt_id, row % k, ids, "stop" if stopped[row] else "length")
+            ids, found = (values[row, : lengths[row]].tolist() for values in (tokens, logps))
+            reason = "stop" if stopped[row] else "length"
+            yield Sampled(requests[row // k].prompt_id, row % k, ids, reason, found)
 
     def _room(self, request: Request) -> int:
         return min(self.options.max_new_tokens, self.max_model_len - len(request.prompt_ids))
@@ -116,6 +118,12 @@ class _Step:
 def uniform_draws(seeds: list[int], count: int) -> np.ndarray:
     """Uniform numbers in [0, 1), (seeds, count): row i depends on seeds[i] alone."""
     return np.stack([np.random.Generator(np.random.Philox(seed)).random(count) for seed in seeds])
+
+
+def logps_of(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """Log-probs (B,) of token ids (B,) by logits (B, V), in nats."""
+    logits = logits.float()
+    return logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(-1)
 
 
 def choose(logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:

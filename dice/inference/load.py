@@ -54,16 +54,19 @@ def load_scorer(engine: str, **options: Any) -> Any:
     return module.Scorer(module.Options(**options))
 
 
-def load_reward_model(engine: str, name: str, template: str, **options: Any) -> Any:
+def load_reward_model(engine: str, name: str, encoding: dict[str, Any], **options: Any) -> Any:
     """A `dice.inference.reward_model.RewardModel`, or the engine's own; `options` as for `load_scorer`."""
     parts = engine_named(engine)
     settings = importlib.import_module(parts.scorer).Options(**options)
-    return importlib.import_module(parts.reward_model).RewardModel(name, template, settings)
+    return importlib.import_module(parts.reward_model).RewardModel(name, encoding, settings)
 
 
-def load_chat(engine: str, model: str, template: str) -> Any:
-    """A model's tokenizer with a template: a `dice.models.chat_template.Chat`, or the engine's own."""
-    return importlib.import_module(engine_named(engine).chat).load_chat(model, template)
+def load_chat(engine: str, model: str, encoding: dict[str, Any]) -> Any:
+    """A model's tokenizer with a template: a `dice.models.encoding.Chat`, or the engine's own.
+
+    `encoding` is that of a recipe, `Recipe.encoding`.
+    """
+    return importlib.import_module(engine_named(engine).chat).load_chat(model, **encoding)
 
 
 def load_trainer(engine: str) -> ModuleType:

@@ -10,6 +10,7 @@ Weights are read from safetensors only. A checkpoint's own code runs with `trust
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -38,13 +39,13 @@ class RewardModel:
     the model can read.
     """
 
-    def __init__(self, name: str, template: str, options: Options) -> None:
+    def __init__(self, name: str, encoding: dict[str, Any], options: Options) -> None:
         self.name = name
         self.budget = Budget(options.batch_tokens)
         head = value_head(name)
         self.reader = Classifier(name, options) if head is None else ValueModel(name, head, options)
         self.longest = position_limit(self.reader.model)
-        self.encode = encoder(name, template, own_template=head is None)
+        self.encode = encoder(name, encoding, own_template=head is None)
 
     def rewards(
         self, rows: Sequence[list[int]], on_done: Callable[[int], None] = lambda count: None
@@ -125,7 +126,7 @@ def value_head(name: str) -> dict[str, Tensor] | None:
         raise BadInput(f"reward model {name!r}: {VALUE_HEAD} can't be read ({error})") from None
 
 
-def encoder(name: str, template: str, own_template: bool) -> Encode:
+def encoder(name: str, encoding: dict[str, Any], own_template: bool) -> Encode:
     """What makes token ids of a prompt and a response, for the reward model of this name.
 
     Raises BadInput where its tokenizer and the template don't go together.
@@ -133,7 +134,7 @@ def encoder(name: str, template: str, own_template: bool) -> Encode:
     told = "the chat template of {!r} takes no such conversation: {}"
     tokenizer = chat_template.load_tokenizer(name) if own_template else None
     if tokenizer is None or not tokenizer.chat_template:
-        with_template = chat_template.load_chat(name, template)
+        with_template = chat_template.load_chat(name, **encoding)
         return lambda messages, response: sum(with_template.encode(messages, response), [])
 
     hello = [Message(role="user", content="Hi"), Message(role="assistant", content="Hello!")]

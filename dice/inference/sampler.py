@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from dice.recipe.keys import Generate
+from dice.recipe.groups import Generate
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,16 @@ class Request:
 
 @dataclass(frozen=True)
 class Sampled:
-    """One answer: its token ids, the stop token included, and "stop" or "length"."""
+    """One answer: its token ids, the stop token included, and "stop" or "length".
+
+    `logps` are the tokens' log-probs under the model, before temperature and top_p, in nats.
+    """
 
     prompt_id: str
     sample: int
     response_ids: list[int]
     finish_reason: str
+    logps: list[float]
 
 
 class Sampler(Protocol):

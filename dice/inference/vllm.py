@@ -19,7 +19,7 @@ from dice.inference.sampler import Request, Sampled
 from dice.models import remote_code
 from dice.models.checkpoint import alters_base, base_of
 from dice.models.loading import device, dtype_name, end_ids
-from dice.recipe.keys import Generate
+from dice.recipe.groups import Generate
 from dice.run.run import model_path
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def sampling_params(options: Generate, stop_ids: list[int], seed: int, room: int
         stop_token_ids=stop_ids,
         ignore_eos=True,  # the stop ids are complete
         detokenize=False,
+        logprobs=0,  # of the token that is taken, and no other
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
@@ -102,7 +103,9 @@ def _answers(request: Request, output: "RequestOutput") -> Iterator[Sampled]:
     for answer in output.outputs:
         if answer.finish_reason not in ("stop", "length"):
             raise RuntimeError(f"vLLM gave up on prompt {request.prompt_id}: {answer.finish_reason}")
-        yield Sampled(request.prompt_id, answer.index, list(answer.token_ids), answer.finish_reason)
+        ids = list(answer.token_ids)
+        logps = [step[token].logprob for token, step in zip(ids, answer.logprobs, strict=True)]
+        yield Sampled(request.prompt_id, answer.index, ids, answer.finish_reason, logps)
 
 
 def engine_arguments(model: str, options: Generate, dtype: str) -> dict[str, Any]:
@@ -127,6 +130,7 @@ def engine_arguments(model: str, options: Generate, dtype: str) -> dict[str, Any
         "enable_prefix_caching": True,
         "max_model_len": options.max_model_len,
         "disable_log_stats": True,
+        "logprobs_mode": "raw_logprobs",  # before temperature
     }
     if base:
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": _lora_rank(model)}

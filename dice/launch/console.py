@@ -18,7 +18,7 @@ from rich.console import Console
 
 from dice.errors import BadInput, StageFailed, printable
 from dice.launch import devices, disk_errors
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 # Nothing that is shown is taken for rich's markup, [red] say: it may come from a model or a data file.
 console = Console(highlight=False, soft_wrap=True, markup=False)

@@ -26,7 +26,7 @@ from dice.errors import BadInput, StageFailed, printable
 from dice.launch.console import say
 from dice.launch.devices import master_address, node_count, node_rank
 from dice.launch.failures import Failure, as_error, in_words, node_name
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 SILENCE = 30.0  # seconds without a sign of life after which a node is given up
 LAST_WORDS = 3.0  # seconds in which nodes that end for one reason tell each other why

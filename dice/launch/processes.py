@@ -23,7 +23,7 @@ from dice.errors import BadInput, StageFailed, clean
 from dice.launch import complaint, devices, disk_errors, machines
 from dice.launch.console import HELD, signals_held
 from dice.launch.progress import Bar, Tally, read_counters
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 TAIL_LINES = 15
 ENDING = 10.0  # seconds that a command has for ending when it is told to

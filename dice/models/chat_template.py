@@ -1,27 +1,22 @@
-"""Messages -> token ids, through LLaMA-Factory's template registry.
-
-Generation, scoring and training all encode with the same `Template.encode_oneturn`, so a response
-is scored on exactly the token ids that it is trained on, its end-of-turn token included.
-
-A conversation becomes pieces: each user turn with everything up to the point where the assistant
-begins to speak (the first one with BOS and the system prompt), and each assistant turn with its
-end-of-turn token. A piece is rendered to one string and tokenized by itself, without added special
-tokens; a prompt is all pieces but the last, a response is the last.
+"""Models' tokenizers with a template of LLaMA-Factory's registry.
 
 Two templates are added to the registry, `llama3-custom` and `zephyr-custom`: the ones the paper's
 models were trained with. They differ from LLaMA-Factory's own `llama3` and `zephyr` (see
 docs/method.md).
 """
 
+import copy
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dice.errors import BadInput, Unmade, first_line
 from dice.models import remote_code
 from dice.models.checkpoint import has_tokenizer, tokenizer_home
+from dice.models.encoding import Chat, TemplateIds
+from dice.models.find_template import find_template
 from dice.models.llamafactory import llamafactory
 from dice.models.own_template import Unrendered, rendered
+from dice.recipe.keys import AUTO
 from dice.run.rows import Message
 
 if TYPE_CHECKING:
@@ -30,75 +25,34 @@ if TYPE_CHECKING:
 CUSTOM_TEMPLATES = ("llama3-custom", "zephyr-custom")
 
 
-@dataclass(frozen=True)
-class Chat:
-    """A model's tokenizer and a template: everything between text and token ids."""
-
-    tokenizer: "PreTrainedTokenizerBase"
-    template: Any  # llamafactory.data.template.Template
-
-    def encode(self, messages: list[Message], response: str) -> tuple[list[int], list[int]]:
-        """Token ids of a prompt (`messages`, ending with the user's turn) and of a response to it.
-
-        The response's ids end with the end-of-turn token.
-        """
-        turns = [*messages, Message(role="assistant", content=response)]
-        system = turns.pop(0)["content"] if turns[0]["role"] == "system" else None
-        prompt_ids, response_ids = self.template.encode_oneturn(self.tokenizer, turns, system)
-        if self.template.efficient_eos:  # as LLaMA-Factory's pairwise processor does
-            response_ids = [*response_ids, self.tokenizer.eos_token_id]
-        return prompt_ids, response_ids
-
-    def encode_prompt(self, messages: list[Message]) -> list[int]:
-        """Token ids of the prompt alone, up to the point where the response begins."""
-        return self.encode(messages, "")[0]
-
-    def decode(self, response_ids: list[int]) -> str:
-        """Text of sampled token ids, special tokens left out."""
-        return self.tokenizer.decode(
-            response_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-
-    def pieces(self, ids: list[int]) -> list[str]:
-        """The text of each token, special tokens included; joined they are the text of all.
-
-        A character of several tokens belongs to the last of them.
-        """
-
-        def text(start: int, end: int) -> str:
-            return self.tokenizer.decode(ids[start:end], clean_up_tokenization_spaces=False)
-
-        pieces, before, start = [], 0, 0  # tokens decode differently at the start of a text
-        for end in range(1, len(ids) + 1):
-            longer = text(before, end)
-            if longer.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids):
-                pieces.append("")
-                continue
-            pieces.append(longer.removeprefix(text(before, start)))
-            before, start = start, end
-        return pieces
-
-    @property
-    def stop_ids(self) -> list[int]:
-        """Token ids that end a response, according to the template; sorted."""
-        return sorted(self.template.get_stop_token_ids(self.tokenizer))
-
-
-def load_chat(model: str, template: str) -> Chat:
+def load_chat(
+    model: str,
+    template: str,
+    template_ids: TemplateIds = "whole",
+    special_tokens_in_text: bool = False,
+    enable_thinking: bool = True,
+) -> Chat:
     """The tokenizer of `model` (a folder or a Hub id) with a LLaMA-Factory template.
 
-    Raises BadInput for an unknown template, a model without a tokenizer, and a template whose
-    special tokens the tokenizer lacks.
+    The other arguments are keys of a recipe. Raises BadInput for an unknown template, a model without a
+    tokenizer, and a template whose special tokens the tokenizer lacks.
     """
     register_templates()
     registry = llamafactory("data.template")
-    if template not in registry.TEMPLATES:
+    if template not in registry.TEMPLATES and template != AUTO:
         raise BadInput(unknown_template(template))
     tokenizer = load_tokenizer(model)
+    if template == AUTO:
+        try:
+            template = find_template(tokenizer, registry.TEMPLATES, enable_thinking)
+        except BadInput as reason:
+            raise BadInput(f"template: auto: {os.fspath(model)!r}: {reason}") from None
     known_tokens = set(tokenizer.get_vocab())
-    arguments = llamafactory("hparams").DataArguments(template=template)
+    arguments = llamafactory("hparams").DataArguments(template=template, enable_thinking=enable_thinking)
     try:
-        chat = Chat(tokenizer, registry.get_template_and_fix_tokenizer(tokenizer, arguments))
+        # A copy, for LLaMA-Factory's registry holds one object of each template.
+        found = copy.copy(registry.get_template_and_fix_tokenizer(tokenizer, arguments))
+        chat = Chat(tokenizer, found, template_ids, special_tokens_in_text, template)
         prompt_ids = chat.encode_prompt([Message(role="user", content="Hi")])
     except Exception as error:  # of any kind: a tokenizer's files say what is called with what
         reason = first_line(error)

@@ -12,7 +12,7 @@ from typing import Any
 
 from dice.errors import BadInput, first_line
 from dice.models import hub, remote_code, tied
-from dice.recipe.keys import ROOT, here, resolve
+from dice.recipe.paths import ROOT, here, resolve
 from dice.run import files
 from dice.run.digests import file_digest
 from dice.run.run import model_path

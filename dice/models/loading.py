@@ -16,7 +16,7 @@ from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_availa
 from dice.errors import BadInput, first_line, spelled
 from dice.models import remote_code, tied
 from dice.models.checkpoint import alters_base, base_of, only_pickles
-from dice.recipe.keys import resolve
+from dice.recipe.paths import resolve
 from dice.run.run import model_path
 
 ADAPTER_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, UserWarning, SafetensorError)

@@ -32,15 +32,19 @@ class Unrendered(Exception):
     """Why a template rendered nothing, in a few words."""
 
 
-def rendered(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], asking: bool = False) -> str:
+def rendered(
+    tokenizer: "PreTrainedTokenizerBase", messages: list[Message], asking: bool = False, thinks: bool = True
+) -> str:
     """What a tokenizer's own chat template makes of a short conversation; `asking` for the next turn.
+
+    `thinks` matters to a template that can do both (`enable_thinking`).
 
     A process of its own does it, whose time and memory are limited. Raises Unrendered where nothing comes
     of it: templates may refuse a conversation, and they may be broken in any way that a program can be.
     """
     reader, writer = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(
-        target=_render, args=(writer, tokenizer, messages, asking), daemon=True
+        target=_render, args=(writer, tokenizer, messages, asking, thinks), daemon=True
     )
     child.start()
     writer.close()
@@ -62,14 +66,20 @@ def rendered(tokenizer: "PreTrainedTokenizerBase", messages: list[Message], aski
 
 
 def _render(
-    writer: Connection, tokenizer: "PreTrainedTokenizerBase", messages: list[Message], asking: bool
+    writer: Connection,
+    tokenizer: "PreTrainedTokenizerBase",
+    messages: list[Message],
+    asking: bool,
+    thinks: bool,
 ) -> None:
     """The process of its own: tells what was rendered, or why nothing was."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)  # which ends it, whatever it is at
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     _limit_memory()
     try:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=asking, tokenize=False)
+        text = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=asking, tokenize=False, enable_thinking=thinks
+        )
         if len(text) > LONGEST:
             raise TemplateError(f"it makes {len(text):,} characters of a short conversation")
         said = RENDERED + text.encode(errors="replace")

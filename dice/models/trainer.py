@@ -22,7 +22,7 @@ from dice.errors import BadInput, StageFailed
 from dice.launch import devices
 from dice.launch.processes import Launch
 from dice.models.checkpoint import base_of
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run import files
 
 COMPLETE = "complete.json"

@@ -10,7 +10,7 @@ from dice.pairing.table import Table
 
 
 class Settings(Protocol):
-    """What of a recipe the choice depends on: its group `pair` (`dice.recipe.keys.Pair`)."""
+    """What of a recipe the choice depends on: its group `pair` (`dice.recipe.groups.Pair`)."""
 
     length: str
     alpha: Any

@@ -1,186 +1,25 @@
-"""The keys of a recipe: each with its type, bounds, default and meaning, and the rules that span several.
+"""A recipe: its keys, and the rules that span several.
 
 A recipe is a folder with `dice.yaml`, a plain LLaMA-Factory training file (`dpo.yaml`) and a README.
-Any key can be overridden in OmegaConf's dot notation, `replay.gamma=0.25`. Under `train`, every key
-that is not DICE's own is an argument of LLaMA-Factory: `train.learning_rate=1e-6`.
+Any key can be overridden in OmegaConf's dot notation, `replay.gamma=0.25`. The keys of its groups are in
+`dice.recipe.groups`.
 
 `dice.recipe.load` reads recipes and says where a value that is refused here comes from.
 """
 
-import errno
-import os
 import re
 import unicodedata
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from dice.errors import spelled
-from dice.recipe.train_args import refusal
-from dice.recipe.values import Count, Number, PassedOn, Real, Text, Whole, read_as, require
+from dice.recipe.groups import Evaluate, Generate, Group, MaybePath, Pair, Replay, Score, Train
+from dice.recipe.paths import ROOT, here, resolve
+from dice.recipe.values import Text, Whole, require
 
-ROOT = Path(__file__).resolve().parents[2]
-RECIPES = ROOT / "scripts" / "run_dice" / "recipes"
-
-# Options of vLLM that the rest of the recipe settles, and what to use instead.
-MANAGED_ENGINE_ARGS = {
-    "model": "policy",
-    "tokenizer": "policy",
-    "skip_tokenizer_init": "template",
-    "runner": "policy",
-    "generation_config": "the other keys of generate",
-    "tensor_parallel_size": "generate.tensor_parallel",
-    "data_parallel_size": "NPROC_PER_NODE",
-    "enable_lora": "policy",
-    "max_model_len": "generate.max_model_len",
-    "dtype": "dtype",
-    "trust_remote_code": "trust_remote_code",
-}
-# Values of vLLM's load_format with which it reads no pickles.
-SAFE_FORMATS = ("safetensors", "fastsafetensors", "runai_streamer", "bitsandbytes", "dummy")
-
-
-def _may_be_a_path(text: str) -> str:
-    require(may_exist(resolve(text)), "", f"is {text!r:.80}; no file can have such a name")
-    return text
-
-
-MaybePath = Annotated[Text, AfterValidator(_may_be_a_path)]  # it names a file or folder, or may do so
-Reward = Literal["implicit", "reward_model", "judge", "random"]
-REWARDS = get_args(Reward)
-
-
-class Group(BaseModel):
-    """Some keys of a recipe. They are checked when it is read, not where code sets them on a copy."""
-
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
-
-
-class Replay(Group):
-    """Experience replay: offline pairs mixed into each round (section 3.2 of the paper)."""
-
-    dataset: Text | None = None  # a preference set of dataset_info.json
-    gamma: Real = Field(0.5, ge=0, le=1)  # share of offline pairs in the mixture
-
-
-class Generate(Group):
-    """Sampling of K responses per prompt."""
-
-    engine: Literal["auto", "hf", "vllm", "fake"] = "auto"  # auto is vllm where it is installed, else hf
-    samples: Whole = Field(16, ge=2)  # K; a pair needs two
-    temperature: Real = Field(0.9, gt=0, le=2)  # at 0 all samples agree; 2 is vLLM's limit
-    top_p: Real = Field(1.0, gt=0, le=1)
-    max_new_tokens: Count = 2048
-    max_model_len: Whole | None = Field(None, ge=2)  # tokens of prompt plus response; null: the model's limit
-    shard_size: Count = 256  # prompts per shard: what a kill can cost, and what workers share out
-    batch_tokens: Count = 65536  # of prompts and responses that the hf engine's cache holds at once
-    tensor_parallel: Count = 1  # GPUs that a vLLM engine spreads its model over
-    engine_args: PassedOn = {}  # passed to vLLM as they are; not for hf
-
-    @field_validator("engine_args")
-    @classmethod
-    def _leave_the_rest_alone(cls, args: dict[str, Any]) -> dict[str, Any]:
-        is_safe = args.get("load_format", SAFE_FORMATS[0]) in SAFE_FORMATS
-        require(is_safe, "load_format", f"must read no pickles, as {', '.join(SAFE_FORMATS)} do")
-        for name, instead in MANAGED_ENGINE_ARGS.items():
-            require(name not in args, name, f"follows from the recipe; use {instead}")
-        return args
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        spread = self.tensor_parallel > 1 and self.engine not in ("vllm", "auto")
-        reason = f"is {self.tensor_parallel}; only vllm does that, and generate.engine is {self.engine}"
-        require(not spread, "tensor_parallel", reason)
-        return self
-
-
-class Score(Group):
-    """Rewards, and where they come from."""
-
-    reward: Reward = "implicit"
-    cutoff_len: Whole = Field(4096, ge=2)  # tokens of prompt plus response; longer ones are dropped
-    # Tokens in one forward pass; auto finds how many the device can hold.
-    batch_tokens: Literal["auto"] | Count = "auto"
-    # auto: flash attention where it is installed, else sdpa
-    attn_implementation: Literal["auto", "sdpa", "flash_attention_2", "flash_attention_3", "eager"] = "auto"
-    # Load the models with bitsandbytes.
-    quantization_bit: Annotated[Literal[4, 8], read_as(int, str)] | None = None
-    # train: one made of the offline pairs before round 1; else a folder or a Hub id
-    reward_model: MaybePath = "train"
-    # What its training file has otherwise than `train`; these rates are usual for reward models of 8B.
-    reward_args: PassedOn = {}
-    judge: MaybePath = "policy"  # policy, a model's folder, or the name by which a server knows a model
-    # A text file with {prompt} and {response}, or a next turn; null: ours.
-    judge_prompt: MaybePath | None = None
-    judge_samples: Count = 3  # grades of a response, averaged
-    judge_temperature: Real = Field(0.7, ge=0, le=2)
-    judge_max_tokens: Count = 512  # of one answer of the judge
-    judge_concurrency: Count = 16  # requests that a worker has at a server at once
-    judge_timeout: Real = Field(120.0, gt=0)  # seconds that a server has for one answer
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        varied = self.judge_temperature > 0 or self.judge_samples == 1
-        require(varied, "judge_temperature", "is 0; it must be above 0, or all samples agree")
-        return self
-
-
-class Pair(Group):
-    """Filters, length balance, and the choice of chosen and rejected."""
-
-    min_samples: Whole = Field(8, ge=2)  # scored responses a prompt needs
-    min_chars: Whole = 4
-    max_chars: Whole = 6699
-    length: Literal["chars", "tokens"] = "chars"  # what alpha multiplies
-    # auto: balanced exactly; grid: the published sweep; or reward per character (token)
-    alpha: Literal["auto", "grid"] | Number = "auto"
-    rejected: Literal["worst", "random"] = "worst"  # random: any other sample of the prompt
-    per_prompt: Count = 1  # pairs of a prompt: best and worst, then best and worst of what is left, ...
-    min_margin: Real = Field(0.0, ge=0)  # of length-regularized reward, between chosen and rejected
-    trl: bool = False  # export the data sets in TRL's format too
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        reason = f"is {self.min_chars}; it must not be above pair.max_chars, which is {self.max_chars}"
-        require(self.min_chars <= self.max_chars, "min_chars", reason)
-        return self
-
-
-class Train(Group):
-    """DPO by LLaMA-Factory."""
-
-    config: Text = "dpo.yaml"  # a LLaMA-Factory training file beside the recipe
-    global_batch_size: Count = 32  # pairs per optimizer step, whatever the number of GPUs
-    reference_logps: Literal["table", "model"] = "table"  # a table: no reference model in memory
-    args: PassedOn = {}  # the file's contents and what overrides them
-
-    @field_validator("args")
-    @classmethod
-    def _train_by_dpo(cls, args: dict[str, Any]) -> dict[str, Any]:
-        require(args.get("stage") == "dpo", "stage", "must be dpo")
-        kinds = ("full", "freeze", "lora")
-        require(args.get("finetuning_type") in kinds, "finetuning_type", "must be full, freeze or lora")
-        size = args.get("per_device_train_batch_size", 1)
-        is_count = isinstance(size, int) and not isinstance(size, bool) and size >= 1
-        require(is_count, "per_device_train_batch_size", "must be a whole number of at least 1")
-        for name, value in args.items():
-            reason = refusal(name, value)
-            require(not reason, name, f"can't be {spelled(value):.80} in a round: {reason}")
-        return args
-
-
-class Evaluate(Group):
-    """Held-out prompts, answered by every model of the run and judged."""
-
-    prompts: Text | None = None  # a prompt set of dataset_info.json; null: no evaluation
-    judge: MaybePath | None = None  # path/to/file.py:function, called as f(prompt, response) -> quality
-    samples: Count = 4  # answers per prompt
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        require(bool(self.judge) == bool(self.prompts), "judge", "and evaluate.prompts go together")
-        return self
+AUTO = "auto"  # the template that reads text as the policy's own chat template does
+ENCODING = ("template", "template_ids", "special_tokens_in_text", "enable_thinking")
 
 
 class Recipe(Group):
@@ -188,7 +27,13 @@ class Recipe(Group):
 
     policy: MaybePath  # round 1's policy; a later round's is the model of the round before
     reference: MaybePath  # round 1's reference; a later round's is the policy of the round before
-    template: Text  # of LLaMA-Factory's registry, or llama3-custom, zephyr-custom
+    # Of LLaMA-Factory's registry, or llama3-custom, zephyr-custom; auto: that of the policy's chat template.
+    template: Text
+    # whole: a conversation is encoded as one string, as its model's own chat template is; pieces: turn by
+    # turn, as LLaMA-Factory does and as llama3-custom and zephyr-custom were published
+    template_ids: Literal["whole", "pieces"] = "whole"
+    special_tokens_in_text: bool = False  # whether a special token's name in a text becomes the token
+    enable_thinking: bool = True  # whether models with a template for reasoning think
     prompts: Text  # a prompt set of dataset_info.json
     run: MaybePath  # name of the run; default: the recipe's
     rounds: Whole = Field(2, ge=1, le=1000)
@@ -210,6 +55,16 @@ class Recipe(Group):
     @property
     def run_dir(self) -> Path:
         return ROOT / self.results_dir / self.run
+
+    @property
+    def encoding(self) -> dict[str, Any]:
+        """How texts become token ids."""
+        return {name: getattr(self, name) for name in ENCODING}
+
+    def encoding_settings(self) -> dict[str, Any]:
+        """The same for a manifest: what has its default is left out, as in runs of earlier versions."""
+        unsaid = {name: Recipe.model_fields[name].default for name in ENCODING}
+        return {name: value for name, value in self.encoding.items() if value != unsaid[name]}
 
     def sampling(self, **changes: Any) -> "Recipe":
         """A copy with other values in its group `generate`; they are not checked."""
@@ -262,29 +117,3 @@ def known_keys() -> list[str]:
     """Every key of a recipe in dot notation."""
     nested = {name: [f"{name}.{key}" for key in group.model_fields] for name, group in GROUPS.items()}
     return [key for name in Recipe.model_fields for key in nested.get(name, [name])]
-
-
-def resolve(path: str) -> Path:
-    """A path of a recipe; relative ones are relative to the repository."""
-    return ROOT / path
-
-
-def here() -> Path:
-    """The folder that the user stands in. Scripts go to the repository; they say where they were started."""
-    return Path(os.environ.get("DICE_HERE") or Path.cwd())
-
-
-def may_exist(path: Path) -> bool:
-    """Whether a file system takes such a path: nothing too long, no half characters, no zero bytes."""
-    try:
-        os.lstat(path)
-    except OSError as error:
-        return error.errno != errno.ENAMETOOLONG
-    except ValueError:
-        return False
-    return True
-
-
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with DICE."""
-    return sorted(path.parent.name for path in RECIPES.glob("*/dice.yaml"))

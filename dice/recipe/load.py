@@ -18,16 +18,9 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from dice.errors import BadInput, Unreadable, first_in, first_line, secrets
-from dice.recipe.keys import (
-    GROUPS,
-    RECIPES,
-    ROOT,
-    Recipe,
-    Train,
-    known_keys,
-    may_exist,
-    recipe_names,
-)
+from dice.recipe.groups import Train
+from dice.recipe.keys import GROUPS, Recipe, known_keys
+from dice.recipe.paths import RECIPES, ROOT, may_exist, recipe_names
 from dice.recipe.seal import is_sealed
 from dice.recipe.train_args import MANAGED_TRAIN_ARGS
 from dice.recipe.values import inside, literal

@@ -37,7 +37,7 @@ REFUSED_TRAIN_ARGS = {
         "training would read other tokens than sampling and scoring",
     ),
     "default_system": "sampling and scoring would not see it; give the data a column for the system prompt",
-    "enable_thinking": "sampling would not know of it; take a template without thoughts (qwen3_nothink)",
+    "enable_thinking": "sampling would not know of it; use enable_thinking beside template",
     **dict.fromkeys(
         ("rope_scaling", "shift_attn", "mixture_of_depths", "train_from_scratch", "use_unsloth", "use_mca",
          "fp8", "fp8_enable_fsdp_float8_all_gather", "neftune_noise_alpha", "pissa_init"),

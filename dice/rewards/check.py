@@ -5,7 +5,8 @@ from typing import Any
 from dice.errors import BadInput, spelled
 from dice.models import llamafactory
 from dice.models.checkpoint import check_model, downloaded
-from dice.recipe.keys import Recipe, resolve
+from dice.recipe.keys import Recipe
+from dice.recipe.paths import resolve
 from dice.recipe.train_args import MANAGED_TRAIN_ARGS, refusal
 from dice.rewards import judge, judge_server
 

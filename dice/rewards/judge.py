@@ -15,7 +15,8 @@ from dice.errors import BadInput
 from dice.inference.load import load_chat, load_sampler
 from dice.inference.sampler import Request
 from dice.launch.progress import Counter
-from dice.recipe.keys import Recipe, resolve
+from dice.recipe.keys import Recipe
+from dice.recipe.paths import resolve
 from dice.recipe.seeds import seed_of
 from dice.rewards.grades import Kept, grade_of
 from dice.rewards.source import Asked, Judge, Scoring, Usable, beside, responses_of
@@ -98,7 +99,7 @@ class Local:
             max_new_tokens=score.judge_max_tokens,
         ).generate
         self.samples = options.samples
-        self.chat = load_chat(engine, name, recipe.template)
+        self.chat = load_chat(engine, name, recipe.encoding)
         self.sampler = load_sampler(engine)(name, list(self.chat.stop_ids), options, recipe.dtype)
 
     def ask(self, questions: list[Asked], on_answered: Callable[[int, list[str]], None]) -> None:

@@ -7,7 +7,7 @@ there when it is started again.
 from collections.abc import Callable
 
 from dice.errors import BadInput, StageFailed
-from dice.recipe.keys import Score
+from dice.recipe.groups import Score
 from dice.rewards.openai_client import Answer, Server, ask_all, environment
 from dice.rewards.source import Asked
 

@@ -14,7 +14,7 @@ class Source(Scoring):
     def __init__(self, run: Run, t: int, counter: Counter, per_token: bool = False) -> None:
         super().__init__(run, t, counter, per_token)
         engine, name = self.recipe.generate.engine, run.reward_model()
-        self.model = load_reward_model(engine, name, self.recipe.template, **reading(self.recipe))
+        self.model = load_reward_model(engine, name, self.recipe.encoding, **reading(self.recipe))
 
     def rewards(self, shard: Path, rows: list[Usable]) -> list[float | str]:
         """The rewards; none for what is over the cutoff in the reward model's own tokens."""

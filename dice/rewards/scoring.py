@@ -31,6 +31,8 @@ def settings(recipe: Recipe) -> dict[str, Any]:
         found |= {key: getattr(score, key) for key in READING}
     else:
         found["seed"] = recipe.seed
+    if score.policy_logps != "scorer":  # else left out, as in runs of earlier versions
+        found["policy_logps"] = score.policy_logps
     if score.reward == "judge":
         found |= judge.basis(recipe)
     return found

@@ -76,6 +76,7 @@ class Usable(NamedTuple):
     response: str
     prompt_ids: list[int]
     response_ids: list[int]
+    logp: float | None  # the engine's
 
 
 class Scoring:
@@ -92,7 +93,7 @@ class Scoring:
         self.t, self.recipe, self.counter, self.per_token = t, run.recipe, counter, per_token
         prompts = files.read_rows(run.round_dir(t) / "prompts.jsonl", Prompt)
         self.prompts = {prompt.prompt_id: prompt.messages for prompt in prompts}
-        self.chat = load_chat(self.recipe.generate.engine, run.policy(t), self.recipe.template)
+        self.chat = load_chat(self.recipe.generate.engine, run.policy(t), self.recipe.encoding)
 
     def rewards(self, shard: Path, rows: list[Usable]) -> Sequence[float | str]:
         """The reward of each response, or why it gets none; `self.counter` is told of each."""
@@ -120,7 +121,8 @@ class Scoring:
             reason = unusable(response, self.recipe)
             if not reason:
                 messages = self._messages(response, shard)
-                row = Usable(*key, response.n_chars, messages, text, *self.chat.encode(messages, text))
+                ids = self._ids(response, messages, shard)
+                row = Usable(*key, response.n_chars, messages, text, *ids, response.logp)
                 if len(row.prompt_ids) + len(row.response_ids) <= limit:
                     kept.append(row)
                     continue
@@ -128,6 +130,14 @@ class Scoring:
             dropped.append(Dropped(*key, reason))
         self.counter.add(len(dropped))
         return kept, dropped
+
+    def _ids(self, response: Response, messages: list[Message], shard: Path) -> tuple[list[int], list[int]]:
+        """Token ids of prompt and response: those that were sampled. Raises BadInput for what is none."""
+        sampled = response.response_ids
+        if sampled is not None and min(sampled, default=-1) < 0:
+            where = f"{shard}: prompt {response.prompt_id} sample {response.sample}"
+            raise BadInput(f"{where}: its response_ids must be token ids, at least one")
+        return self.chat.encode(messages, response.response, sampled)
 
     def _messages(self, response: Response, shard: Path) -> list[Message]:
         try:
@@ -137,9 +147,9 @@ class Scoring:
 
 
 def score_of(
-    shard: Path, row: Usable | Logps, reward: float, logps: tuple[float | None, float | None] = (None, None)
+    shard: Path, row: Usable | Logps, reward: float, logps: tuple[float | None, ...] = (None, None)
 ) -> Score:
-    """The row to write; `logps` are the policy's and the reference's.
+    """The row to write; `logps` are the policy's and the reference's, then perhaps the policy's once more.
 
     Raises BadInput for a reward that is not finite.
     """
@@ -155,6 +165,7 @@ def score_of(
         logp_policy=logps[0],
         logp_ref=logps[1],
         reward=reward,
+        logp_check=logps[2] if len(logps) > 2 else None,
     )
 
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Self
 import msgspec
 
 from dice.errors import BadInput, spelled
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run.digests import file_digest
 from dice.run.files import read_json, write_json
 

@@ -33,8 +33,13 @@ class Prompt(_Row):
     messages: list[Message]
 
 
-class Response(_Row):
-    """One sampled response. `finish_reason` is "stop" (a stop token) or "length" (the limit)."""
+class Response(_Row, omit_defaults=True):
+    """One sampled response. `finish_reason` is "stop" (a stop token) or "length" (the limit).
+
+    `response_ids` are there where the text, encoded again, would become other tokens than were sampled.
+    `logp` is the engine's log-prob of the response before temperature, summed over its tokens; runs of
+    earlier versions have none. `token_logps` are its parts, where the recipe asks for them.
+    """
 
     prompt_id: str
     sample: int
@@ -43,10 +48,13 @@ class Response(_Row):
     n_tokens: int
     finish_reason: str
     seed: int
+    response_ids: list[int] | None = None
+    logp: float | None = None
+    token_logps: list[float] | None = None
 
 
 class UnreadResponse(_Row):
-    """A `Response` whose text is left as it stands in the file, for passing over texts."""
+    """A `Response` whose text and ids are left as they stand in the file, for passing over them."""
 
     prompt_id: str
     sample: int
@@ -55,14 +63,18 @@ class UnreadResponse(_Row):
     n_tokens: int
     finish_reason: str
     seed: int
+    response_ids: msgspec.Raw = msgspec.Raw()  # JSON; empty where there are none
+    logp: float | None = None
+    token_logps: msgspec.Raw = msgspec.Raw()  # JSON
 
 
-class Score(_Row):
+class Score(_Row, omit_defaults=True):
     """The reward of a response, in the unit of its source: nats where it is implicit.
 
     `ids_hash` stands for the token ids of prompt and response, as training encodes them
     (`dice.models.reference_table.response_hash`). Of an implicit reward the two halves are there, summed
-    over the response's tokens: reward = logp_policy - logp_ref. Other sources have none.
+    over the response's tokens: reward = logp_policy - logp_ref. Other sources have none. `logp_check` is the
+    policy's half once more, where both the engine and the scorer know it.
     """
 
     prompt_id: str
@@ -73,6 +85,7 @@ class Score(_Row):
     logp_policy: float | None
     logp_ref: float | None
     reward: float
+    logp_check: float | None = None
 
 
 class Dropped(_Row):
@@ -104,6 +117,7 @@ class Logps(_Row):
     response_ids: list[int]
     logp: float
     token_logps: list[float]
+    logp_check: float | None = None
 
 
 class TokenRewards(_Row):
@@ -115,8 +129,11 @@ class TokenRewards(_Row):
     token_rewards: list[float]
 
 
-class Pair(_Row):
-    """The best and the worst response of a prompt, by length-regularised reward (`*_shaped`)."""
+class Pair(_Row, omit_defaults=True):
+    """The best and the worst response of a prompt, by length-regularised reward (`*_shaped`).
+
+    `chosen_ids` and `rejected_ids` are the `response_ids` of the two.
+    """
 
     prompt_id: str
     messages: list[Message]
@@ -128,6 +145,19 @@ class Pair(_Row):
     rejected_reward: float
     chosen_shaped: float
     rejected_shaped: float
+    chosen_ids: list[int] | None = None
+    rejected_ids: list[int] | None = None
+
+
+class SampledIds(_Row, omit_defaults=True):
+    """The token ids that a pair's responses were sampled as, where their texts would become others.
+
+    `pair_key` is that of the pair's texts, for those who read the texts of a data set.
+    """
+
+    pair_key: str
+    chosen_ids: list[int] | None = None
+    rejected_ids: list[int] | None = None
 
 
 class Preference(_Row):
@@ -165,8 +195,8 @@ class Step(_Row):
 
 Row = TypeVar(
     "Row",
-    Prompt, Response, UnreadResponse, Score, Dropped, Graded, Logps, TokenRewards, Pair, Preference, Judged,
-    Judgment, Step,
+    Prompt, Response, UnreadResponse, Score, Dropped, Graded, Logps, TokenRewards, Pair, SampledIds,
+    Preference, Judged, Judgment, Step,
 )  # fmt: skip
 
 
@@ -175,6 +205,12 @@ def prompt_id(messages: list[Message]) -> str:
     plain = [{"role": message["role"], "content": message["content"]} for message in messages]
     canonical = json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def pair_key(messages: list[Message], chosen: str, rejected: str) -> str:
+    """What tells the texts of a pair from those of others: `prompt_id` with both answers."""
+    asked = [message for message in messages if message["role"] != "system" or message["content"]]
+    return prompt_id([*asked, *(Message(role="assistant", content=text) for text in (chosen, rejected))])
 
 
 def to_line(row: Any) -> bytes:
@@ -213,7 +249,8 @@ def _from_odd_line(kind: type[Row], line: str | bytes, where: str) -> Row:
     except (ValueError, RecursionError) as error:  # a number or a nesting beyond all measure
         raise BadInput(f"{where}: {error}") from None
     names = kind.__struct_fields__
-    if not isinstance(data, dict) or set(data) != set(names):
+    needed = {*names[: len(names) - len(kind.__struct_defaults__)]}
+    if not isinstance(data, dict) or not needed <= data.keys() <= {*names}:
         title = kind.__name__.removeprefix("Unread")
         raise BadInput(f"{where}: not a {title} row; its columns are {', '.join(names)}")
     for name, expected in _plain_types(kind).items():
@@ -222,7 +259,8 @@ def _from_odd_line(kind: type[Row], line: str | bytes, where: str) -> Row:
             raise BadInput(f"{where}: column {name!r} is {spelled(value):.40}, not {IN_WORDS[expected]}")
     try:
         if kind is UnreadResponse:
-            data["response"] = msgspec.Raw(json.dumps(data["response"]).encode())
+            raw = data.keys() & {"response", "response_ids", "token_logps"}
+            data |= {name: msgspec.Raw(json.dumps(data[name]).encode()) for name in raw}
         return msgspec.convert(data, kind)
     except (msgspec.ValidationError, UnicodeError) as error:
         raise BadInput(f"{where}: {error}") from None

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from dice.errors import BadInput
 from dice.launch import disk_errors
-from dice.recipe.keys import Recipe, resolve
+from dice.recipe.keys import Recipe
 from dice.recipe.load import load_resolved, resolved_yaml
+from dice.recipe.paths import resolve
 from dice.recipe.seal import sealed
 from dice.run import files
 from dice.run.lock import locked

@@ -15,8 +15,9 @@ from dice.inference.load import engine_named
 from dice.launch import devices
 from dice.models import chat_template, llamafactory, trainer
 from dice.models.checkpoint import base_of, check_different, check_model
-from dice.recipe.keys import Recipe, resolve
+from dice.recipe.keys import AUTO, Recipe
 from dice.recipe.load import COMMAND_LINE, load_resolved
+from dice.recipe.paths import resolve
 from dice.rewards import check
 from dice.run import files
 from dice.stages.data_checks import check_data, check_enough, check_names, data_sets, naming
@@ -145,7 +146,8 @@ def check_packages(recipe: Recipe, place: Place) -> str:
 def check_template(recipe: Recipe, place: Place) -> str:
     """Raises BadInput for a template that LLaMA-Factory does not know."""
     name = recipe.template
-    if name not in chat_template.CUSTOM_TEMPLATES and name not in chat_template.known_templates():
+    ours = (*chat_template.CUSTOM_TEMPLATES, AUTO)
+    if name not in ours and name not in chat_template.known_templates():
         raise BadInput(f"{place('template')}: template: {chat_template.unknown_template(name)}")
     return name
 
@@ -216,7 +218,7 @@ def check_fit(recipe: Recipe, place: Place) -> str:
     if not before or (before.policy, before.template) != (recipe.policy, recipe.template):
         llamafactory.hush()
         with naming(place("template")):
-            chat_template.load_chat(home("policy", recipe.policy), recipe.template)
+            chat_template.load_chat(home("policy", recipe.policy), **recipe.encoding)
     return f"{recipe.template} and the policy's tokenizer go together"
 
 

@@ -24,7 +24,8 @@ from dice.launch import processes
 from dice.launch.console import console, say, with_error
 from dice.launch.processes import Workers
 from dice.launch.worker import Worker
-from dice.recipe.keys import Recipe, resolve
+from dice.recipe.keys import Recipe
+from dice.recipe.paths import resolve
 from dice.run import files
 from dice.run.digests import file_digest, model_digest
 from dice.run.manifests import Manifest, differences

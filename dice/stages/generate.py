@@ -54,6 +54,8 @@ class Shard:
 class _Asked:
     """A prompt that the sampler has."""
 
+    prompt: Prompt
+    prompt_ids: list[int]
     seed: int  # of its first sample
     shard: Shard
     left: int  # samples still to come
@@ -89,7 +91,8 @@ class Answering:
                     shard.prompt_done()
                     continue
                 seed = seed_of(recipe.seed, self.t, prompt.prompt_id)
-                self.asked[prompt.prompt_id] = _Asked(seed, shard, recipe.generate.samples)
+                asked = _Asked(prompt, prompt_ids, seed, shard, recipe.generate.samples)
+                self.asked[prompt.prompt_id] = asked
                 yield Request(prompt.prompt_id, prompt_ids, seed)
 
     def _encode(self, prompt: Prompt) -> list[int]:
@@ -104,26 +107,30 @@ class Answering:
 
     def _take(self, sampled: Sampled) -> None:
         asked = self.asked[sampled.prompt_id]
-        asked.shard.responses.append(_response(sampled, self.chat, asked.seed + sampled.sample))
+        asked.shard.responses.append(self._response(sampled, asked))
         asked.left -= 1
         self.counter.add(0 if asked.left else 1, len(sampled.response_ids))
         if not asked.left:
             del self.asked[sampled.prompt_id]
             asked.shard.prompt_done()
 
-
-def _response(sampled: Sampled, chat: Any, seed: int) -> Response:
-    said = sampled.response_ids[:-1] if sampled.finish_reason == "stop" else sampled.response_ids
-    text = chat.decode(said)
-    return Response(
-        prompt_id=sampled.prompt_id,
-        sample=sampled.sample,
-        response=text,
-        n_chars=len(text),
-        n_tokens=len(sampled.response_ids),
-        finish_reason=sampled.finish_reason,
-        seed=seed,
-    )
+    def _response(self, sampled: Sampled, asked: _Asked) -> Response:
+        """The row to write, with the token ids of a whole response whose text is encoded otherwise."""
+        ids, is_whole = sampled.response_ids, sampled.finish_reason == "stop"
+        text = self.chat.decode(ids[:-1] if is_whole else ids)
+        encoded = self.chat.encode(asked.prompt.messages, text) if is_whole else None
+        return Response(
+            prompt_id=sampled.prompt_id,
+            sample=sampled.sample,
+            response=text,
+            n_chars=len(text),
+            n_tokens=len(ids),
+            finish_reason=sampled.finish_reason,
+            seed=asked.seed + sampled.sample,
+            response_ids=None if encoded in (None, (asked.prompt_ids, ids)) else ids,
+            logp=math.fsum(sampled.logps),
+            token_logps=sampled.logps if self.recipe.generate.token_logps else None,
+        )
 
 
 def unfinished(claims: Claims, prompts: Path, folder: Path, size: int) -> Iterator[Shard]:
@@ -195,7 +202,7 @@ def sample_parts(worker: Worker, model: str, parts: list[Part], t: int, counter:
         options = part.recipe.generate
         if sampler is None:
             remote_code.allow(part.recipe.trust_remote_code)
-            chat = load_chat(options.engine, model, part.recipe.template)
+            chat = load_chat(options.engine, model, part.recipe.encoding)
             sampler = load_sampler(options.engine)(model, list(chat.stop_ids), options, part.recipe.dtype)
         sampler.options = options
         Answering(part.recipe, t, chat, sampler, counter).run(itertools.chain([first], shards))
@@ -226,8 +233,9 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 
 def sampling_settings(recipe: Recipe) -> dict[str, Any]:
     """The part of a recipe that responses depend on; on how many GPUs they are sampled is none of it."""
-    options = recipe.generate.model_dump(exclude={"tensor_parallel"})
-    own = {"seed": recipe.seed, "template": recipe.template, "dtype": recipe.dtype}
+    unsaid = () if recipe.generate.token_logps else ("token_logps",)  # as in runs of earlier versions
+    options = recipe.generate.model_dump(exclude={"tensor_parallel", *unsaid})
+    own = {"seed": recipe.seed, **recipe.encoding_settings(), "dtype": recipe.dtype}
     return {**own, "generate": options}
 
 
@@ -248,13 +256,14 @@ def _run(run: Run, t: int) -> Outcome:
     del prompts  # texts: the workers need the memory
     processes.run_workers(*_workers(run, t))
 
-    rows = tokens = cut_off = answered = 0
+    rows = tokens = cut_off = answered = ids_kept = 0
     rows_read = count + dropped.total()
     for path in finished_shards(folder / "responses", count, recipe.generate.shard_size):
         in_shard = set()
         for response in files.read_rows(path, UnreadResponse):
             rows, tokens = rows + 1, tokens + response.n_tokens
             cut_off += response.finish_reason == "length"
+            ids_kept += bool(response.response_ids)
             in_shard.add(response.prompt_id)
         answered += len(in_shard)
     dropped[UNANSWERED] = count - answered
@@ -266,7 +275,7 @@ def _run(run: Run, t: int) -> Outcome:
         summary=f"{counted(rows, 'response')} to {counted(answered, 'prompt')}, "
         f"{tokens / rows:.0f} tokens on average",
         dropped=dict(dropped),
-        figures={"tokens": tokens, "cut_off": cut_off},
+        figures={"tokens": tokens, "cut_off": cut_off, "ids_kept": ids_kept},
     )
 
 

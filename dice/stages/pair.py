@@ -12,7 +12,7 @@ import numpy as np
 from dice.data import dataset_info
 from dice.data.dataset_dir import write
 from dice.data.prompts_and_preferences import read_preferences
-from dice.data.round import Texts, read_prompts, read_scores, read_texts
+from dice.data.round import Answers, read_answers, read_prompts, read_scores
 from dice.errors import BadInput, counted
 from dice.pairing import health, length_balance, replay
 from dice.pairing.selection import Choice, choose, told_apart
@@ -57,8 +57,8 @@ def _run(run: Run, t: int) -> Outcome:
     wanted = np.zeros(table.present.shape, bool)
     for columns in (choice.picks.chosen, choice.picks.rejected):
         wanted[choice.picks.rows, columns] = True
-    texts, sampled = read_texts(folder / "responses", table, wanted)
-    pairs, unfit = _pairs(prompts, table, texts, choice, recipe.pair.length)
+    answers, sampled = read_answers(folder / "responses", table, wanted)
+    pairs, unfit = _pairs(prompts, table, answers, choice, recipe.pair.length)
     offline, unread = _offline_pairs(recipe)
     dropped = _unpaired(run, t, table, kept, told) | choice.dropped | unfit | unread
 
@@ -120,14 +120,14 @@ def _unpaired(run: Run, t: int, table: Table, kept: np.ndarray, told: np.ndarray
 
 
 def _pairs(
-    prompts: list[Prompt], table: Table, texts: Texts, choice: Choice, length: str
+    prompts: list[Prompt], table: Table, answers: Answers, choice: Choice, length: str
 ) -> tuple[list[Pair], dict[str, int]]:
     """The pairs with their texts, and those that can't be told apart or can't be written, by reason."""
     pairs: list[Pair] = []
     dropped: Counter[str] = Counter()
     picks, lengths = choice.picks, table.lengths(length)
     for row, high, low in zip(*(x.tolist() for x in (picks.rows, picks.chosen, picks.rejected)), strict=True):
-        chosen, rejected = texts[row, high], texts[row, low]
+        (chosen, chosen_ids), (rejected, rejected_ids) = answers[row, high], answers[row, low]
         if chosen == rejected:
             dropped["pairs with identical texts"] += 1
         elif not (_is_text(chosen) and _is_text(rejected)):
@@ -135,8 +135,9 @@ def _pairs(
         else:
             rewards, sizes = table.rewards[row, [high, low]], lengths[row, [high, low]]
             shaped = length_balance.shaped_rewards(rewards, sizes, choice.alpha)
-            key = (prompts[row].prompt_id, prompts[row].messages)
-            pairs.append(Pair(*key, chosen, rejected, high, low, *rewards.tolist(), *shaped.tolist()))
+            texts = (prompts[row].prompt_id, prompts[row].messages, chosen, rejected)
+            figures = (high, low, *rewards.tolist(), *shaped.tolist())
+            pairs.append(Pair(*texts, *figures, chosen_ids, rejected_ids))
     return pairs, dict(dropped)
 
 

@@ -16,8 +16,9 @@ from dice.launch import machines, processes
 from dice.launch.console import console, say, shown
 from dice.launch.devices import NODE_VARIABLES, node_rank
 from dice.models import remote_code
-from dice.recipe.keys import ROOT, Recipe
+from dice.recipe.keys import Recipe
 from dice.recipe.load import load_recipe, origin
+from dice.recipe.paths import ROOT
 from dice.run import lock
 from dice.run.manifests import differences
 from dice.run.run import Run, create_run

@@ -4,10 +4,12 @@ from collections import Counter as Tally
 from typing import Any
 
 from dice.errors import BadInput
-from dice.launch import processes
+from dice.launch import devices, processes
 from dice.launch.processes import Workers
 from dice.launch.worker import Worker
+from dice.recipe.keys import Recipe
 from dice.rewards.judge import is_local, tally
+from dice.rewards.mismatch import Mismatch
 from dice.rewards.scoring import score_shards, scored, settings
 from dice.rewards.source import beside, responses_of, source_of
 from dice.run import files
@@ -64,8 +66,9 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = run.recipe
     limits = {"min_chars": recipe.pair.min_chars, "max_chars": recipe.pair.max_chars}
-    own = {"template": recipe.template, "dtype": recipe.dtype}
-    own["columns"] = ", ".join(Score.__struct_fields__)  # scores of an earlier version are made again
+    own = {**recipe.encoding_settings(), "dtype": recipe.dtype}
+    needed = Score.__struct_fields__[: -len(Score.__struct_defaults__)]
+    own["columns"] = ", ".join(needed)  # scores of an earlier version are made again
     return {**own, "score": settings(recipe), "pair": limits}
 
 
@@ -75,11 +78,13 @@ def _run(run: Run, t: int) -> Outcome:
     dropped: Tally[str] = Tally()
     rows = tokens = 0
     total = 0.0
+    mismatch = Mismatch()
     for score in scored(run, t):
         if isinstance(score, Dropped):
             dropped[score.reason] += 1
             continue
         rows, tokens, total = rows + 1, tokens + score.n_tokens, total + score.reward
+        mismatch.add(score)
     grades = tally(run, t) if recipe.score.reward == "judge" else {}
     told = ", ".join(f"{count:,} {what}" for what, count in grades.items())
     if not rows:
@@ -89,9 +94,21 @@ def _run(run: Run, t: int) -> Outcome:
         rows_out=rows,
         summary=f"{rows:,} {source.title}, {total / rows:+.2f} {source.unit} on average",
         dropped=dict(dropped),
-        figures={"tokens": tokens, "mean_reward": total / rows, **({"grades": grades} if grades else {})},
+        figures={
+            "tokens": tokens,
+            "mean_reward": total / rows,
+            **({"grades": grades} if grades else {}),
+            **({"mismatch": found} if (found := mismatch.figures()) else {}),
+        },
         notes=[f"grades: {told}"] if grades else [],
+        warnings=mismatch.warnings(is_rough=_is_rough(recipe)),
     )
+
+
+def _is_rough(recipe: Recipe) -> bool:
+    """Whether models are read in less than single precision."""
+    is_single = recipe.dtype == "float32" or (recipe.dtype == "auto" and not devices.gpu_count())
+    return bool(recipe.score.quantization_bit) or not is_single
 
 
 STAGE = Stage(

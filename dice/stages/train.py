@@ -11,12 +11,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+from dice.data.dataset_dir import SAMPLED_IDS
 from dice.errors import BadInput, counted
-from dice.inference.load import engine_named, load_trainer
+from dice.inference.load import engine_named, load_chat, load_trainer
 from dice.launch import devices
 from dice.launch.console import say
 from dice.models import reference_table, trainer
-from dice.recipe.keys import Recipe
+from dice.recipe.keys import AUTO, Recipe
 from dice.recipe.seeds import seed_of
 from dice.run import files
 from dice.run.digests import file_digest, model_digest
@@ -41,7 +42,8 @@ def base_config(
         **load_trainer(recipe.generate.engine).starting_from(model),
         "data_shared_file_system": devices.node_count() > 1,
         "trust_remote_code": recipe.trust_remote_code,
-        "template": recipe.template,
+        **recipe.encoding,
+        "template": _template(recipe, model),
         "cutoff_len": recipe.score.cutoff_len,
         "dataset": "mixed",
         "dataset_dir": str(folder / "dataset"),
@@ -53,6 +55,13 @@ def base_config(
     }
 
 
+def _template(recipe: Recipe, model: str) -> str:
+    """The template's name, which LLaMA-Factory wants to know."""
+    if recipe.template != AUTO:
+        return recipe.template
+    return load_chat(recipe.generate.engine, model, recipe.encoding).name
+
+
 def round_config(run: Run, t: int) -> dict[str, Any]:
     """The LLaMA-Factory configuration of round t on this machine."""
     recipe, policy, seed = run.recipe, run.policy(t), seed_of(run.recipe.seed, t, "train")
@@ -60,9 +69,15 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
     return config | {
         **_reference(config, recipe),
         "policy_id": model_digest(policy),
+        "sampled_ids": str(sampled) if (sampled := _sampled_ids(run, t)).is_file() else None,
         "only_last_checkpoint": True,
         "logging_nan_inf_filter": False,  # a loss that is no number is to be seen
     }
+
+
+def _sampled_ids(run: Run, t: int) -> Path:
+    """The token ids of sampled responses; rounds of earlier versions have no such file."""
+    return run.round_dir(t) / "dataset" / SAMPLED_IDS
 
 
 def _reference(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
@@ -87,12 +102,13 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
     return {
         "mixed.json": file_digest(folder / "dataset" / "mixed.json"),
         "policy": model_digest(run.policy(t)),
+        **({SAMPLED_IDS: file_digest(sampled)} if (sampled := _sampled_ids(run, t)).is_file() else {}),
     }
 
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = run.recipe
-    own = {"seed": recipe.seed, "template": recipe.template, "cutoff_len": recipe.score.cutoff_len}
+    own = {"seed": recipe.seed, **recipe.encoding_settings(), "cutoff_len": recipe.score.cutoff_len}
     return {**own, "train": recipe.train.model_dump()}
 
 

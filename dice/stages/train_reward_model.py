@@ -68,7 +68,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = run.recipe
-    own = {"seed": recipe.seed, "template": recipe.template, "cutoff_len": recipe.score.cutoff_len}
+    own = {"seed": recipe.seed, **recipe.encoding_settings(), "cutoff_len": recipe.score.cutoff_len}
     return {**own, "batch": recipe.train.global_batch_size, "args": training_args(recipe)}
 
 

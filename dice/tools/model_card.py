@@ -11,8 +11,8 @@ from markupsafe import Markup
 from dice.errors import printable
 from dice.launch.console import with_error
 from dice.models.checkpoint import HUB_ID
-from dice.recipe.keys import resolve
 from dice.recipe.load import resolved_yaml
+from dice.recipe.paths import resolve
 from dice.run.run import Run
 from dice.stages import evaluate, train
 from dice.stages.order import ROUND

@@ -6,7 +6,7 @@ from rich.text import Text
 from dice.errors import BadInput, counted, printable
 from dice.launch.console import console, shown
 from dice.launch.progress import read_counters
-from dice.recipe.keys import resolve
+from dice.recipe.paths import resolve
 from dice.recipe.seal import is_sealed
 from dice.run import files, lock
 from dice.run.run import Run, open_run

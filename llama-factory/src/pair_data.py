@@ -1,22 +1,39 @@
-"""What differs from upstream in the data: nothing is cut, everything is counted, too little is refused."""
+"""What differs from upstream in the data.
+
+Pairs become the token ids that were sampled and scored, nothing is cut, everything is counted, and too little
+is refused.
+"""
 
 import copy
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from dice.errors import BadInput, first_line
+from dice.models.encoding import Chat, TemplateIds
 from dice.models.llamafactory import llamafactory
+from dice.models.reference_table import IGNORED
 from dice.run import files
+from dice.run.rows import Message, SampledIds, pair_key
 
 
-def drop_instead_of_truncating() -> None:
-    """Leave out pairs longer than `cutoff_len`.
+@dataclass(frozen=True)
+class Encoding:
+    """The part of a training file that says how pairs become token ids; the keys are those of a recipe."""
 
-    Upstream cuts them silently, end-of-turn token included, so that the model is trained on
-    responses that never end.
+    template_ids: TemplateIds = "whole"
+    special_tokens_in_text: bool = False
+    sampled_ids: Path | None = None  # of responses whose texts would become other tokens
+
+
+def encode_as_scored(encoding: Encoding) -> None:
+    """Give pairs the token ids that their responses were sampled as and scored on.
+
+    Pairs longer than `cutoff_len` are left out. Upstream cuts them silently, end-of-turn token included, so
+    that the model is trained on responses that never end. Raises BadInput for `sampled_ids` that are none.
     """
-    loader = llamafactory("data.loader")
+    loader, sampled = llamafactory("data.loader"), _read_sampled(encoding.sampled_ids)
 
     class PairProcessor(loader.PairwiseDatasetProcessor):
         def preprocess_dataset(self, examples: dict[str, list]) -> dict[str, list]:
@@ -24,12 +41,66 @@ def drop_instead_of_truncating() -> None:
             whole = copy.copy(self)
             whole.data_args = copy.copy(self.data_args)
             whole.data_args.cutoff_len = sys.maxsize
+            whole.chat = Chat(
+                self.tokenizer, self.template, encoding.template_ids, encoding.special_tokens_in_text
+            )
             rows = super(PairProcessor, whole).preprocess_dataset(examples)
             pairs = zip(rows["chosen_input_ids"], rows["rejected_input_ids"], strict=True)
             keep = [index for index, pair in enumerate(pairs) if max(map(len, pair)) <= limit]
             return {name: [values[index] for index in keep] for name, values in rows.items()}
 
+        def _encode_data_example(
+            self, prompt: list[Message], response: list[Message], system: str | None, tools: Any, *media: Any,
+            **named_media: Any,
+        ) -> tuple[list[int], ...]:  # fmt: skip
+            """Input ids and labels of chosen and rejected. Tools and media are upstream's matter."""
+            if tools or any(media) or any(named_media.values()):
+                return super()._encode_data_example(prompt, response, system, tools, *media, **named_media)
+            messages, texts = _messages(prompt, system), [turn["content"] for turn in response]
+            found: list[list[int]] = []
+            for text, ids in zip(texts, sampled.get(pair_key(messages, *texts), (None, None)), strict=True):
+                prompt_ids, response_ids = self.chat.encode(messages, text, ids)
+                found.append([*prompt_ids, *response_ids])
+                found.append([IGNORED] * len(prompt_ids) + response_ids)
+            return tuple(found)
+
     loader.PairwiseDatasetProcessor = PairProcessor
+
+    def merged(names: Any, model_args: Any, data_args: Any, *others: Any, **named: Any) -> Any:
+        data = merge(names, model_args, data_args, *others, **named)
+        if sampled and names == data_args.dataset and data_args.max_samples is None:
+            _refuse_others_ids(
+                encoding.sampled_ids, sampled.keys() - set(map(_key, data)), len(sampled), names
+            )
+        return data
+
+    merge, loader._get_merged_dataset = loader._get_merged_dataset, merged
+
+
+def _key(row: dict[str, Any]) -> str:
+    """The `pair_key` of a row as LLaMA-Factory has read it."""
+    return pair_key(
+        _messages(row["_prompt"], row["_system"]), *(turn["content"] for turn in row["_response"])
+    )
+
+
+def _messages(prompt: list[Message], system: str | None) -> list[Message]:
+    messages = [Message(role="system", content=system)] if system else []
+    return messages + [Message(role=turn["role"], content=turn["content"]) for turn in prompt]
+
+
+def _refuse_others_ids(path: Path | None, missing: set[str], count: int, names: list[str]) -> None:
+    """Raises BadInput where token ids belong to pairs that the data set doesn't have."""
+    if missing:
+        raise BadInput(
+            f"{path}: {len(missing):,} of its {count:,} rows are of no pair of {', '.join(names)}; "
+            "both must come from one `dice pair`"
+        )
+
+
+def _read_sampled(path: Path | None) -> dict[str, tuple[list[int] | None, list[int] | None]]:
+    rows = files.read_rows(path, SampledIds) if path else ()
+    return {row.pair_key: (row.chosen_ids, row.rejected_ids) for row in rows}
 
 
 def count_rows() -> None:

@@ -89,13 +89,19 @@ class ReferenceTrainer(Trainer):
         if source:
             self.table = ReferenceTable.load(source)
             self.known = frozenset(self.table)
-        known = rows = 0
+        known = rows = highest = 0
         for dataset, index, pair in self._pairs():
+            highest = max(highest, *pair["chosen_input_ids"], *pair["rejected_input_ids"])
             found = [key in self.table for key in pair_hashes(pair)]
             rows, known = rows + 2, known + sum(found)
             if not all(found):
                 longest = max(len(pair["chosen_input_ids"]), len(pair["rejected_input_ids"]))
                 self.missing.append((longest, dataset, index))
+        if highest >= (size := self.model.get_input_embeddings().num_embeddings):
+            raise BadInput(
+                f"{self.model.name_or_path} has embeddings for token ids below {size:,}; the data have "
+                f"{highest:,}"
+            )
         if checkpoint and known < rows:
             raise BadInput(
                 f"{source}: {rows - known:,} of the {rows:,} responses are not in it; the checkpoint was "

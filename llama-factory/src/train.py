@@ -12,6 +12,8 @@ LLaMA-Factory's `run_exp` with the same arguments. Some keys are DICE's own:
     reference_table: FILE    reference log-probs that are known beforehand (dice/models/reference_table.py)
     policy_id: TEXT          identifies the model that training begins with, for resuming; by default its name
     only_last_checkpoint: true   a complete checkpoint replaces those before it
+    template_ids, special_tokens_in_text   how pairs become token ids, as in a recipe
+    sampled_ids: FILE        token ids of responses that were sampled as others than their texts become
 
 llama-factory/README.md lists what differs from upstream, and why.
 """
@@ -20,6 +22,7 @@ import atexit
 import os
 import sys
 import threading
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,7 @@ from dice.models.chat_template import register_templates
 from dice.models.checkpoint import ONLY_PICKLES, only_pickles
 from dice.models.llamafactory import llamafactory
 from dice.recipe.train_args import REFUSED_TRAIN_ARGS
-from pair_data import count_rows, drop_instead_of_truncating
+from pair_data import Encoding, count_rows, encode_as_scored
 from reference_trainer import Reference, install
 
 
@@ -59,6 +62,14 @@ def take_reference(config: dict[str, Any]) -> Reference:
     return Reference(logps, Path(table) if table else None, policy, keeps_all)
 
 
+def take_encoding(config: dict[str, Any]) -> Encoding:
+    """Take the keys that say how pairs are encoded out of a configuration."""
+    found = {field.name: config.pop(field.name) for field in fields(Encoding) if field.name in config}
+    if found.get("sampled_ids"):
+        found["sampled_ids"] = Path(found["sampled_ids"])
+    return Encoding(**found)
+
+
 def refuse_pickles(config: dict[str, Any]) -> None:
     """Raises BadInput for a model or adapter whose weights are pickles only: reading them can run code."""
     for key in ("model_name_or_path", "adapter_name_or_path", "ref_model", "ref_model_adapters"):
@@ -73,10 +84,11 @@ def run(config: dict[str, Any], callbacks: list[Any] | None = None) -> None:
     if config.get("deepspeed"):
         compile_lock.install()
         remote_code.allow_deepspeed_states()
+    encoding = take_encoding(config)
     install(take_reference(config))
     reward_trainer.install()
     register_templates()
-    drop_instead_of_truncating()
+    encode_as_scored(encoding)
     count_rows()
     llamafactory("train.tuner").run_exp(config, callbacks)
 

@@ -24,7 +24,7 @@ from dice.errors import BadInput
 from dice.launch import devices
 from dice.launch.console import run, say
 from dice.models import trainer
-from dice.recipe.keys import resolve
+from dice.recipe.paths import resolve
 from dice.run import files
 
 

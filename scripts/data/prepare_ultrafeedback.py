@@ -24,7 +24,7 @@ import numpy as np
 from dice.data import dataset_info
 from dice.errors import BadInput
 from dice.launch.console import run, say
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run.files import write_array, write_text
 
 HUB_ID = "HuggingFaceH4/ultrafeedback_binarized"

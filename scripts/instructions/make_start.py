@@ -21,7 +21,7 @@ import fire
 import prompts
 from annotator import label_pairs
 from dice.launch.console import run, say
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run import files
 from dice.run.digests import file_digest
 from dice.run.rows import Prompt, Response

@@ -20,7 +20,7 @@ import yaml
 import world
 from dice.launch.console import run, say
 from dice.models import trainer
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run import files
 from dice.run.digests import file_digest
 

@@ -8,7 +8,7 @@ from data_sets import write
 
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.errors import BadInput
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 DEMO = ROOT.parent / "shared" / "data" / "dpo_en_demo.json"
 

@@ -6,7 +6,7 @@ import pytest
 from reader_files import CHAT, ROWS, SHAREGPT, register, write_rows
 
 from dice.data.prompts_and_preferences import read_preferences
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 DEMO = ROOT.parent / "shared" / "data" / "dpo_en_demo.json"
 

@@ -6,12 +6,12 @@ import shutil
 
 import numpy as np
 import pytest
-from sampling import PROMPTS, answers, requests, sampler
+from sampling import PROMPTS, answers, requests, said, sampler
 
 from dice.errors import BadInput
 from dice.inference.load import load_sampler, resolve_engine
 from dice.models.chat_template import load_chat
-from dice.recipe.keys import Generate
+from dice.recipe.groups import Generate
 
 
 @pytest.fixture(scope="module")
@@ -37,13 +37,13 @@ def greedy_by_hand(model_path, prompt_ids, stop_ids, steps):
 @pytest.mark.slow
 def test_hf_gives_k_answers_that_depend_on_their_seed_alone(random_model, chat):
     engine = sampler("hf", random_model, chat)
-    found = answers(engine.sample(requests(chat)))
+    found = said(engine.sample(requests(chat)))
     assert found.keys() == {(text, k) for text in PROMPTS for k in range(3)}
-    assert len({tuple(s.response_ids) for s in found.values()}) > 6  # they differ
-    assert answers(engine.sample(requests(chat))) == found
+    assert len({tuple(ids) for ids in found.values()}) > 6  # they differ
+    assert said(engine.sample(requests(chat))) == found
     # Alone, in another order, in smaller batches: the same answers.
-    assert answers(engine.sample(requests(chat)[::-1])) == found
-    assert answers(sampler("hf", random_model, chat, batch_tokens=1).sample(requests(chat))) == found
+    assert said(engine.sample(requests(chat)[::-1])) == found
+    assert said(sampler("hf", random_model, chat, batch_tokens=1).sample(requests(chat))) == found
 
 
 def test_hf_greedy_equals_one_token_at_a_time(random_model, chat):
@@ -86,7 +86,7 @@ def test_hf_samples_from_an_adapter_what_its_merged_model_samples(random_model, 
     whole = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(random_model), adapter)
     whole.merge_and_unload().save_pretrained(tmp_path / "merged")
     of_adapter, of_merged, of_base = (
-        answers(sampler("hf", model, chat).sample(requests(chat)))
+        said(sampler("hf", model, chat).sample(requests(chat)))
         for model in (adapter, tmp_path / "merged", random_model)
     )
     assert of_adapter == of_merged != of_base

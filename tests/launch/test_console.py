@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from dice.launch.console import run
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 
 @pytest.fixture(autouse=True)

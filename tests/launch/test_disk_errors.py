@@ -15,7 +15,7 @@ from outcome import files_of
 
 from dice.errors import BadInput, StageFailed
 from dice.launch import disk_errors, processes
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run import files
 
 GOES_ON = "make room, then the same command goes on; what is finished is kept"

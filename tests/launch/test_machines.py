@@ -19,7 +19,7 @@ from dice.errors import BadInput, StageFailed
 from dice.launch import devices, failures, machines, messenger
 from dice.launch.failures import Failure
 from dice.launch.machines import Meeting
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run import lock
 from dice.stages import prepare
 

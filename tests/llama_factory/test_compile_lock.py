@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from compile_lock import Baton, install
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 
 @pytest.fixture

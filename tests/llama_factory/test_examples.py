@@ -7,8 +7,8 @@ import pytest
 import yaml
 from commands import run_python
 
-from dice.recipe.keys import ROOT, recipe_names
 from dice.recipe.load import load_recipe
+from dice.recipe.paths import ROOT, recipe_names
 
 EXAMPLES = ROOT / "llama-factory" / "examples"
 DEEPSPEED = sorted((EXAMPLES / "deepspeed").glob("*.json"))

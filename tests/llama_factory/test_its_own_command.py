@@ -8,7 +8,7 @@ from commands import run_script
 from trainings import config
 
 from dice.data import dataset_dir
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run.rows import Preference, prompt_id
 
 STAND_IN = ROOT / "llama-factory" / "torchaudio"

@@ -61,9 +61,9 @@ def logps_of(run, t, model):
     scorer = Scorer(Options("float32", "auto", None, "auto"))
     scorer.use(model)
     rows = [
-        chat.encode(pair.messages, text)
+        chat.encode(pair.messages, text, ids)
         for pair in files.read_rows(run.round_dir(t) / "pairs.jsonl", Pair)
-        for text in (pair.chosen, pair.rejected)
+        for text, ids in ((pair.chosen, pair.chosen_ids), (pair.rejected, pair.rejected_ids))
     ]
     sums = [float(logps.sum()) for logps in scorer.token_logps(rows)]
     return dict(zip((response_hash(*row) for row in rows), sums, strict=True))
@@ -85,7 +85,7 @@ def test_the_reference_of_a_second_lora_round_is_the_adapter_of_the_first(lora_r
     assert trained.figures["reference_logps"]["known"] == 2 * paired.figures["generated"]
     curves = [json.loads(line) for line in (folder / "curves.jsonl").open()]
     assert curves[0]["loss"] == pytest.approx(np.log(2), abs=1e-4)  # policy and reference are one
-    assert curves[-1]["loss"] < curves[0]["loss"]
+    assert min(step["loss"] for step in curves) < curves[0]["loss"] - 0.01  # of single batches
     trained, before = (load_file(Path(model) / "adapter_model.safetensors") for model in (second, first))
     assert max(float((trained[name] - before[name]).abs().max()) for name in trained) > 1e-3  # trained on
 

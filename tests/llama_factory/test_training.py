@@ -17,7 +17,8 @@ from dice.inference.scorer import Options, Scorer
 from dice.models import trainer
 from dice.models.chat_template import load_chat
 from dice.models.reference_table import ReferenceTable, response_hash
-from dice.run.rows import Message
+from dice.run import files
+from dice.run.rows import Message, SampledIds, pair_key
 
 pytestmark = pytest.mark.slow
 LOSSES = {  # with beta 0.1; ORPO and SimPO have no reference
@@ -188,6 +189,22 @@ def test_what_can_not_be_trained_on_is_refused_before_the_first_step(data, rando
     ReferenceTable({"0" * 32: -1.0}).save(tmp_path / "other-data.safetensors")
     said = refused(start, f"reference_table={tmp_path}/other-data.safetensors")
     assert said.startswith(f"{tmp_path}/other-data.safetensors: none of the 128 responses is in it")
+
+    chosen_ids, stray = [7, 2_000, 8], tmp_path / "sampled_ids.jsonl"
+    first = rows(1)[0]
+    asked = [Message(role="user", content=first["instruction"])]
+    for pair, wrong in (
+        (
+            (asked, first["chosen"], first["rejected"]),
+            "has embeddings for token ids below 512; the data have 2,000",
+        ),
+        (
+            (asked, "another", "answer"),
+            f"{stray}: 1 of its 1 rows are of no pair of pairs; both must come from",
+        ),
+    ):
+        files.write_rows(stray, [SampledIds(pair_key(*pair), chosen_ids)])
+        assert wrong in refused(start, f"sampled_ids={stray}")
 
     said = refused(start, "ld_alpha=0.5")
     assert said.startswith("ld_alpha can't be used with reference_logps: LLaMA-Factory applies it to the pol")

@@ -15,7 +15,7 @@ from killing import hear_ctrl_c
 from loops import ITER, loop, start_loop, wait_for
 from outcome import files_of
 
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked at in /proc")
 

@@ -17,7 +17,7 @@ import smollm2
 from dice.errors import BadInput
 from dice.inference.scorer import Options, Scorer
 from dice.models.chat_template import load_chat
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run import files
 from dice.run.rows import Response
 from dice.run.run import open_run

@@ -69,9 +69,10 @@ def test_rewards_are_the_difference_of_two_plain_forward_passes(run):
     encode = chat_template.load_chat(run.policy(1), "llama3-custom").encode
     prompts = {p["prompt_id"]: p["messages"] for p in map(json.loads, (folder / "prompts.jsonl").open())}
     part = files.shards(folder / "responses")[0]
-    texts = {(r.prompt_id, r.sample): r.response for r in files.read_rows(part, Response)}
+    responses = {(r.prompt_id, r.sample): r for r in files.read_rows(part, Response)}
     for score in list(files.read_rows(folder / "scores" / part.name, Score))[:5]:
-        rows = encode(prompts[score.prompt_id], texts[score.prompt_id, score.sample])
+        response = responses[score.prompt_id, score.sample]
+        rows = encode(prompts[score.prompt_id], response.response, response.response_ids)
         policy, reference = (sum(one_by_one(model, [rows])[0]) for model in (run.policy(1), run.reference(1)))
         assert score.logp_policy == pytest.approx(policy, rel=1e-5)
         assert score.reward == pytest.approx(policy - reference, abs=1e-3)

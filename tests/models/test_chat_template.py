@@ -64,7 +64,7 @@ def llama3(tmp_path_factory):
 def zephyr(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("zephyr")
     path = save_tokenizer(folder, ZEPHYR_TOKENS, "<s>", "</s>", sentencepiece_like=request.param)
-    return load_chat(path, "zephyr-custom")
+    return load_chat(path, "zephyr-custom", template_ids="pieces" if request.param else "whole")
 
 
 def ids(chat, *pieces):

@@ -9,7 +9,7 @@ from commands import run_script
 
 from dice.errors import BadInput
 from dice.models.checkpoint import alters_base, base_of, check_model
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 
 @pytest.mark.parametrize(

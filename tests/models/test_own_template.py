@@ -72,8 +72,8 @@ def test_models_whose_templates_can_not_be_compared(policy, random_model, tmp_pa
 def test_a_reward_models_template_is_tried_within_limits(policy):
     (policy / "chat_template.jinja").write_text(FOR_EVER)
     with pytest.raises(BadInput, match="takes no such conversation: it takes more than"):
-        encoder(str(policy), "llama3-custom", own_template=True)
+        encoder(str(policy), {"template": "llama3-custom"}, own_template=True)
     (policy / "chat_template.jinja").write_text("{{ 1 // (messages | length - 3) }}" + PLAIN)
-    encode = encoder(str(policy), "llama3-custom", own_template=True)
+    encode = encoder(str(policy), {"template": "llama3-custom"}, own_template=True)
     with pytest.raises(BadInput, match="takes no such conversation: integer division"):
         encode([*TURNS, *TURNS], "Yes")

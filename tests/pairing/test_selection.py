@@ -5,7 +5,7 @@ import pytest
 
 from dice.pairing.selection import choose, pick, told_apart
 from dice.pairing.table import Table
-from dice.recipe.keys import Pair
+from dice.recipe.groups import Pair
 
 
 def table_of(rewards, n_chars, n_tokens=None):

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from dice.errors import BadInput
-from dice.recipe.keys import RECIPES, known_keys, recipe_names
+from dice.recipe.keys import known_keys
 from dice.recipe.load import load_recipe, load_resolved, resolved_yaml
+from dice.recipe.paths import RECIPES, recipe_names
 
 
 @pytest.mark.parametrize("name", recipe_names())

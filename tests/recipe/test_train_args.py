@@ -3,8 +3,8 @@
 import pytest
 
 from dice.errors import BadInput
-from dice.recipe.keys import RECIPES
 from dice.recipe.load import load_recipe, load_resolved, resolved_yaml
+from dice.recipe.paths import RECIPES
 from dice.recipe.train_args import AS_WITHOUT, MANAGED_TRAIN_ARGS, REFUSED_TRAIN_ARGS, refusal
 
 # What is passed on, and why it may be.

@@ -9,8 +9,8 @@ import pytest
 from commands import run_dice
 
 from dice.errors import BadInput
-from dice.recipe.keys import ROOT
 from dice.recipe.load import load_recipe
+from dice.recipe.paths import ROOT
 from dice.rewards import check
 from dice.run.run import create_run
 from dice.stages import train_reward_model
@@ -28,7 +28,7 @@ def load(folder, **options):
     from dice.inference.reward_model import RewardModel
     from dice.inference.scorer import Options
 
-    return RewardModel(str(folder), "llama3-custom", Options(dtype="float32", **options))
+    return RewardModel(str(folder), {"template": "llama3-custom"}, Options(dtype="float32", **options))
 
 
 @pytest.fixture

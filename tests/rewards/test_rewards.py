@@ -139,7 +139,9 @@ def test_every_response_is_encoded_once(run, write, tmp_path, monkeypatch):
     """Tokenizing takes longer than passing ids on: the reference reads what the policy's pass has left."""
     encode, texts = fake.Chat.encode, []
     monkeypatch.setattr(
-        fake.Chat, "encode", lambda self, turns, text: texts.append(text) or encode(self, turns, text)
+        fake.Chat,
+        "encode",
+        lambda self, turns, text, *ids: texts.append(text) or encode(self, turns, text, *ids),
     )
     write([response(0, "one word")], [response(1, "two words"), response(2, "abc")])
     score(run, tmp_path)

@@ -5,7 +5,7 @@ from commands import run_script
 
 from dice.errors import BadInput
 from dice.launch.worker import Worker
-from dice.recipe.keys import REWARDS
+from dice.recipe.groups import REWARDS
 from dice.recipe.load import load_recipe
 from dice.rewards import check
 from dice.rewards.scoring import score_shards, scored, settings

@@ -8,7 +8,7 @@ import pytest
 from commands import run_script
 
 from dice.errors import BadInput
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run import lock
 from dice.run.run import create_run
 from dice.stages import prepare

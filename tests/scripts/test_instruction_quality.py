@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from annotator import label_pairs, worth
 from comparison import compare
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.stages.evaluate import load_judge
 from quality import is_degenerate, quality
 

@@ -7,7 +7,7 @@ import yaml
 from commands import run_script
 from trainings import config
 
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 SCRIPT = str(ROOT / "scripts" / "data" / "prepare_dpo.py")
 

@@ -8,7 +8,7 @@ from commands import run_script
 
 import prepare_ultrafeedback
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 SCRIPT = "scripts/data/prepare_ultrafeedback.py"
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 from commands import run_script
 
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 pytestmark = pytest.mark.slow
 

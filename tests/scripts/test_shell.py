@@ -11,7 +11,7 @@ import pytest
 from commands import run_script
 from outcome import files_of
 
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 SCRIPTS = sorted(ROOT.glob("scripts/**/*.sh"))
 # As on clusters: `module` comes by BASH_ENV, and with it whatever an administrator likes.

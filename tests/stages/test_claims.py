@@ -12,7 +12,7 @@ from dice.inference.sampler import Sampled
 from dice.launch import worker
 from dice.launch.progress import Counter
 from dice.launch.worker import Claims
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run import files
 from dice.stages.generate import sample_shards, unfinished
 
@@ -63,7 +63,7 @@ def test_a_worker_keeps_its_claims_until_it_has_written(fake_run, tmp_path, monk
                 other.kill()
                 other.wait()
             for sample in range(SAMPLES):
-                yield Sampled(request.prompt_id, sample, [fake.STOP], "stop")
+                yield Sampled(request.prompt_id, sample, [fake.STOP], "stop", [-1.0])
 
     monkeypatch.setattr(fake.Sampler, "sample", late)
     prompts = tmp_path / "prompts.jsonl"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dice.errors import BadInput
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.stages.evaluate import load_judge, win_rate
 
 

@@ -12,7 +12,7 @@ from dice.inference import fake
 from dice.inference.sampler import Request, Sampled
 from dice.launch import processes
 from dice.launch.progress import Counter, read_counters
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.recipe.seeds import seed_of
 from dice.run import files
 from dice.run.rows import Response
@@ -40,7 +40,7 @@ class SomeSampler:
 
     def answers(self, request):
         for sample in reversed(range(SAMPLES)):
-            yield Sampled(request.prompt_id, sample, [*b"yes", fake.STOP], "stop")
+            yield Sampled(request.prompt_id, sample, [*b"yes", fake.STOP], "stop", [-1.0] * 4)
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import fake_world
 import pytest
 from commands import run_script
 
-from dice.recipe.keys import ROOT
 from dice.recipe.load import load_recipe
+from dice.recipe.paths import ROOT
 from dice.run import files
 from dice.run.run import create_run
 

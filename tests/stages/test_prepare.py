@@ -9,7 +9,7 @@ from commands import run_script
 
 from dice.errors import BadInput
 from dice.recipe import load
-from dice.recipe.keys import RECIPES, ROOT, recipe_names
+from dice.recipe.paths import RECIPES, ROOT, recipe_names
 from dice.stages import checks, prepare
 
 ITER = "scripts/run_dice/iter.sh"

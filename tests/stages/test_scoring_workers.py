@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dice.launch import devices, processes
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run import files
 from dice.run.rows import Prompt, Response, prompt_id
 from dice.run.run import create_run

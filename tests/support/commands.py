@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 
 def run_script(*command: str, timeout: float = 600, **env: str) -> subprocess.CompletedProcess[str]:

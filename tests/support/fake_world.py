@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run import manifests
 from dice.run.manifests import Manifest
 from dice.run.state import StageFiles

@@ -18,7 +18,7 @@ from fuzz_values import as_json, as_lines
 from dice.data import answers
 from dice.data import round as round_data
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
-from dice.data.round import read_scores, read_texts
+from dice.data.round import read_answers, read_scores
 from dice.launch.worker import Worker
 from dice.models import trainer
 from dice.models.reference_table import ReferenceTable, from_scores
@@ -212,7 +212,7 @@ def responses(given: Input, folder: Path) -> tuple[str, Read]:
 
     def read() -> int:
         wanted = np.ones((2, 2), bool)
-        return nothing(read_texts(folder / "responses", scored(folder), wanted))
+        return nothing(read_answers(folder / "responses", scored(folder), wanted))
 
     return what, read
 

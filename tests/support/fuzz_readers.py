@@ -15,7 +15,7 @@ from fuzz_values import as_json, replaced, spoiled
 from dice.launch import devices, processes
 from dice.models import checkpoint
 from dice.recipe import load
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run import files
 from dice.run.digests import model_digest
 from dice.run.run import open_run

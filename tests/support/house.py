@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 PACKAGE = ROOT / "dice"
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from outcome import content_of
 
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 KILL, TERM, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGINT
 LAUNCH = 'CRASH_LOOP=$$ exec bash scripts/run_dice/iter.sh "$@"'

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from commands import run_script
 
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 ITER = "scripts/run_dice/iter.sh"
 

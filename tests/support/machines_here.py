@@ -11,7 +11,7 @@ from pathlib import Path
 
 from loops import ITER
 
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 
 def free_port() -> int:

@@ -2,7 +2,7 @@
 
 from dice.inference.load import load_sampler
 from dice.inference.sampler import Request
-from dice.recipe.keys import Generate
+from dice.recipe.groups import Generate
 
 PROMPTS = ["Name two birds.", "Tell me four metals except tin, please.", "Which three rooms do you know?"]
 
@@ -23,3 +23,8 @@ def sampler(engine, model, chat, **options):
 
 def answers(sampled):
     return {(s.prompt_id, s.sample): s for s in sampled}
+
+
+def said(sampled):
+    """Their token ids alone: the rounding of log-probs depends on what is computed beside a response."""
+    return {(s.prompt_id, s.sample): s.response_ids for s in sampled}

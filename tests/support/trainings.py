@@ -12,7 +12,7 @@ from commands import run_script
 from safetensors.torch import load_file
 
 from dice.launch import devices, processes
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 
 TRAIN = ROOT / "llama-factory" / "src" / "train.py"
 MANY = Path(__file__).with_name("train_many.py")

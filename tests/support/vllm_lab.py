@@ -7,7 +7,7 @@ from dice.errors import BadInput
 from dice.inference.load import load_sampler
 from dice.inference.sampler import Request
 from dice.models.chat_template import load_chat
-from dice.recipe.keys import Generate
+from dice.recipe.groups import Generate
 
 NEW_TOKENS = 24
 END_IDS = (5, 7)  # of the model with a generation config

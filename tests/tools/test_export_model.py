@@ -10,7 +10,7 @@ from bomb import Bomb
 from commands import run_dice
 from trainings import DEEPSPEED, config, torchrun, weights
 
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.tools.export_model import export_checkpoint
 
 

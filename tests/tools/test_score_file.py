@@ -11,7 +11,7 @@ from commands import run_script
 from dice.data.answers import read_answers, read_pairs
 from dice.errors import BadInput
 from dice.inference.scorer import Options, Scorer
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.tools import agreement, score_file
 from dice.tools.agreement import Agreement, correlation
 

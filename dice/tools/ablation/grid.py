@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from dice.errors import BadInput
-from dice.recipe.keys import ROOT, Recipe
+from dice.recipe.keys import Recipe
 from dice.recipe.load import load_recipe, load_resolved
+from dice.recipe.paths import ROOT
 from dice.run.run import Run
 from dice.run.stage import preview
 from dice.stages.order import stages_of

@@ -235,7 +235,7 @@ def _tokenizer(model: str, recipe: Recipe) -> Any:
     """A model's tokenizer as training saves it: one without a chat template has the recipe's."""
     from dice.models.chat_template import load_chat
 
-    return load_chat(model, recipe.template).tokenizer
+    return load_chat(model, **recipe.encoding).tokenizer
 
 
 LOADERS = {"fake": _dummy, "hf": _hf, "vllm": _vllm}

@@ -11,6 +11,7 @@ from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.errors import BadInput, Unmade
 from dice.models import chat_template
 from dice.models.checkpoint import NotHere, check_model
+from dice.models.encoding import Chat
 from dice.recipe.keys import Recipe
 from dice.run.rows import Message, Preference
 from dice.stages.checks import ROLES, Check
@@ -56,11 +57,11 @@ class Case:
         return {role: size_of(getattr(self.recipe, role)) for role in ROLES}
 
     @cached_property
-    def chat(self) -> chat_template.Chat | None:
+    def chat(self) -> Chat | None:
         """The policy's tokenizer with the template; None where they are not here or do not go together."""
         home = self.home("policy")
         try:
-            return chat_template.load_chat(home, self.recipe.template) if home else None
+            return chat_template.load_chat(home, **self.recipe.encoding) if home else None
         except Exception:  # whatever it is, the quick part told of it
             return None
 

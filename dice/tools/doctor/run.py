@@ -12,7 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from dice.inference.load import engine_named
-from dice.recipe.keys import ROOT, resolve
+from dice.recipe.paths import ROOT, resolve
 from dice.stages.checks import ROLES
 from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Look, looks_at
 from dice.tools.plan.forecast import download_bytes, existing, gigabytes, memory_advice

@@ -29,7 +29,7 @@ def text_checks(case: Case) -> Iterator[Look]:
     if case.chat is not None:
         yield from looks_at(case, chat_template, end_of_turn)
         if case.pairs:
-            yield from looks_at(case, token_ids, round_trip, room)
+            yield from looks_at(case, token_ids, special_tokens, round_trip, room)
         if case.offline:
             yield from looks_at(case, cutoff)
 
@@ -134,7 +134,8 @@ def end_of_turn(case: Case) -> Finding:
     own = _own_ends(Path(base_of(home) or home)) | {load_tokenizer(home).eos_token_id} - {None}
     end = tokenizer.convert_ids_to_tokens(ends[-1])
     if ends[-1] in own:
-        return Finding(FINE, topic, f"{end}, for the template and for the policy")
+        every = ", ".join(tokenizer.convert_ids_to_tokens(sorted({*case.chat.stop_ids, *own})))
+        return Finding(FINE, topic, f"{end}, for the template and for the policy; sampling stops at {every}")
     theirs = ", ".join(map(str, tokenizer.convert_ids_to_tokens(sorted(own)))) or "nothing"
     what = f"template {name} ends a turn with {end}, the policy with {theirs} (its generation_config.json)"
     return Finding(WARNING, topic, what, f"{TRAINED_WITH}, or responses may run on to max_new_tokens")
@@ -155,7 +156,7 @@ def token_ids(case: Case) -> Finding:
     scored = [case.chat.encode(pair.messages, text) for pair in case.pairs for text in _answers(pair)]
     sampled = [case.chat.encode_prompt(pair.messages) for pair in case.pairs for _ in _answers(pair)]
     for (prompt, _), ids in zip(scored, sampled, strict=True):
-        if prompt != ids:
+        if prompt != ids and case.recipe.template_ids == "pieces":
             what = f"scoring reads a prompt differently than generation: {_difference(case, ids, prompt)}"
             return Finding(FAULT, topic, what, "take another template: in this one responses change prompts")
     try:
@@ -163,14 +164,27 @@ def token_ids(case: Case) -> Finding:
     except (ValueError, TypeError, OSError) as error:
         what = f"LLaMA-Factory can't prepare rows for training: {first_line(error)}"
         return Finding(FAULT, topic, what, "correct the training file")
-    for (prompt, response), (ids, labels) in zip(scored, trained, strict=True):
-        if (ids, labels) != (prompt + response, [IGNORED] * len(prompt) + response):
-            what = (
-                f"training reads a row differently than scoring: {_difference(case, prompt + response, ids)}"
-            )
-            advice = "take what changes texts (default_system and its like) out of the training file"
-            return Finding(FAULT, topic, what, advice)
-    return Finding(FINE, topic, f"the same in generation, scoring and training, on {len(scored):,} answers")
+    ours = [(prompt + said, [IGNORED] * len(prompt) + said) for prompt, said in scored]
+    told = f"the same in generation, scoring and training, on {len(scored):,} answers"
+    apart = [
+        (mine, theirs) for mine, theirs in zip(ours, trained, strict=True) if mine != _ended(mine, theirs)
+    ]
+    if apart:
+        (ids, _), (others, _) = apart[0]
+        told += (
+            f"; LLaMA-Factory by itself, turn by turn, reads {len(apart):,} of them otherwise "
+            f"({_difference(case, ids, others)})"
+        )
+    return Finding(FINE, topic, told)
+
+
+Row = tuple[list[int], list[int]]  # token ids and labels
+
+
+def _ended(ours: Row, theirs: Row) -> Row:
+    """LLaMA-Factory's row without what a template writes behind the token that ends a turn."""
+    ids, labels = theirs
+    return (ids[: len(ours[0])], labels[: len(ours[1])])
 
 
 def _answers(pair: Preference) -> tuple[str, str]:
@@ -183,6 +197,21 @@ def _difference(case: Case, expected: Sequence[int], found: Sequence[int]) -> st
     at = next((index for index, (a, b) in pairs if a != b), min(len(expected), len(found)))
     ours, theirs = (case.chat.tokenizer.decode(ids[at : at + SHOWN]) for ids in (expected, found))
     return f"at token {at}, {theirs!r} instead of {ours!r}"
+
+
+def special_tokens(case: Case) -> Finding:
+    """Do texts name special tokens, such as </s>, and what becomes of them?"""
+    topic, recipe = "special tokens", case.recipe
+    texts = [turn["content"] for messages in case.conversations for turn in messages]
+    texts += [text for pair in case.pairs for text in _answers(pair)]
+    named = sum(map(case.chat.names_special_token, texts))
+    if not named:
+        return Finding(FINE, topic, f"none is named in the {len(texts):,} texts looked at")
+    told = f"{counted(named, 'text')} of {len(texts):,} looked at name one"
+    if recipe.special_tokens_in_text or recipe.template_ids == "pieces":
+        advice = "set special_tokens_in_text: false (and template_ids: whole), unless all texts are trusted"
+        return Finding(WARNING, topic, f"{told}; they become that token", advice)
+    return Finding(FINE, topic, f"{told}; they are read as text")
 
 
 def round_trip(case: Case) -> Finding:
@@ -199,11 +228,7 @@ def round_trip(case: Case) -> Finding:
     )
     what = f"{len(changed)} of {len(texts)} answers come back from their token ids as another text: "
     what += f"{other[at : at + 20]!r} instead of {text[at : at + 20]!r}"
-    advice = "take a model whose tokenizer has all of your texts' characters"
-    opening = case.chat.template.thought_words[0].strip()
-    if opening in other and opening not in text:
-        advice = "the template puts thoughts before answers without; take one that does not (qwen3_nothink)"
-    return Finding(WARNING, topic, what, advice)
+    return Finding(WARNING, topic, what, "take a model whose tokenizer has all of your texts' characters")
 
 
 def _prompt_lengths(case: Case) -> list[int]:

@@ -11,8 +11,9 @@ from dice.inference.load import engine_named
 from dice.launch.console import console, say, shown
 from dice.models import hub
 from dice.models.checkpoint import NotHere, downloaded
-from dice.recipe.keys import Recipe, resolve
+from dice.recipe.keys import Recipe
 from dice.recipe.load import load_recipe, origin
+from dice.recipe.paths import resolve
 from dice.run.run import Run
 from dice.stages.checks import ROLES, Place, after_preparation, before_preparation, to_be_made
 from dice.stages.prepare import load

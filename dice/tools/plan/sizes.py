@@ -10,7 +10,7 @@ from typing import Any
 
 from dice.models import hub
 from dice.models.checkpoint import base_of, downloaded, weight_files
-from dice.recipe.keys import resolve
+from dice.recipe.paths import resolve
 from dice.run.files import read_json
 
 IN_NAME = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)([bm])(?![a-z])", re.IGNORECASE)

@@ -12,7 +12,8 @@ from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.errors import counted
 from dice.models.checkpoint import downloaded, tokenizer_home
 from dice.pairing import replay
-from dice.recipe.keys import Recipe, resolve
+from dice.recipe.keys import Recipe
+from dice.recipe.paths import resolve
 from dice.run.rows import Preference
 
 SAMPLED = 200  # rows whose tokens are counted

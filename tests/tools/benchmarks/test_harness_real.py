@@ -13,7 +13,7 @@ from commands import run_dice, run_script
 from dice.errors import BadInput
 from dice.models.chat_template import load_tokenizer
 from dice.recipe import load
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run.run import create_run
 from dice.tools.benchmarks import evaluation, harness_worker
 

@@ -18,7 +18,7 @@ from scripted_judge import evaluate, last
 from dice.errors import BadInput, StageFailed
 from dice.launch.console import console
 from dice.recipe import load
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run.run import create_run
 from dice.tools import benchmarks, status
 from dice.tools.benchmarks import evaluation

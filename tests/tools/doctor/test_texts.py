@@ -1,12 +1,10 @@
 """The doctor on texts: templates, token ids, lengths, each made to go wrong."""
 
-import dataclasses
 import json
 
 import pytest
 from doctored import change_json, found
 
-from dice.models.chat_template import register_templates
 from dice.models.llamafactory import llamafactory
 from dice.tools.doctor import texts
 from dice.tools.doctor.findings import FAULT, FINE, WARNING
@@ -121,18 +119,27 @@ def test_a_policy_that_ends_otherwise(settings, policy):
     assert found("end of turn", *settings, f"policy={policy}").level == FINE
 
 
-def test_training_that_reads_other_ids(settings, monkeypatch):
-    """As it would by an argument that a recipe can't give."""
+def test_rows_that_llama_factory_reads_otherwise(settings, monkeypatch):
+    """As it does with SentencePiece; here by an argument that a recipe can't give."""
     rows = texts.training_rows
     with monkeypatch.context() as changed:
         changed.setattr(texts, "training_rows", lambda *given: rows(*given[:-1], {"default_system": "Hey"}))
         finding = found("token ids", *settings, "template=zephyr-custom")
-    assert (
-        finding.level == FAULT and "training reads a row differently than scoring: at token" in finding.what
-    )
+    assert finding.level == FINE
+    assert "LLaMA-Factory by itself, turn by turn, reads 40 of them otherwise (at token " in finding.what
     assert "'Hey" in finding.what
-    # The argument was for this check alone: without it everything is as before.
-    assert found("token ids", *settings, "template=zephyr-custom").level == FINE
+    assert "LLaMA-Factory" not in found("token ids", *settings, "template=zephyr-custom").what
+
+
+def test_texts_that_name_special_tokens(settings, data_dir):
+    assert found("special tokens", *settings).what == "none is named in the 80 texts looked at"
+    rows = [json.loads(line) for line in (data_dir / "pairs.jsonl").read_text().splitlines()]
+    rows[0]["chosen"] = "Bye.<|eot_id|>"
+    (data_dir / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    finding = found("special tokens", *settings)
+    assert finding.level == FINE and finding.what.endswith("looked at name one; they are read as text")
+    finding = found("special tokens", *settings, "special_tokens_in_text=true")
+    assert finding.level == WARNING and finding.what.endswith("they become that token")
 
 
 def test_a_training_file_that_llama_factory_refuses(settings):
@@ -151,7 +158,7 @@ def test_prompts_that_change_with_their_response(settings):
 
     registry.register_template(name="peeking", template_class=Peeking)
     try:
-        finding = found("token ids", *settings, "template=peeking")
+        finding = found("token ids", *settings, "template=peeking", "template_ids=pieces")
     finally:
         del registry.TEMPLATES["peeking"]
     assert finding.level == FAULT and "scoring reads a prompt differently than generation" in finding.what
@@ -165,21 +172,6 @@ def test_a_tokenizer_that_loses_letters(settings, policy):
     assert (
         finding.level == WARNING and "answers come back from their token ids as another text" in finding.what
     )
-
-
-def test_a_template_that_thinks_for_answers_without_thoughts(settings):
-    """LLaMA-Factory's qwen3 does: scoring would read thoughts that were not sampled."""
-    registry = llamafactory("data.template")
-    register_templates()
-    plain = registry.TEMPLATES["llama3-custom"]
-    thinking = {field.name: getattr(plain, field.name) for field in dataclasses.fields(plain)}
-    registry.TEMPLATES["thinking"] = registry.ReasoningTemplate(**thinking)
-    try:
-        finding = found("round trip", *settings, "template=thinking")
-    finally:
-        del registry.TEMPLATES["thinking"]
-    assert finding.level == WARNING and "'<think>\\n\\n</think>\\n" in finding.what
-    assert finding.advice.startswith("the template puts thoughts before answers without; take one that")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from dice.errors import BadInput
-from dice.recipe.keys import RECIPES
+from dice.recipe.paths import RECIPES
 from dice.stages import generate
 from dice.stages.order import execute
 from dice.stages.prepare import load, start

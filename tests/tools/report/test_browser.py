@@ -10,7 +10,7 @@ from browser import Browser, find_chromium
 from reported import write_evaluation, write_pairs, write_samples, write_training
 
 from dice.recipe import load
-from dice.recipe.keys import ROOT
+from dice.recipe.paths import ROOT
 from dice.run.run import create_run, open_run
 from dice.tools.report import write_report
 
