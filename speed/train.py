@@ -1,14 +1,15 @@
-"""What the table of reference log-probs saves in DPO, on CPUs.
+"""How fast DPO is on CPUs, in three ways: LLaMA-Factory's own, with a table of the reference, and in packs.
 
     python speed/train.py
 
-The same training twice: by LLaMA-Factory's stock DPO trainer, which keeps a reference model and computes
-its log-probs in every step, and by ours with `reference_logps: table`. Our table is empty at the start, so
-the pre-pass computes every row; in a round of DICE scoring has done most of that.
+Stock is LLaMA-Factory's DPO trainer, which keeps a reference model and computes its log-probs in every step.
+The table is ours with `reference_logps: table` and `pack_tokens: off`; packs are ours with the table and
+`pack_tokens: auto`. Our table is empty at the start, so the pre-pass computes every row; in a round of DICE
+scoring has done most of that.
 
-Each training is a process of its own, and they take turns, since a machine's speed drifts; of each step
-the fastest counts, and of these the mean. Memory is the peak of the resident set, the smallest of each
-way, and compared with the size of the model's weights.
+Each training is a process of its own, and the ways take turns, since a machine's speed drifts; of each step
+the fastest counts, and of these the mean. Memory is what the training takes at its peak beyond the models,
+gradients and optimizer states.
 """
 
 import json
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,23 +32,61 @@ from figures import Figure, report
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "llama-factory" / "src"), str(ROOT / "scripts" / "tiny")]
 
-VOCABULARY, STEPS, PAIRS_PER_STEP, EPOCHS = 8_000, 6, 2, 1
-WORDS = (40, 40)  # of a prompt, of a response on average
-TURNS = ("stock", "ours", "stock", "ours")
-WAYS = {"stock": "LLaMA-Factory's DPO", "ours": "with the table"}
+WORDS, VOCABULARY, LARGE_VOCABULARY, EPOCHS = 8_000, 8_000, 32_000, 1
+TABLE = {"reference_logps": "table"}
+WAYS = {
+    "stock": ("LLaMA-Factory's DPO", {}),
+    "table": ("with the table", TABLE),
+    "packs": ("in packs", TABLE | {"pack_tokens": "auto"}),
+}
+TURNS = 2
 
 
-def make_model(folder: Path) -> None:
-    """A Llama of 45 million random weights, with a byte-level tokenizer of 512 tokens."""
+@dataclass(frozen=True)
+class Data:
+    """Pairs of random words, each of about four tokens; a step has a batch of them."""
+
+    steps: int
+    pairs_per_step: int
+    prompt: int  # words
+    response: tuple[int, int]  # words, at least and at most
+
+    def pairs(self) -> list[dict[str, str]]:
+        rng = random.Random(0)
+
+        def text(words: int) -> str:
+            return " ".join(word(rng.randrange(WORDS)) for _ in range(words))
+
+        return [
+            {
+                "instruction": text(self.prompt),
+                "chosen": text(rng.randint(*self.response)),
+                "rejected": text(rng.randint(*self.response)),
+            }
+            for _ in range(self.steps * self.pairs_per_step)
+        ]
+
+
+HALF = Data(steps=5, pairs_per_step=4, prompt=30, response=(30, 90))  # a prompt is half of an answer
+ULTRAFEEDBACK = Data(steps=4, pairs_per_step=4, prompt=50, response=(25, 150))  # in tokens 200, 100 to 600
+SHORT = Data(steps=2, pairs_per_step=4, prompt=30, response=(30, 90))
+
+
+def word(number: int) -> str:
+    return f"w{number}"
+
+
+def make_model(folder: Path, vocabulary: int) -> None:
+    """A Llama of 36 million random weights beside its vocabulary's, with a byte-level tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     import prepare
 
-    prepare.make_base(folder, ["user", "assistant", "system", "\n\n", *map(word, range(VOCABULARY))])
+    prepare.make_base(folder, ["user", "assistant", "system", "\n\n", *map(word, range(WORDS))])
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         hidden_size=576,
         intermediate_size=1536,
         num_hidden_layers=9,
@@ -58,27 +98,6 @@ def make_model(folder: Path) -> None:
     LlamaForCausalLM(config).save_pretrained(folder)
 
 
-def word(number: int) -> str:
-    return f"w{number}"
-
-
-def make_pairs() -> list[dict[str, str]]:
-    """Pairs of random words."""
-    rng = random.Random(0)
-
-    def text(words: int) -> str:
-        return " ".join(word(rng.randrange(VOCABULARY)) for _ in range(words))
-
-    return [
-        {
-            "instruction": text(WORDS[0]),
-            "chosen": text(rng.randint(WORDS[1] // 2, WORDS[1] * 3 // 2)),
-            "rejected": text(rng.randint(WORDS[1] // 2, WORDS[1] * 3 // 2)),
-        }
-        for _ in range(STEPS * PAIRS_PER_STEP)
-    ]
-
-
 def write_pairs(folder: Path, rows: list[dict[str, str]]) -> None:
     """The pairs as a data set."""
     (folder / "pairs.json").write_text(json.dumps(rows))
@@ -88,7 +107,7 @@ def write_pairs(folder: Path, rows: list[dict[str, str]]) -> None:
 
 
 def configuration(folder: Path, way: str, **changes: Any) -> dict[str, Any]:
-    config = {
+    return {
         "stage": "dpo",
         "do_train": True,
         "finetuning_type": "full",
@@ -98,19 +117,19 @@ def configuration(folder: Path, way: str, **changes: Any) -> dict[str, Any]:
         "dataset_dir": str(folder),
         "output_dir": str(folder / way),
         "cutoff_len": 1024,
-        "per_device_train_batch_size": PAIRS_PER_STEP,
         "num_train_epochs": EPOCHS,
         "learning_rate": 1e-6,
         "logging_steps": 1,
         "save_strategy": "no",
         "report_to": "none",
         "disable_gradient_checkpointing": True,
+        **changes,
+        **WAYS[way][1],
     }
-    return config | changes | ({"reference_logps": "table"} if way == "ours" else {})
 
 
-def train_once(folder: str, way: str, changes: str) -> dict[str, float]:
-    """One training: seconds of the pre-pass and of every step but the first, bytes at the peak."""
+def train_once(folder: str, way: str, changes: str) -> dict[str, Any]:
+    """One training: seconds of the pre-pass and of every step but the first, bytes beyond the models."""
     from transformers import TrainerCallback
 
     import train
@@ -119,9 +138,12 @@ def train_once(folder: str, way: str, changes: str) -> dict[str, float]:
 
     class Clock(TrainerCallback):
         def __init__(self) -> None:
-            self.begun, self.at = 0.0, []
+            self.begun, self.at, self.resident = 0.0, [], 0
 
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
+        def on_train_begin(self, *_: Any, model: Any, **__: Any) -> None:
+            weights = sum(part.sum().item() * 0 + part.nbytes for part in model.parameters())  # all are read
+            self.resident = memory("VmRSS") + 3 * int(weights)  # with gradients and two states
+            Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
             self.begun = time.perf_counter()
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -131,32 +153,36 @@ def train_once(folder: str, way: str, changes: str) -> dict[str, float]:
             self.at.append(time.perf_counter())
 
     clock, config = Clock(), configuration(Path(folder), way, **json.loads(changes))
-    if way == "ours":
-        train.run(config, [clock])
-    else:
+    if way == "stock":
         register_templates()
         llamafactory("train.tuner").run_exp(config, [clock])
+    else:
+        train.run(config, [clock])
     steps = [after - start for start, after in zip(clock.at, clock.at[1:], strict=False)]
+    log = json.loads((Path(folder) / way / "trainer_state.json").read_text())["log_history"]
     return {
         "prepass": clock.at[0] - clock.begun,
         "steps": steps[1:],
-        "memory": peak_memory(),
+        "memory": memory("VmHWM") - clock.resident,
+        "loss": log[0]["loss"],
     }
 
 
-def peak_memory() -> int:
-    """VmHWM of this process in bytes: the most that was ever resident."""
+def memory(name: str) -> int:
+    """Of this process, in bytes: VmRSS is what is resident, VmHWM the most that was."""
     status = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:"))
+    return next(int(line.split()[1]) << 10 for line in status if line.startswith(f"{name}:"))
 
 
-def measure(folder: Path, **changes: Any) -> dict[str, dict[str, float]]:
+def measure(folder: Path, data: Data, turns: int = TURNS, **changes: Any) -> dict[str, dict[str, float]]:
     """The best of each way's trainings; of a step, which has the same rows in all of them, the fastest.
 
-    Of the step, the mean is under "step", in seconds. `changes` are made to the training's configuration.
+    Of the step, the mean is under "step", in seconds; a whole epoch with its pre-pass is under "epoch".
+    `changes` are made to the training's configuration.
     """
     runs: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
-    for way in TURNS:
+    changes = {"per_device_train_batch_size": data.pairs_per_step, **changes}
+    for way in [*WAYS] * turns:
         shutil.rmtree(folder / way, ignore_errors=True)
         command = [sys.executable, __file__, "--one", str(folder), way, json.dumps(changes)]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -168,29 +194,57 @@ def measure(folder: Path, **changes: Any) -> dict[str, dict[str, float]]:
         fastest = [min(same) for same in zip(*(run["steps"] for run in found), strict=True)]
         best[way] = {key: min(run[key] for run in found) for key in ("prepass", "memory")}
         best[way]["step"] = sum(fastest) / len(fastest)
-    for way, title in WAYS.items():
+        best[way]["epoch"] = best[way]["prepass"] + data.steps * best[way]["step"]
+    for way, (title, _) in WAYS.items():
         run = best[way]
-        before = f", {run['prepass']:.2f} s before the first" if way == "ours" else ""
-        print(f"{title:<22}{run['step']:6.2f} s a step, {run['memory'] / 2**20:,.0f} MiB{before}")
+        before = "" if way == "stock" else f", {run['prepass']:.2f} s before the first"
+        print(f"{title:<22}{run['step']:6.2f} s a step, {run['memory'] / 2**20:,.0f} MiB{before}", flush=True)
     return best
+
+
+def ratio(best: dict[str, dict[str, float]], key: str, way: str = "packs") -> float:
+    return best[way][key] / best["stock"][key]
 
 
 def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_model(folder / "model")
-        write_pairs(folder, make_pairs())
-        weights = sum(path.stat().st_size for path in (folder / "model").glob("*.safetensors"))
-        best = measure(folder)
-    stock, ours = best["stock"], best["ours"]
-    print(f"{'the weights':<22}{weights / 2**20:,.0f} MiB")
-    epoch = STEPS * ours["step"] + ours["prepass"]
+        found = {}
+        for kind, data, vocabulary in (
+            ("half", HALF, VOCABULARY),
+            ("ultrafeedback", ULTRAFEEDBACK, VOCABULARY),
+            ("vocabulary", SHORT, LARGE_VOCABULARY),
+        ):
+            make_model(folder / "model", vocabulary)
+            write_pairs(folder, data.pairs())
+            print(
+                f"{data.pairs_per_step} pairs a step, {4 * data.prompt} tokens a prompt, {vocabulary} known"
+            )
+            found[kind] = measure(folder, data, turns=1 if kind == "vocabulary" else TURNS)
+    half, ultrafeedback, large = found.values()
     return report(
         [
-            Figure("time of a step, ours over stock", ours["step"] / stock["step"], at_most=0.8),
-            Figure("time of one epoch, pre-pass of all rows included", epoch / (STEPS * stock["step"])),
             Figure(
-                "peak memory saved, in models", (stock["memory"] - ours["memory"]) / weights, at_least=0.8
+                "time of a step over stock, prompts half as long as answers",
+                ratio(half, "step"),
+                at_most=0.45,
+            ),
+            Figure("the same with the table alone", ratio(half, "step", "table")),
+            Figure(
+                "time of an epoch over stock, with the pre-pass of all rows",
+                ratio(half, "epoch"),
+                at_most=0.6,
+            ),
+            Figure(
+                "time of a step over stock, lengths of UltraFeedback",
+                ratio(ultrafeedback, "step"),
+                at_most=0.4,
+            ),
+            Figure("the same with the table alone", ratio(ultrafeedback, "step", "table")),
+            Figure(
+                "memory beyond the models over stock, vocabulary 32,000",
+                ratio(large, "memory"),
+                at_most=0.25,
             ),
         ]
     )

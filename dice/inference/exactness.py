@@ -32,7 +32,8 @@ def best_reader(model: torch.nn.Module) -> Reader:
     rows = _rows(model.config.get_text_config().vocab_size)
     expected = _by_the_model_itself(model, attention, rows)
     for reader in _readers(model, attention):
-        if _agrees(reader, rows, expected) and _knows_windows(reader, model):
+        is_told = not isinstance(reader, SharedPrompts) or knows_windows(reader.windows, model)
+        if _agrees(reader, rows, expected) and is_told:
             if not isinstance(reader, SharedPrompts):
                 print(f"{type(model).__name__} can't share prompts: every row is computed whole", flush=True)
             return reader
@@ -41,10 +42,15 @@ def best_reader(model: torch.nn.Module) -> Reader:
 
 def _readers(model: torch.nn.Module, attention: str) -> Iterator[Reader]:
     bodies = list(dict.fromkeys((model.get_decoder(), model.base_model)))
-    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
-    if model._supports_attention_backend and FULL_AND_SLIDING.issuperset(kinds):
+    if may_share_prompts(model):
         yield from (SharedPrompts(model, body, attention) for body in bodies)
     yield from (SeparateRows(model, body, attention) for body in bodies)
+
+
+def may_share_prompts(model: torch.nn.Module) -> bool:
+    """Whether a model's attention can be replaced by ours, as far as its class and its configuration tell."""
+    kinds = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    return model._supports_attention_backend and FULL_AND_SLIDING.issuperset(kinds)
 
 
 def _rows(vocabulary: int) -> Rows:
@@ -85,15 +91,16 @@ def _agrees(reader: Reader, rows: Rows, expected: np.ndarray) -> bool:
     return not apart.mean() > 0.1  # rounding is about a hundredth of a nat per token
 
 
-def _knows_windows(reader: Reader, model: torch.nn.Module) -> bool:
-    """Whether the model told our attention of its sliding window, which is longer than the four rows."""
-    if not isinstance(reader, SharedPrompts):
-        return True
+def knows_windows(windows: set[int | None], model: torch.nn.Module) -> bool:
+    """Whether the sliding window of the model is among those that it told our attention of.
+
+    The window may be longer than the rows that were read.
+    """
     config = model.config.get_text_config()
     kinds = getattr(config, "layer_types", None)
     window = getattr(config, "sliding_window", None)
     slides = "sliding_attention" in kinds if kinds else getattr(config, "use_sliding_window", True)
-    return not (window and slides) or window in reader.windows
+    return not (window and slides) or window in windows
 
 
 def exact_attention(model: torch.nn.Module) -> str:

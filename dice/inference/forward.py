@@ -197,9 +197,7 @@ class Head:
         """
         if not targets:  # a prompt alone
             return np.empty(0, np.float32)
-        vocabulary = self.model.config.get_text_config().vocab_size
-        logits = LOGITS_ON_CPU if states.device.type == "cpu" else LOGITS
-        size = max(LEAST_TOKENS, logits // vocabulary)
+        size = chunk_size(self.model)
         chosen, wanted = (torch.tensor(part, device=states.device) for part in (predictors, targets))
         parts = zip(chosen.split(size), wanted.split(size), strict=True)
         logps = [token_logps(self._logits(output, states[part]), ids) for part, ids in parts]
@@ -209,7 +207,7 @@ class Head:
         """(N, V), in the model's precision, of states (N, H)."""
         output["last_hidden_state"] = states[None]
         placeholder = torch.zeros((1, len(states)), dtype=torch.long, device=states.device)
-        with _forward_replaced(self.body, lambda *_, **__: output), self._into_one_buffer(states):
+        with forward_replaced(self.body, lambda *_, **__: output), self._into_one_buffer(states):
             return self.model(input_ids=placeholder, use_cache=False).logits[0]
 
     @contextlib.contextmanager
@@ -226,8 +224,14 @@ class Head:
         if self._buffer is None or len(self._buffer) < len(states):
             self._buffer = head.weight.new_empty((len(states), len(head.weight)))
         target = self._buffer[: len(states)]
-        with _forward_replaced(head, lambda given: torch.mm(given[0], head.weight.T, out=target)[None]):
+        with forward_replaced(head, lambda given: torch.mm(given[0], head.weight.T, out=target)[None]):
             yield
+
+
+def chunk_size(model: torch.nn.Module) -> int:
+    """How many tokens have logits at a time."""
+    logits = LOGITS_ON_CPU if device().type == "cpu" else LOGITS
+    return max(LEAST_TOKENS, logits // model.config.get_text_config().vocab_size)
 
 
 def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
@@ -242,7 +246,7 @@ def token_logps(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def _forward_replaced(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
+def forward_replaced(module: torch.nn.Module, forward: Callable[..., Any]) -> Iterator[None]:
     own = module.__dict__.get("forward")  # where a library has put its own wrapper
     module.forward = forward
     try:

@@ -28,6 +28,8 @@ from transformers.modeling_flash_attention_utils import _flash_attention_forward
 from dice.inference.packing import Pack, Segment, blocks
 
 NAME = "dice_shared_prompt"
+# Layers that are computed again in a backward pass have the attention of their forward pass by this name.
+KEYWORD = "dice_attention"
 # Queries per block. Few skip most of what is masked anyway; on a GPU starting a kernel costs more.
 QUERIES_ON_CPU, QUERIES = 128, 1024
 
@@ -66,6 +68,17 @@ class Attention:
             kept = slice(*self.pack.carry)
             self.carry[module] = (key[:, :, kept].clone(), value[:, :, kept].clone())
         return key, value
+
+    def split(self, keys: Tensor) -> dict[int, Tensor]:
+        """The keys (or values) by where the ranges of the blocks' keys begin.
+
+        A block takes its keys out of these parts: the backward pass of a slice fills a tensor as long as what
+        it was cut from.
+        """
+        starts = sorted({start for block in self.blocks for start, _ in block.keys})
+        ends = [*starts[1:], keys.shape[2]]
+        sizes = [end - start for start, end in zip(starts, ends, strict=True)]
+        return dict(zip(starts, keys.split(sizes, 2), strict=True))
 
     def mask(self, block: Segment, window: int | None) -> Tensor:
         """Which of a block's keys each of its queries sees, boolean (queries, keys)."""
@@ -141,9 +154,10 @@ def attend(
     """
     if unknown := [name for name, value in others.items() if torch.is_tensor(value) and name not in HARMLESS]:
         raise TypeError(f"attention with {', '.join(unknown)}")
-    attention = _current.get()
+    attention = others.get(KEYWORD) or _current.get()
     attention.windows.add(sliding_window)
-    key, value = attention.keys_values(module, key, value)
+    key, value = attention.keys_values(module, key.to(value.dtype), value)
+    query = query.to(value.dtype)  # under autocast, positions are encoded in float32
     if attention.kernel.startswith("flash"):
         index, bounds = attention.sequences
         query, key, value = (part.transpose(1, 2) for part in (query, key[:, :, index], value[:, :, index]))
@@ -154,22 +168,23 @@ def attend(
     # SDPA can't cap scores, and transformers' own use of it silently doesn't.
     plain = attention.kernel == "eager" or softcap is not None
     repeats = query.shape[1] // key.shape[1]
-    output = query.new_empty((1, query.shape[2], query.shape[1], value.shape[3]))
-    for block in attention.blocks:
-        keys, values = (_of_block(part, block, repeats) for part in (key, value))
-        queries = query[:, :, slice(*block.queries)]
+    queries_by_block = query.split([end - start for start, end in (b.queries for b in attention.blocks)], 2)
+    key_parts, value_parts = attention.split(key), attention.split(value)
+    parts = []
+    for block, queries in zip(attention.blocks, queries_by_block, strict=True):
+        keys, values = (_of_block(part, block, repeats) for part in (key_parts, value_parts))
         mask = attention.mask(block, sliding_window)
         if plain:
             found = _attend_plainly(queries, keys, values, mask, scaling, softcap)
         else:
             found = scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=scaling)
-        output[:, slice(*block.queries)] = found.transpose(1, 2)
-    return output, None
+        parts.append(found.transpose(1, 2))
+    return torch.cat(parts, 1), None
 
 
-def _of_block(keys: Tensor, block: Segment, repeats: int) -> Tensor:
+def _of_block(keys: dict[int, Tensor], block: Segment, repeats: int) -> Tensor:
     """The keys (or values) of a block, those of grouped queries repeated for each of their heads."""
-    parts = [keys[:, :, slice(*part)] for part in block.keys]
+    parts = [keys[start][:, :, : end - start] for start, end in block.keys]
     taken = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
     return taken if repeats == 1 else taken.repeat_interleave(repeats, 1)
 

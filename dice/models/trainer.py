@@ -11,6 +11,7 @@ then. `last_complete` says which one a training that was killed resumes from.
 import json
 import math
 import os
+import statistics
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -49,6 +50,7 @@ class Trained:
     eval_rows: int
     curves: list[dict[str, float]]  # by logging step: step, loss, rewards/accuracies, ... and eval_loss, ...
     reference: dict[str, int] = field(default_factory=dict)  # log-probs of it: known, computed
+    tokens_per_second: float | None = None  # of chosen and rejected rows, in all processes: the median
 
 
 def batch_sizes(global_batch: int, per_device: int, processes: int) -> tuple[int, int]:
@@ -130,7 +132,11 @@ def finished(work: Path) -> Trained | None:
                 f"the training in {work} diverged: at step {entry.get('step')} its loss is no number; a "
                 "lower train.learning_rate may help"
             )
-    return Trained(rows["train"], rows["eval"], curves, files.read_json(work / "reference.json") or {})
+    rates = [entry.pop("tokens_per_second") for entry in curves if "tokens_per_second" in entry]
+    reference = files.read_json(work / "reference.json") or {}
+    return Trained(
+        rows["train"], rows["eval"], curves, reference, statistics.median(rates) if rates else None
+    )
 
 
 def _environment(work: Path, log: Path) -> dict[str, str]:

@@ -6,7 +6,15 @@ LLaMA-Factory: `train.learning_rate=1e-6`.
 
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 from dice.errors import spelled
 from dice.recipe.paths import may_exist, resolve
@@ -38,6 +46,12 @@ def _may_be_a_path(text: str) -> str:
 
 
 MaybePath = Annotated[Text, AfterValidator(_may_be_a_path)]  # it names a file or folder, or may do so
+
+
+def _yaml_off(value: Any) -> Any:
+    return "off" if value is False else value  # which YAML reads the word as
+
+
 Reward = Literal["implicit", "reward_model", "judge", "random"]
 REWARDS = get_args(Reward)
 
@@ -148,6 +162,9 @@ class Train(Group):
     config: Text = "dpo.yaml"  # a LLaMA-Factory training file beside the recipe
     global_batch_size: Count = 32  # pairs per optimizer step, whatever the number of GPUs
     reference_logps: Literal["table", "model"] = "table"  # a table: no reference model in memory
+    # Pairs are read in packs, as scoring reads: auto, in batches of per_device_train_batch_size; a number, as
+    # many at once as so many tokens hold. off: as LLaMA-Factory does.
+    pack_tokens: Annotated[Literal["auto", "off"] | Count, BeforeValidator(_yaml_off)] = "auto"
     args: PassedOn = {}  # the file's contents and what overrides them
 
     @field_validator("args")

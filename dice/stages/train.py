@@ -70,6 +70,7 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
         **_reference(config, recipe),
         "policy_id": model_digest(policy),
         "sampled_ids": str(sampled) if (sampled := _sampled_ids(run, t)).is_file() else None,
+        "pack_tokens": recipe.train.pack_tokens,
         "only_last_checkpoint": True,
         "logging_nan_inf_filter": False,  # a loss that is no number is to be seen
     }
@@ -109,7 +110,10 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = run.recipe
     own = {"seed": recipe.seed, **recipe.encoding_settings(), "cutoff_len": recipe.score.cutoff_len}
-    return {**own, "train": recipe.train.model_dump()}
+    unsaid = (
+        {"pack_tokens"} if recipe.train.pack_tokens == "auto" else set()
+    )  # as in runs of earlier versions
+    return {**own, "train": recipe.train.model_dump(exclude=unsaid)}
 
 
 def _log(run: Run, t: int) -> Path:
@@ -195,6 +199,8 @@ def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe, expected: int)
     how = ""
     if steps:  # none where there were fewer steps than logging_steps
         how = f", loss {steps[-1]['loss']:.3f}, accuracy {steps[-1]['rewards/accuracies']:.0%} at the end"
+    if trained.tokens_per_second:
+        how += f", {trained.tokens_per_second:,.0f} tokens/s"
     notes, warnings = [], []
     if found := trained.reference:
         notes = [f"reference log-probs: {found['known']:,} from scoring, {found['computed']:,} computed"]
@@ -212,6 +218,7 @@ def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe, expected: int)
             "train_rows": trained.train_rows,
             "eval_rows": trained.eval_rows,
             **({"reference_logps": found} if found else {}),
+            **({"tokens_per_second": rate} if (rate := trained.tokens_per_second) else {}),
         },
         notes=notes,
         warnings=warnings,

@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from dice.errors import BadInput, first_line
+from dice.launch import devices
 from dice.models.encoding import Chat, TemplateIds
 from dice.models.llamafactory import llamafactory
 from dice.models.reference_table import IGNORED
+from dice.models.trainer import batch_sizes
 from dice.run import files
 from dice.run.rows import Message, SampledIds, pair_key
+
+CPU_TOKENS = 1024  # at once: more are no faster on a CPU, and take more memory
 
 
 @dataclass(frozen=True)
@@ -103,15 +107,20 @@ def _read_sampled(path: Path | None) -> dict[str, tuple[list[int] | None, list[i
     return {row.pair_key: (row.chosen_ids, row.rejected_ids) for row in rows}
 
 
-def count_rows() -> None:
+def count_rows(pack_tokens: str | int = "off", means_over_batch: bool = False) -> None:
     """Write rows.json: how many rows training and validation really use.
 
-    Raises BadInput, before a model is loaded, where they do not fill one batch.
+    With a budget of tokens, a device's batch has as many pairs as the budget holds. On a CPU `auto` is a
+    budget, too, unless the loss has `means_over_batch`. Raises BadInput, before a model is loaded, where the
+    rows do not fill one batch, or a pair does not fit the budget.
     """
+    on_cpu = pack_tokens == "auto" and not means_over_batch and not devices.gpu_count()
     for stage in ("dpo", "sft", "rm"):
         workflow = llamafactory(f"train.{stage}.workflow")
 
-        def counted(*args: Any, original: Any = workflow.get_dataset, **kwargs: Any) -> dict[str, Any]:
+        def counted(
+            *args: Any, original: Any = workflow.get_dataset, fits: bool = stage == "dpo", **kwargs: Any
+        ) -> dict[str, Any]:
             try:
                 data = original(*args, **kwargs)
             except (ValueError, RuntimeError) as error:  # no rows left, validation larger than the data
@@ -124,6 +133,8 @@ def count_rows() -> None:
                 files.write_json(Path(training_args.output_dir) / "rows.json", counts)
             if training_args.do_train:
                 _check(counts["train"], data_args, training_args)
+                if fits and (on_cpu or isinstance(pack_tokens, int)):
+                    _fit_batches(training_args, data["train_dataset"], pack_tokens)
             return data
 
         workflow.get_dataset = counted
@@ -137,3 +148,33 @@ def _check(rows: int, data_args: Any, training_args: Any) -> None:
             f"{rows} rows of {', '.join(data_args.dataset)} are left to train on after validation, within "
             f"cutoff_len {data_args.cutoff_len}; a batch is {batch}: more data, or a smaller batch"
         )
+
+
+def _fit_batches(training_args: Any, pairs: Any, pack_tokens: str | int) -> None:
+    """Set a device's batch to as many pairs as a budget of tokens holds, whichever they are.
+
+    The pairs of an optimizer step stay as many as they were. `auto` makes no batch larger.
+    """
+    longest = max(map(_tokens, pairs["chosen_labels"], pairs["rejected_labels"]))
+    most = training_args.per_device_train_batch_size
+    share = most * training_args.gradient_accumulation_steps
+    if pack_tokens == "auto":
+        fitting = min(most, max(1, CPU_TOKENS // longest))
+    elif longest <= pack_tokens:
+        fitting = pack_tokens // longest
+    else:
+        raise BadInput(
+            f"pack_tokens is {pack_tokens}, but a pair has {longest} tokens; raise it, or lower cutoff_len"
+        )
+    size, steps = batch_sizes(share, fitting, 1)
+    training_args.per_device_train_batch_size, training_args.gradient_accumulation_steps = size, steps
+    if training_args.deepspeed:  # has taken the sizes from the arguments
+        deepspeed = training_args.hf_deepspeed_config.config
+        deepspeed["train_micro_batch_size_per_gpu"] = size
+        deepspeed["gradient_accumulation_steps"] = steps
+    print(f"batches of {size} pairs, {steps} for a step: the longest pair has {longest:,} tokens", flush=True)
+
+
+def _tokens(chosen: list[int], rejected: list[int]) -> int:
+    """Tokens of a pair by its labels: its prompt once, and its two responses."""
+    return len(chosen) + len(rejected) - sum(label == IGNORED for label in rejected)

@@ -9,7 +9,6 @@ With `reference_logps: model` the reference is LLaMA-Factory's own. In both case
 the first batch must be 0 within rounding: every round of DICE starts at its reference.
 """
 
-import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,16 +23,12 @@ from transformers.trainer_utils import get_last_checkpoint
 from batches import hashes, kto_pair_loss, lengths, pair_hashes, share
 from dice.errors import BadInput
 from dice.models.llamafactory import llamafactory
-from dice.models.reference_table import IGNORED, ReferenceTable
+from dice.models.reference_table import ReferenceTable
 from dice.models.trainer import checkpoint_facts, mark_complete, remove_earlier
 from dice.run import files
+from packed_trainer import ROUNDING, PackedTrainer
 
 TABLE, COUNTS = "reference.safetensors", "reference.json"  # in a checkpoint's folder
-# How far a row's log-prob may be from itself, computed another way, in nats per square root of its
-# tokens: rounding errors add up like a random walk. Another model is off by whole nats.
-ROUNDING = {True: 0.2, False: 1e-3}  # in half precision (or quantized), and in single precision
-
-Trainer = llamafactory("train.dpo.trainer").CustomDPOTrainer
 
 
 @dataclass(frozen=True)
@@ -46,8 +41,8 @@ class Reference:
     keeps_all: bool = True  # checkpoints; else a complete one replaces those before it
 
 
-class ReferenceTrainer(Trainer):
-    """`Trainer` with the reference of `reference`, a class attribute that `install` sets."""
+class ReferenceTrainer(PackedTrainer):
+    """`PackedTrainer` with the reference of `reference`, a class attribute that `install` sets."""
 
     reference = Reference()
 
@@ -60,8 +55,6 @@ class ReferenceTrainer(Trainer):
         # Pairs of which the table lacks a side: tokens of the longer one, data set, index.
         self.missing: list[tuple[int, Any, int]] = []
         self.start_is_due = False  # whether the check of the first batch is still to be done
-        base = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        self.selects_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
         self.add_callback(Hooks(self))
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
@@ -156,20 +149,6 @@ class ReferenceTrainer(Trainer):
         logps = torch.cat([output["chosen_logps"], output["rejected_logps"]])
         return logps * lengths(inputs) if self.loss_type == "ipo" else logps  # IPO's are means
 
-    def concatenated_forward(
-        self, model: torch.nn.Module, batch: dict[str, torch.Tensor], is_ref_model: bool = False
-    ) -> dict[str, torch.Tensor]:
-        """As upstream, but logits begin where the first response of the batch does.
-
-        Those of prompts are of no use, and with a large vocabulary they are most of the memory.
-        """
-        if self.selects_logits:
-            labels = batch["labels"]
-            begin = int((labels != IGNORED).any(0).int().argmax()) - 1  # the token before predicts it
-            kept = labels.shape[1] - max(0, begin)
-            batch = {**batch, "labels": labels[:, -kept:], "logits_to_keep": kept}
-        return super().concatenated_forward(model, batch, is_ref_model)
-
     def compute_reference_log_probs(
         self, model: torch.nn.Module, batch: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
@@ -208,7 +187,7 @@ class ReferenceTrainer(Trainer):
         reference = torch.cat(self.compute_reference_log_probs(model, batch))
         if self.loss_type == "ipo":
             reference = reference * lengths(batch)
-        limit = ROUNDING[self._is_rough()]
+        limit = ROUNDING[self.is_rough()]
         apart = self._apart(self._summed_logps(model, batch), reference, batch)
         if apart <= limit:
             return
@@ -227,10 +206,6 @@ class ReferenceTrainer(Trainer):
             f"at step 0 the policy is not its reference: log-probs differ by {apart:.3g} nats per square "
             f"root of a response's tokens, rounding explains {limit:g}; {reason} ({self.model.name_or_path})"
         )
-
-    def _is_rough(self) -> bool:
-        weights = {parameter.dtype for parameter in self.model.parameters()}
-        return self.args.bf16 or self.args.fp16 or weights != {torch.float32}
 
     def _apart(self, ours: torch.Tensor, theirs: torch.Tensor, batch: dict[str, torch.Tensor]) -> float:
         """How far log-probs of all processes' batches are apart, per square root of the tokens.
@@ -275,9 +250,9 @@ class Hooks(TrainerCallback):
             remove_earlier(checkpoint)
 
 
-def install(reference: Reference) -> None:
+def install(reference: Reference, pack_tokens: str | int = "off") -> None:
     """Make LLaMA-Factory's DPO use `ReferenceTrainer`, and load no reference model that it won't need."""
-    ReferenceTrainer.reference = reference
+    ReferenceTrainer.reference, ReferenceTrainer.pack_tokens = reference, pack_tokens
     llamafactory("train.dpo.trainer").CustomDPOTrainer = ReferenceTrainer
     if reference.logps == "table":
         llamafactory("train.dpo.workflow").create_ref_model = lambda *_: None

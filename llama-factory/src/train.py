@@ -13,6 +13,10 @@ LLaMA-Factory's `run_exp` with the same arguments. Some keys are DICE's own:
     policy_id: TEXT          identifies the model that training begins with, for resuming; by default its name
     only_last_checkpoint: true   a complete checkpoint replaces those before it
     template_ids, special_tokens_in_text   how pairs become token ids, as in a recipe
+    pack_tokens: auto        batches are read in packs where that gives the same log-probs; each has
+                             per_device_train_batch_size pairs, or fewer on a CPU
+                 N           the same; a batch has as many pairs as N tokens hold, whatever they are
+                 off         LLaMA-Factory's own way, as without the key
     sampled_ids: FILE        token ids of responses that were sampled as others than their texts become
 
 llama-factory/README.md lists what differs from upstream, and why.
@@ -62,6 +66,25 @@ def take_reference(config: dict[str, Any]) -> Reference:
     return Reference(logps, Path(table) if table else None, policy, keeps_all)
 
 
+def take_pack_tokens(config: dict[str, Any]) -> str | int:
+    """Take the budget of a forward pass out of a configuration. Raises BadInput for one that is none."""
+    tokens = config.pop("pack_tokens", False) or "off"  # YAML reads off as false
+    is_count = isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 1
+    if not is_count and tokens not in ("auto", "off"):
+        raise BadInput(f"pack_tokens is {tokens!r}; it must be auto, off, or a number of tokens")
+    if is_count and has_means_over_batch(config):
+        raise BadInput(
+            f"pack_tokens is {tokens}, but KTO's and BCO's losses take means over a device's batch, so its "
+            "size must stay; use auto"
+        )
+    return tokens
+
+
+def has_means_over_batch(config: dict[str, Any]) -> bool:
+    """Whether the loss depends on how the pairs of a step are shared out to batches."""
+    return config.get("pref_loss") == "kto_pair" or bool(config.get("pref_bco_weight"))
+
+
 def take_encoding(config: dict[str, Any]) -> Encoding:
     """Take the keys that say how pairs are encoded out of a configuration."""
     found = {field.name: config.pop(field.name) for field in fields(Encoding) if field.name in config}
@@ -84,12 +107,12 @@ def run(config: dict[str, Any], callbacks: list[Any] | None = None) -> None:
     if config.get("deepspeed"):
         compile_lock.install()
         remote_code.allow_deepspeed_states()
-    encoding = take_encoding(config)
-    install(take_reference(config))
+    encoding, pack_tokens = take_encoding(config), take_pack_tokens(config)
+    install(take_reference(config), pack_tokens)
     reward_trainer.install()
     register_templates()
     encode_as_scored(encoding)
-    count_rows()
+    count_rows(pack_tokens, has_means_over_batch(config))
     llamafactory("train.tuner").run_exp(config, callbacks)
 
 

@@ -1,177 +1,25 @@
-"""Training for real: reference log-probs from a table, adapters, kills, what can't be trained on."""
+"""Training for real: what can't be trained on, checkpoints of others, loggers, the end."""
 
 import importlib.util
 import json
 import sys
-from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
-from adapters import make_adapter
 from commands import run_script
-from fake_world import TOPICS, make_random_model
-from trainings import DEEPSPEED, PATH, TRAIN, config, torchrun, weights
+from trained_pairs import make_pairs, refused, rows, scored
+from trainings import PATH, config, torchrun
 
-from dice.inference.scorer import Options, Scorer
 from dice.models import trainer
-from dice.models.chat_template import load_chat
-from dice.models.reference_table import ReferenceTable, response_hash
+from dice.models.reference_table import ReferenceTable
 from dice.run import files
 from dice.run.rows import Message, SampledIds, pair_key
 
 pytestmark = pytest.mark.slow
-LOSSES = {  # with beta 0.1; ORPO and SimPO have no reference
-    **{name: {"pref_loss": name} for name in ("sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo")},
-    "smoothed": {"dpo_label_smoothing": 0.2},
-    "with bco": {"pref_bco_weight": 2.0},
-    "with sft": {"pref_ftx": 0.5, "disable_shuffling": True, "val_size": 0},
-}
-
-
-def rows(count):
-    """Preferences of many lengths."""
-    return [
-        {
-            "instruction": f"{number}: what about {TOPICS[number % 10]}?",
-            "chosen": " ".join(TOPICS[number % 3 : 4 + number % 6]) * (1 + number % 4),
-            "rejected": " ".join(TOPICS[number % 7 : 8]) or "no",
-        }
-        for number in range(count)
-    ]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """A dataset_dir with 64 preferences."""
-    folder = tmp_path_factory.mktemp("pairs")
-    (folder / "pairs.json").write_text(json.dumps(rows(64)))
-    columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
-    entry = {"file_name": "pairs.json", "ranking": True, "columns": columns}
-    (folder / "dataset_info.json").write_text(json.dumps({"pairs": entry}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def adapter(random_model, tmp_path_factory):
-    """A policy that is an adapter already, as from round 2 on."""
-    return make_adapter(random_model, tmp_path_factory.mktemp("adapter") / "round-1", seed=3)
-
-
-def scored(policy, count=30, bits=None):
-    """The table of some rows as scoring would have made it."""
-    chat, scorer = load_chat(str(policy), "llama3-custom"), Scorer(Options("float32", "auto", bits, "auto"))
-    scorer.use(str(policy))
-    encoded = [
-        chat.encode([Message(role="user", content=row["instruction"])], row[side])
-        for row in rows(64)[:count]
-        for side in ("chosen", "rejected")
-    ]
-    sums = [float(logps.sum()) for logps in scorer.token_logps(encoded)]
-    return ReferenceTable(zip((response_hash(*ids) for ids in encoded), sums, strict=True))
-
-
-def sides(data, folder, policy, bits=None, **changes):
-    """One training with each kind of reference: by a model, from a table that knows half of the rows.
-
-    In this order one process can do both: once there is a table, LLaMA-Factory loads no reference model.
-    """
-    adapter = changes.get("adapter_name_or_path")
-    scored(adapter or policy, bits=bits).save(folder / "known.safetensors")
-    table = {"reference_logps": "table", "reference_table": str(folder / "known.safetensors")}
-    model = {"reference_logps": "model", "ref_model": str(policy)}
-    model |= {"ref_model_adapters": adapter} if adapter else {}
-    return [
-        config(data, folder / name, policy, **changes, **own)
-        for name, own in (("model", model), ("table", table))
-    ]
-
-
-def history(output):
-    return json.loads((output / "trainer_state.json").read_text())["log_history"]
-
-
-def compare(first, second, steps=30, tolerance=1e-5):
-    """Losses, rewards and weights of two trainings are equal; and something was learned."""
-    ours, theirs = history(first), history(second)
-    assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs, strict=True):
-        for key in ("loss", "eval_loss", "rewards/chosen", "rewards/margins", "eval_rewards/margins"):
-            assert one.get(key, 0) == pytest.approx(other.get(key, 0), abs=tolerance), (one, other)
-    losses = [entry["loss"] for entry in ours if "loss" in entry]
-    assert len(losses) == steps and losses[-1] < losses[0]
-    one, other = weights(first), weights(second)
-    assert one.keys() == other.keys()
-    assert max(float((one[key] - other[key]).abs().max()) for key in one) <= tolerance
-
-
-@pytest.mark.parametrize(
-    ("kind", "processes", "deepspeed"),
-    [
-        ("full", 1, None),
-        ("lora", 1, None),
-        ("full", 2, None),
-        ("full", 2, "zero3"),
-        ("lora", 2, "zero3"),
-    ],
-)
-def test_a_table_equals_a_model(data, random_model, adapter, tmp_path, kind, processes, deepspeed):
-    changes = {"gradient_accumulation_steps": 2 // processes}
-    if kind == "lora":
-        changes |= {"finetuning_type": "lora", "adapter_name_or_path": str(adapter)}
-    if deepspeed:
-        changes["deepspeed"] = str(DEEPSPEED / f"{deepspeed}.json")
-    env = {"DS_ACCELERATOR": "cpu"} if deepspeed else {}
-    both = sides(data, tmp_path, random_model, **changes)
-    # Several processes meet once in their life: each of these trainings has its own.
-    for together in [both] if processes == 1 else [[side] for side in both]:
-        torchrun(together, processes, **env)
-    compare(tmp_path / "table", tmp_path / "model")
-    counts = json.loads((tmp_path / "table" / "reference.json").read_text())
-    assert counts == {"known": 60, "computed": 68}
-
-
-def test_every_preference_loss(data, random_model, tmp_path):
-    """The same losses from a table and from a model, of the value that each has at its reference."""
-    configs = []
-    for name, changes in LOSSES.items():
-        (tmp_path / name).mkdir()
-        short = {"max_steps": 4, "eval_strategy": "no", **changes}
-        configs += sides(data, tmp_path / name, random_model, **short)
-    torchrun(sorted(configs, key=lambda config: config["reference_logps"]), 1)
-    for name in LOSSES:
-        compare(tmp_path / name / "table", tmp_path / name / "model", steps=4)
-    losses = {name: history(tmp_path / name / "table")[0]["loss"] for name in LOSSES}
-    at_the_reference = {"sigmoid": np.log(2), "hinge": 1, "ipo": 25, "kto_pair": 0.5, "smoothed": np.log(2)}
-    at_the_reference["with bco"] = (np.log(2) + 2 * 2 * np.log(2)) / (1 + 2)  # BCO's is twice log 2
-    at_the_reference["with sft"] = np.log(2) + 0.5 * sft_loss(random_model)
-    for name, expected in at_the_reference.items():
-        assert losses[name] == pytest.approx(expected, abs=1e-3)
-
-
-def sft_loss(policy):
-    """Of the first batch's chosen responses: their mean log-prob by token, in nats, with the sign changed."""
-    chat, scorer = load_chat(str(policy), "llama3-custom"), Scorer(Options("float32"))
-    scorer.use(str(policy))
-    prompts = [[Message(role="user", content=row["instruction"])] for row in rows(8)]
-    chosen = [row["chosen"] for row in rows(8)]
-    return -np.mean([logps.mean() for logps in scorer.token_logps(list(map(chat.encode, prompts, chosen)))])
-
-
-def refused(config, *arguments):
-    """The one line that a training ends with before its first step."""
-    path = Path(config["output_dir"] + ".yaml")
-    path.write_text(yaml.safe_dump(config))
-    told = path.with_suffix(".complaint")
-    result = run_script(
-        sys.executable, str(TRAIN), str(path), *arguments, PYTHONPATH=PATH, DICE_COMPLAINT=str(told)
-    )
-    assert result.returncode == 1 and "Traceback" not in result.stderr
-    status, said = told.read_text().splitlines()
-    assert status == "2"
-    assert f"error: {said}\n" in result.stderr
-    assert not (Path(config["output_dir"]) / "trainer_log.jsonl").exists()
-    return said
+    return make_pairs(tmp_path_factory.mktemp("pairs"))
 
 
 def test_what_can_not_be_trained_on_is_refused_before_the_first_step(data, random_model, tmp_path):
@@ -249,18 +97,6 @@ def test_a_logger(data, random_model, tmp_path):
     start |= {"eval_strategy": "no"}
     trainer.train(start, tmp_path / "logs" / "train.log", "train")
     assert list((tmp_path / "logs" / "tensorboard").glob("events.out.tfevents.*"))
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("bitsandbytes"), reason="bitsandbytes is not installed")
-def test_an_adapter_on_a_quantized_base(data, tmp_path):
-    """QLoRA: the table of scores in 4 bits is right at step 0, and equals a reference model in 4 bits."""
-    width = {"hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 32}
-    base = make_random_model(tmp_path / "base", 0, **width)  # 4 bits come in blocks of 64 weights
-    adapter = make_adapter(base, tmp_path / "adapter", seed=3)
-    changes = {"finetuning_type": "lora", "adapter_name_or_path": str(adapter), "quantization_bit": 4}
-    model, table = sides(data, tmp_path, base, bits=4, **changes)
-    torchrun([model | {"ref_model_quantization_bit": 4}, table], 1)
-    compare(tmp_path / "table", tmp_path / "model", tolerance=0.02)  # the CPU kernel computes in bfloat16
 
 
 @pytest.mark.parametrize(("end", "status"), [("over.set()", 0), ("", 7)])

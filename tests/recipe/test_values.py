@@ -2,6 +2,7 @@
 
 import functools
 import json
+import operator
 
 import pytest
 import yaml
@@ -19,6 +20,7 @@ CHOICES = {
     "pair.alpha": "'auto' or 'grid' or a number",
     "pair.rejected": "'worst' or 'random'",
     "train.reference_logps": "'table' or 'model'",
+    "train.pack_tokens": "'auto' or 'off' or a whole number",
     "dtype": "'auto', 'float32', 'bfloat16' or 'float16'",
 }
 
@@ -34,6 +36,7 @@ def test_what_is_none_of_a_keys_choices(key):
     ("override", "value"),
     [
         ("rounds='3'", 3),
+        ("train.pack_tokens=off", "off"),
         ("rounds=true", "rounds is true; it must be a whole number"),
         ("seed=1.5", "seed is 1.5; it must be a whole number"),
         ("seed=1.0", "seed is 1.0; it must be a whole number"),
@@ -49,7 +52,7 @@ def test_what_is_read_as_another_type(override, value):
         with pytest.raises(BadInput, match=f"on the command line: {value}"):
             load_recipe("tiny", [override])
     else:
-        assert getattr(load_recipe("tiny", [override]), key) == value
+        assert operator.attrgetter(key)(load_recipe("tiny", [override])) == value
 
 
 ODD_TEXTS = [

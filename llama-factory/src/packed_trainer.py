@@ -1,0 +1,175 @@
+"""LLaMA-Factory's DPO trainer, with batches read in packs where that gives the same log-probs.
+
+With `pack_tokens` the first batch is read twice: by LLaMA-Factory's own forward and in packs (`packed.py`).
+Where the two agree within rounding, all batches are read in packs, for the policy and for the reference.
+Every process does the same: what ZeRO-3 and FSDP gather in a forward pass, all of them gather together.
+"""
+
+import inspect
+import time
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from transformers import TrainerCallback
+
+from batches import lengths
+from dice.errors import BadInput, first_line
+from dice.inference.exactness import knows_windows
+from dice.models.llamafactory import llamafactory
+from dice.models.reference_table import IGNORED
+from packed import Packed, pack_of
+
+# How far a row's log-prob may be from itself, computed another way, in nats per square root of its
+# tokens: rounding errors add up like a random walk. Another model is off by whole nats.
+ROUNDING = {True: 0.2, False: 1e-3}  # in half precision (or quantized), and in single precision
+MEANS = ("ipo", "orpo", "simpo")  # values of pref_loss whose log-probs are means over tokens
+
+Batch = dict[str, torch.Tensor]
+
+
+class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
+    """The trainer that `pack_tokens`, a class attribute, is set for: "auto", a number, or "off"."""
+
+    pack_tokens: str | int = "off"
+
+    def __init__(
+        self, *, model: torch.nn.Module, ref_model: torch.nn.Module | None = None, **kwargs: Any
+    ) -> None:
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.selects_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
+        self.packs: bool | None = None  # whether batches are read in packs; None: not known yet
+        if self.pack_tokens == "off":
+            self.packs = False
+        else:  # before anything wraps the models
+            self.policy_packed = Packed(model)
+            same = ref_model is None or ref_model is model
+            self.reference_packed = self.policy_packed if same else Packed(ref_model)
+        self.tokens, self.seconds = 0, 0.0  # of the steps since the last log
+        super().__init__(model=model, ref_model=ref_model, **kwargs)
+        self.add_callback(StepClock(self))
+
+    def is_rough(self) -> bool:
+        """Whether log-probs are those of half precision."""
+        weights = {parameter.dtype for parameter in self.model.parameters()}
+        return self.args.bf16 or self.args.fp16 or weights != {torch.float32}
+
+    def concatenated_forward(
+        self, model: torch.nn.Module, batch: Batch, is_ref_model: bool = False
+    ) -> dict[str, torch.Tensor]:
+        """As upstream: log-probs and logits of chosen and rejected; in packs, logits are means by row."""
+        if self.packs is not False and (job := self._job(model, batch)):
+            if self.packs is None:
+                self._decide(model, batch, job)
+            if self.packs:
+                return self._in_packs(model, job, batch)
+        return self._as_upstream(model, batch, is_ref_model)
+
+    def _as_upstream(
+        self, model: torch.nn.Module, batch: Batch, is_ref_model: bool
+    ) -> dict[str, torch.Tensor]:
+        """Upstream's own way, with logits that begin where the first response of the batch does.
+
+        Those of prompts are of no use, and with a large vocabulary they are most of the memory.
+        """
+        batch = {**batch}  # upstream takes the labels out
+        if self.selects_logits:
+            labels = batch["labels"]
+            begin = int((labels != IGNORED).any(0).int().argmax()) - 1  # the token before predicts it
+            kept = labels.shape[1] - max(0, begin)
+            batch |= {"labels": labels[:, -kept:], "logits_to_keep": kept}
+        return super().concatenated_forward(model, batch, is_ref_model)
+
+    def _packed(self, model: torch.nn.Module) -> Packed:
+        return self.reference_packed if model is self.ref_model else self.policy_packed
+
+    def _job(self, model: torch.nn.Module, batch: Batch) -> dict[str, Any] | None:
+        """What to call a model with to read a batch in a pack.
+
+        None where a process has a batch that can't be one. All have as many chunks of logits as the one with
+        most, since ZeRO-3 gathers the head's weights for each.
+        """
+        packed = self._packed(model)
+        pack, device = pack_of(batch, packed.limit), self.accelerator.device
+        own = torch.tensor([packed.chunks(pack) if pack else 0], device=device)
+        chunks = self.accelerator.gather(own)
+        return packed.arguments(pack, int(chunks.max()), device) if pack and chunks.all() else None
+
+    def _in_packs(self, model: torch.nn.Module, job: dict[str, Any], batch: Batch) -> dict[str, torch.Tensor]:
+        sums, logits = model(**job)
+        means = sums / lengths(batch)
+        output = {"chosen_logps_avg": means.chunk(2)[0]}
+        for name, values in (("logps", means if self.loss_type in MEANS else sums), ("logits", logits)):
+            output[f"chosen_{name}"], output[f"rejected_{name}"] = values.chunk(2)
+        return output
+
+    @torch.no_grad()
+    def _decide(self, model: torch.nn.Module, batch: Batch, job: dict[str, Any]) -> None:
+        """Set `packs`, the same in all processes, and say why. Raises BadInput where a budget needs packs."""
+        reasons = [reason for reason in gather_object([self._refusal(model, batch, job)]) if reason]
+        self.packs = not reasons
+        if reasons and self.pack_tokens != "auto":
+            raise BadInput(f"pack_tokens is {self.pack_tokens}, but {reasons[0]}; set it to off")
+        if self.is_world_process_zero():
+            told = f"by LLaMA-Factory's forward: {reasons[0]}" if reasons else "in packs: log-probs agree"
+            print(f"pairs are read {told}", flush=True)
+
+    def _refusal(self, model: torch.nn.Module, batch: Batch, job: dict[str, Any]) -> str | None:
+        """Why a batch can't be read in packs; None where log-probs agree with those of upstream's way."""
+        packed = self._packed(model)
+        name = type(packed.model).__name__
+        if not packed.may:
+            return f"the attention of {name} can't be replaced"
+        if self.ld_alpha is not None:
+            return "ld_alpha is for log-probs of single tokens"
+        expected = self._as_upstream(model, batch, True)
+        try:
+            found = self._in_packs(model, job, batch)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a family that works otherwise may raise
+            return f"{name} does not take them ({type(error).__name__}: {first_line(error)})"
+        if not knows_windows(packed.windows, packed.model):
+            return f"{name} does not tell its sliding window"
+        ours, theirs = (
+            torch.cat([side["chosen_logps"], side["rejected_logps"]]) for side in (found, expected)
+        )
+        counts = lengths(batch)
+        scale = (counts if self.loss_type in MEANS else 1) / counts.sqrt()
+        apart = float(((ours - theirs).abs() * scale).max())  # no number where a log-prob is none
+        limit = ROUNDING[self.is_rough()]
+        if not apart <= limit:
+            return (
+                f"log-probs differ by {apart:.3g} nats per square root of a response's tokens from what "
+                f"{name} computes by itself; rounding explains {limit:g}"
+            )
+        return None
+
+    def get_batch_loss_metrics(
+        self, model: torch.nn.Module, batch: Batch, train_eval: str = "train"
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """As upstream; counts the tokens of chosen and rejected rows, without padding."""
+        if train_eval == "train":
+            self.tokens += int(batch["attention_mask"].sum())
+        return super().get_batch_loss_metrics(model, batch, train_eval)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As upstream, with the tokens per second of the steps since the last time, in all processes."""
+        if "loss" in logs and self.seconds:
+            tokens = torch.tensor(self.tokens, device=self.accelerator.device)
+            logs["tokens_per_second"] = round(int(self.accelerator.reduce(tokens, "sum")) / self.seconds, 1)
+            self.tokens, self.seconds = 0, 0.0
+        super().log(logs, *args, **kwargs)
+
+
+class StepClock(TrainerCallback):
+    """Times a trainer's steps; evaluation and checkpoints are between them."""
+
+    def __init__(self, trainer: PackedTrainer) -> None:
+        self.trainer, self.began = trainer, 0.0
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        self.began = time.perf_counter()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        self.trainer.seconds += time.perf_counter() - self.began
