@@ -7,6 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from dice.inference.sampler import Sampler
+from dice.launch import devices
+from dice.recipe.keys import Recipe
 
 FAKE = "dice.inference.fake"
 
@@ -41,6 +43,12 @@ def resolve_engine(name: str) -> str:
 def engine_named(name: str) -> Engine:
     """The engine that a recipe's `generate.engine` names."""
     return ENGINES[resolve_engine(name)]
+
+
+def dtype_of(recipe: Recipe) -> dict[str, str]:
+    """For a manifest: the precision that a recipe's models are sampled and scored in on this machine."""
+    reads_models = engine_named(recipe.generate.engine).reads_models
+    return {"dtype": devices.dtype_name(recipe.dtype)} if reads_models else {}
 
 
 def load_sampler(engine: str) -> type[Sampler]:

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from dice.errors import BadInput, first_line
 from dice.inference.sampler import Request, Sampled
+from dice.launch.devices import dtype_name
 from dice.models import remote_code
 from dice.models.checkpoint import alters_base, base_of
-from dice.models.loading import device, dtype_name, end_ids
+from dice.models.loading import device, end_ids
 from dice.recipe.groups import Generate
 from dice.run.run import model_path
 

@@ -80,6 +80,23 @@ def gpu_count() -> int:
     return len(gpus())
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether the processor has instructions for products of bfloat16 matrices: AMX or AVX512-BF16."""
+    from torch import cpu
+
+    return any(cpu.get_capabilities().get(name) for name in ("amx_bf16", "avx512_bf16"))
+
+
+def dtype_name(dtype: str) -> str:
+    """What a recipe's `dtype` is here: `auto` is bfloat16 on GPUs and `cpu_has_bfloat16`, else float32."""
+    if dtype != "auto":
+        return dtype
+    from torch.backends import mps
+
+    is_fast = gpu_count() > 0 or mps.is_available() or cpu_has_bfloat16()
+    return "bfloat16" if is_fast else "float32"
+
+
 def cpu_count() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from dice.errors import BadInput, first_line, spelled
+from dice.launch.devices import dtype_name
 from dice.models import remote_code, tied
 from dice.models.checkpoint import alters_base, base_of, only_pickles
 from dice.recipe.paths import resolve
@@ -39,13 +40,6 @@ def device() -> torch.device:
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
-
-
-def dtype_name(dtype: str) -> str:
-    """`auto` is bfloat16 on GPUs, float32 on CPUs."""
-    if dtype != "auto":
-        return dtype
-    return "float32" if device().type == "cpu" else "bfloat16"
 
 
 def attention_choices(options: Options) -> list[str | None]:

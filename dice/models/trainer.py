@@ -38,7 +38,7 @@ MODEL_FILES = (
     "chat_template*", "*.py",  # the code of a model that comes with its own
 )  # fmt: skip
 
-# What a machine without a GPU can't do and LLaMA-Factory refuses to try.
+# What a machine without a GPU can't do and LLaMA-Factory refuses to try; some CPUs have bfloat16.
 WITHOUT_GPU = {"bf16": False, "fp16": False, "deepspeed": None, "flash_attn": "auto"}
 
 
@@ -74,12 +74,21 @@ def adapt(config: dict[str, Any], global_batch: int, processes: int, on_gpu: boo
     """A LLaMA-Factory configuration fitted to the machine: batch sizes, and what needs a GPU."""
     config = dict(config)
     if not on_gpu:
+        in_bfloat16 = config.get("bf16") and devices.cpu_has_bfloat16()
         config |= {key: value for key, value in WITHOUT_GPU.items() if key in config}
+        config |= {"bf16": True, "use_cpu": True} if in_bfloat16 else {}
     if config.get("deepspeed"):
         config["deepspeed"] = str(ROOT / config["deepspeed"])
     per_device = config.get("per_device_train_batch_size", 1)
     size, steps = batch_sizes(global_batch, per_device, processes)
     return config | {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+
+
+def dtype_of(fitted: dict[str, Any]) -> str:
+    """What a configuration that is fitted to the machine computes in; its weights may be more precise."""
+    if fitted.get("bf16") or fitted.get("pure_bf16"):
+        return "bfloat16"
+    return "float16" if fitted.get("fp16") else "float32"
 
 
 def starting_from(model: str) -> dict[str, Any]:

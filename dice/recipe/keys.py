@@ -43,7 +43,7 @@ class Recipe(Group):
     prepare: Text | None = None  # a command that makes what the recipe needs, run before round 1
     report: bool = True  # whether the loop writes report.html, after each round and at its end
     trust_remote_code: bool = False  # run the Python code that a model's folder brings along
-    # Of generation and scoring; auto: bfloat16 on GPUs, float32 on CPUs.
+    # Of generation and scoring; auto: bfloat16 on GPUs and on CPUs with instructions for it, else float32.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     replay: Replay = Replay()
     generate: Generate = Generate()

@@ -19,7 +19,7 @@ from rich.table import Table
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_prompts
 from dice.errors import BadInput, counted, first_line
-from dice.inference.load import engine_named
+from dice.inference.load import dtype_of, engine_named
 from dice.launch import processes
 from dice.launch.console import console, say, with_error
 from dice.launch.processes import Workers
@@ -149,7 +149,7 @@ def _run(run: Run, t: int) -> Outcome:
         rows_out=judged,
         summary=f"{counted(judged, 'answer')} to {counted(len(prompts), 'held-out prompt')} judged",
         dropped=dict(dropped),
-        figures={"results": [asdict(result) for result in results]},
+        figures={"results": [asdict(result) for result in results], **dtype_of(recipe)},
     )
 
 

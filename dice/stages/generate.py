@@ -15,7 +15,7 @@ from typing import Any
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_prompts
 from dice.errors import BadInput, StageFailed, counted
-from dice.inference.load import load_chat, load_sampler
+from dice.inference.load import dtype_of, load_chat, load_sampler
 from dice.inference.sampler import Request, Sampled, Sampler
 from dice.launch import processes
 from dice.launch.processes import Workers
@@ -275,7 +275,7 @@ def _run(run: Run, t: int) -> Outcome:
         summary=f"{counted(rows, 'response')} to {counted(answered, 'prompt')}, "
         f"{tokens / rows:.0f} tokens on average",
         dropped=dict(dropped),
-        figures={"tokens": tokens, "cut_off": cut_off, "ids_kept": ids_kept},
+        figures={"tokens": tokens, "cut_off": cut_off, "ids_kept": ids_kept, **dtype_of(recipe)},
     )
 
 

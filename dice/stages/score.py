@@ -4,6 +4,7 @@ from collections import Counter as Tally
 from typing import Any
 
 from dice.errors import BadInput
+from dice.inference.load import dtype_of
 from dice.launch import devices, processes
 from dice.launch.processes import Workers
 from dice.launch.worker import Worker
@@ -97,6 +98,7 @@ def _run(run: Run, t: int) -> Outcome:
         figures={
             "tokens": tokens,
             "mean_reward": total / rows,
+            **(dtype_of(recipe) if recipe.score.reward in ("implicit", "reward_model") else {}),
             **({"grades": grades} if grades else {}),
             **({"mismatch": found} if (found := mismatch.figures()) else {}),
         },
@@ -107,8 +109,7 @@ def _run(run: Run, t: int) -> Outcome:
 
 def _is_rough(recipe: Recipe) -> bool:
     """Whether models are read in less than single precision."""
-    is_single = recipe.dtype == "float32" or (recipe.dtype == "auto" and not devices.gpu_count())
-    return bool(recipe.score.quantization_bit) or not is_single
+    return bool(recipe.score.quantization_bit) or devices.dtype_name(recipe.dtype) != "float32"
 
 
 STAGE = Stage(

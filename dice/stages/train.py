@@ -35,9 +35,7 @@ def base_config(
 
     `args` are the training file's, `model` is what the training begins with, `folder` has the data set.
     """
-    on_gpu = devices.gpu_count() > 0 or os.environ.get("DS_ACCELERATOR") == "cpu"
-    fitted = trainer.adapt(args, recipe.train.global_batch_size, devices.process_count(), on_gpu)
-    return fitted | {
+    return fitted(recipe, args) | {
         "do_train": True,
         **load_trainer(recipe.generate.engine).starting_from(model),
         "data_shared_file_system": devices.node_count() > 1,
@@ -53,6 +51,12 @@ def base_config(
         "run_name": f"{recipe.run}-{name}",
         "trackio_space_id": args.get("trackio_space_id"),  # without a word it would be a public one
     }
+
+
+def fitted(recipe: Recipe, args: dict[str, Any]) -> dict[str, Any]:
+    """A training file's arguments, fitted to this machine."""
+    on_gpu = devices.gpu_count() > 0 or os.environ.get("DS_ACCELERATOR") == "cpu"
+    return trainer.adapt(args, recipe.train.global_batch_size, devices.process_count(), on_gpu)
 
 
 def _template(recipe: Recipe, model: str) -> str:
@@ -187,10 +191,8 @@ def _scores_are_of_use(recipe: Recipe) -> bool:
     defaults = {"quantization_method": "bnb", "quantization_type": "nf4", "double_quantization": True}
     plain_bits = all(args.get(key, value) == value for key, value in defaults.items())
     same_weights = recipe.score.quantization_bit == args.get("quantization_bit") and plain_bits
-    on_gpu = devices.gpu_count() > 0
-    scored_in_half = recipe.dtype != "float32" and (on_gpu or recipe.dtype != "auto")
-    trains_in_half = on_gpu and any(args.get(key) for key in ("bf16", "fp16", "pure_bf16"))
-    return same_weights and (trains_in_half or not scored_in_half)
+    is_single = devices.dtype_name(recipe.dtype) == "float32"
+    return same_weights and (is_single or trainer.dtype_of(fitted(recipe, args)) != "float32")
 
 
 def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe, expected: int) -> Outcome:
@@ -209,12 +211,14 @@ def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe, expected: int)
                 f"scoring encodes {expected - found['known']:,} of {expected:,} generated responses "
                 "otherwise than training; `python -m dice doctor` tells more"
             ]
+    reads_models = engine_named(recipe.generate.engine).reads_models
     return Outcome(
         rows_in=rows,
         rows_out=used,
         summary=f"{counted(trained.train_rows, 'pair')}{how}",
         dropped={f"pairs over {recipe.score.cutoff_len:,} tokens": rows - used},
         figures={
+            **({"dtype": trainer.dtype_of(fitted(recipe, recipe.train.args))} if reads_models else {}),
             "train_rows": trained.train_rows,
             "eval_rows": trained.eval_rows,
             **({"reference_logps": found} if found else {}),

@@ -57,7 +57,7 @@ def test_hf_greedy_equals_one_token_at_a_time(random_model, chat):
 def test_hf_stops_at_stop_tokens_and_flags_cut_off_answers(random_model, chat):
     """Every token of the vocabulary's first half is made a stop token: most answers are short."""
     engine = load_sampler("hf")(
-        str(random_model), list(range(256)), Generate(samples=8, max_new_tokens=3, temperature=1.0), "auto"
+        str(random_model), list(range(256)), Generate(samples=8, max_new_tokens=3, temperature=1.0), "float32"
     )
     for s in engine.sample(requests(chat)):
         ended = [i for i in s.response_ids if i < 256]

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from dice.errors import BadInput
 from dice.launch import devices, worker
@@ -119,3 +120,22 @@ def test_only_vllm_spreads_a_model_over_gpus(monkeypatch):
     assert found(engine="vllm", tensor_parallel=2) == "2 of 2 GPUs each"
     with pytest.raises(BadInput, match="generate.tensor_parallel is 2; only vllm does that"):
         found(engine="hf", tensor_parallel=2)
+
+
+@pytest.mark.parametrize(
+    ("visible", "instructions", "expected"),
+    [
+        ("", [], "float32"),
+        ("", ["amx_bf16"], "bfloat16"),
+        ("", ["avx512_bf16"], "bfloat16"),
+        ("", ["amx_tile", "avx512_f"], "float32"),
+        ("0", [], "bfloat16"),
+    ],
+)
+def test_auto_is_the_precision_that_is_fast(monkeypatch, visible, instructions, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"sse": True, **dict.fromkeys(instructions, True)}
+    )
+    assert devices.dtype_name("auto") == expected
+    assert [devices.dtype_name(name) for name in ("float32", "bfloat16")] == ["float32", "bfloat16"]

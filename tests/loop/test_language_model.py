@@ -83,7 +83,7 @@ def settings(place, instruct, policy, name, *changes):
         "generate.engine=hf", "generate.samples=4", "generate.max_new_tokens=32", "generate.shard_size=2",
         "pair.min_samples=2", "train.global_batch_size=2", "train.num_train_epochs=2", "train.save_steps=1",
         "train.logging_steps=1", "train.finetuning_type=lora", "train.lora_target=all",
-        "train.learning_rate=1e-3", *changes,
+        "train.learning_rate=1e-3", "train.bf16=false", "dtype=float32", *changes,
     ]  # fmt: skip
 
 
@@ -124,7 +124,6 @@ def test_vllm_and_transformers_answer_alike(place, instruct, policy):
     found = {}
     for engine in ("hf", "vllm"):
         own = [f"generate.engine={engine}", "generate.temperature=0.001", "generate.samples=2"]
-        own.append("dtype=float32")
         assert run_dice("start", *settings(place, instruct, policy, engine, *own)).returncode == 0
         result = run_dice("generate", str(place / "results" / engine), "1")
         assert result.returncode == 0, result.stderr

@@ -3,6 +3,7 @@
 import pytest
 
 from dice.errors import BadInput
+from dice.launch import devices
 from dice.models import trainer
 from dice.recipe.load import load_recipe
 from dice.run import files
@@ -32,13 +33,24 @@ def test_a_global_batch_that_can_not_be_kept():
         trainer.batch_sizes(32, 1, 5)
 
 
-def test_without_a_gpu_what_needs_one_is_left_out():
+def test_without_a_gpu_what_needs_one_is_left_out(monkeypatch):
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: False)
     asked = {"bf16": True, "deepspeed": "x.json", "learning_rate": 1e-6, "per_device_train_batch_size": 2}
     cpu = trainer.adapt(asked, 8, 1, on_gpu=False)
     assert (cpu["bf16"], cpu["deepspeed"], cpu["learning_rate"]) == (False, None, 1e-6)
+    assert "use_cpu" not in cpu and trainer.dtype_of(cpu) == "float32"
     gpu = trainer.adapt(asked, 8, 2, on_gpu=True)
+    assert "use_cpu" not in gpu and trainer.dtype_of(gpu) == "bfloat16"
     assert gpu["bf16"] and gpu["deepspeed"].endswith("/x.json")
     assert (gpu["per_device_train_batch_size"], gpu["gradient_accumulation_steps"]) == (2, 2)
+
+
+def test_a_cpu_that_has_bfloat16_trains_in_it(monkeypatch):
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: True)
+    cpu = trainer.adapt({"bf16": True, "deepspeed": "x.json"}, 8, 1, on_gpu=False)
+    assert cpu["bf16"] and cpu["use_cpu"] and cpu["deepspeed"] is None
+    for asked in ({}, {"bf16": False}, {"fp16": True}):
+        assert trainer.dtype_of(trainer.adapt(asked, 8, 1, on_gpu=False)) == "float32"
 
 
 def test_a_rounds_configuration(tmp_path, monkeypatch):

@@ -8,7 +8,9 @@ from dice.recipe.load import load_recipe
 from dice.run.run import Run
 from dice.stages.order import STAGES
 
+AUTO = "dtype=auto"
 CHANGES = [
+    AUTO,
     "pair.alpha=0",  # which stays a whole number
     "replay.gamma=1",  # which becomes 1.0
     "generate.engine_args={x: [1, 2.0, null]}",
@@ -59,7 +61,7 @@ RECORDED = [
     ),
     (
         "train_rm",
-        ["score.reward=reward_model"],
+        [AUTO, "score.reward=reward_model"],
         '{"seed": 42, "template": "llama3-custom", "cutoff_len": 1024, "batch": 32, "args": '
         '{"stage": "rm", "finetuning_type": "full", "per_device_train_batch_size": 32, '
         '"lr_scheduler_type": "constant", "logging_steps": 10, "report_to": "none", '
@@ -68,7 +70,7 @@ RECORDED = [
     ),
     (
         "score",
-        [],
+        [AUTO],
         '{"template": "llama3-custom", "dtype": "auto", "columns": "prompt_id, sample, ids_hash, '
         'n_chars, n_tokens, logp_policy, logp_ref, reward", "score": {"reward": "implicit", '
         '"cutoff_len": 1024, "batch_tokens": "auto", "attn_implementation": "auto", '

@@ -17,7 +17,7 @@ def requests(chat, prompts=PROMPTS):
 def sampler(engine, model, chat, **options):
     options = {"samples": 3, "max_new_tokens": 12, "temperature": 1.0, **options}
     return load_sampler(engine)(
-        str(model), list(chat.stop_ids), Generate().model_copy(update=options), "auto"
+        str(model), list(chat.stop_ids), Generate().model_copy(update=options), "float32"
     )
 
 

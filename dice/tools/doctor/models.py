@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dice.errors import BadInput
-from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look
+from dice.launch import devices
+from dice.launch.devices import dtype_name
+from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look, looks_at
 
 if TYPE_CHECKING:
     from dice.inference.scorer import Scorer
@@ -22,8 +24,23 @@ SWAPPED = "policy is the model after DPO, reference the one before: are they swa
 
 
 def model_checks(case: Case) -> Iterator[Look]:
-    """All of them, in one go: each model is loaded once."""
+    """All of them; those of log-probs in one go, in which each model is loaded once."""
+    yield from looks_at(case, dtype)
     yield "rewards", lambda: _model_checks(case)
+
+
+def dtype(case: Case) -> Finding:
+    """Which precision is it, and is it a fast one here?"""
+    asked, used, auto = case.recipe.dtype, dtype_name(case.recipe.dtype), dtype_name("auto")
+    if used not in ("float32", auto) and not devices.gpu_count():
+        what = f"{used} on a CPU that has no instructions for it works, but more slowly than float32"
+        return Finding(WARNING, "dtype", what, "set dtype=auto or dtype=float32")
+    if asked != "auto":
+        return Finding(FINE, "dtype", f"{used}, as asked")
+    reasons = {"float32": "the CPU has no instructions for bfloat16", "bfloat16": "there is a GPU"}
+    if used == "bfloat16" and not devices.gpu_count():
+        reasons["bfloat16"] = "the CPU has instructions for it; rewards are rougher than in float32"
+    return Finding(FINE, "dtype", f"auto is {used} here: {reasons[used]}")
 
 
 def _model_checks(case: Case) -> Findings:
@@ -31,7 +48,6 @@ def _model_checks(case: Case) -> Findings:
         yield Finding(OPEN, "rewards", reason)
         return
     from dice.inference.scorer import Options, Scorer
-    from dice.models.loading import dtype_name
 
     recipe = case.recipe
     score = recipe.score

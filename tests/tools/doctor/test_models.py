@@ -11,11 +11,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from dice.inference.scorer import Options, Scorer
+from dice.launch import devices
 from dice.recipe.load import origin
 from dice.stages.prepare import load
 from dice.tools import doctor
-from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING
-from dice.tools.doctor.models import same_again
+from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING, Case
+from dice.tools.doctor.models import dtype, same_again
 
 
 def change_weights(folder, change):
@@ -71,7 +72,7 @@ def test_labels_the_wrong_way_round(settings, data_dir, random_model, other_rand
         for pair in pairs
         for side in ("chosen", "rejected")
     ]
-    scorer, sums = Scorer(Options()), []
+    scorer, sums = Scorer(Options("float32")), []
     for model in (random_model, other_random_model):
         scorer.use(str(model))
         sums.append([float(logps.sum()) for logps in scorer.token_logps(rows)])
@@ -115,3 +116,25 @@ def test_a_model_too_large_for_a_cpu(settings, policy):
         file.truncate(8 + len(header) + size)
     finding = found("rewards", *settings, f"policy={policy}")
     assert finding.level == OPEN and "takes too long on a CPU" in finding.what
+
+
+@pytest.mark.parametrize(
+    ("asked", "has", "level", "told"),
+    [
+        ("auto", True, FINE, "auto is bfloat16 here: the CPU has instructions for it"),
+        ("auto", False, FINE, "auto is float32 here: the CPU has no instructions for bfloat16"),
+        ("bfloat16", True, FINE, "bfloat16, as asked"),
+        ("bfloat16", False, WARNING, "bfloat16 on a CPU that has no instructions for it works"),
+        ("float16", True, WARNING, "float16 on a CPU that has no instructions for it"),
+        ("float32", False, FINE, "float32, as asked"),
+    ],
+)
+def test_which_precision_it_is(settings, monkeypatch, asked, has, level, told):
+    monkeypatch.setenv("DICE_DEVICE", "cpu")
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: has)
+    finding = dtype(Case(load("tiny", [*settings, f"dtype={asked}"]), {}))
+    assert finding.level == level and finding.what.startswith(told)
+    monkeypatch.setenv("DICE_DEVICE", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    finding = dtype(Case(load("tiny", [*settings, "dtype=auto"]), {}))
+    assert (finding.level, finding.what) == (FINE, "auto is bfloat16 here: there is a GPU")
