@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from dice.errors import BadInput
+from dice.launch import hardware
 from dice.stages import evaluate, train_reward_model
 from dice.stages.order import ROUND, stages_of
 from dice.tools.ablation.grid import Cell, Grid
-from dice.tools.plan import hardware
 from dice.tools.plan.budget import Budget, budget
 
 

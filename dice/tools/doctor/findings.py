@@ -9,13 +9,13 @@ from pathlib import Path
 
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.errors import BadInput, Unmade
+from dice.launch import hardware
 from dice.models import chat_template
 from dice.models.checkpoint import NotHere, check_model
 from dice.models.encoding import Chat
 from dice.recipe.keys import Recipe
 from dice.run.rows import Message, Preference
 from dice.stages.checks import ROLES, Check
-from dice.tools.plan import hardware
 from dice.tools.plan.budget import Budget, budget
 from dice.tools.plan.sizes import Size, size_of
 from dice.tools.plan.workload import rows_here

@@ -5,10 +5,13 @@ import math
 import shlex
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 
 from dice.errors import BadInput, counted
 from dice.inference.load import engine_named
+from dice.launch import hardware
 from dice.launch.console import console, say, shown
+from dice.launch.hardware import GIB, GIVEN, Device, Machine
 from dice.models import hub
 from dice.models.checkpoint import NotHere, downloaded
 from dice.recipe.keys import Recipe
@@ -17,7 +20,6 @@ from dice.recipe.paths import resolve
 from dice.run.run import Run
 from dice.stages.checks import ROLES, Place, after_preparation, before_preparation, to_be_made
 from dice.stages.prepare import load
-from dice.tools.plan import hardware
 from dice.tools.plan.budget import Budget, budget
 from dice.tools.plan.estimate import BANDWIDTH, SCORING, TRAINING, Cost
 from dice.tools.plan.forecast import (
@@ -29,7 +31,6 @@ from dice.tools.plan.forecast import (
     rows_of,
     with_measured_lengths,
 )
-from dice.tools.plan.hardware import GIB, Device, Machine
 from dice.tools.plan.sizes import Size
 
 
@@ -40,7 +41,7 @@ def show_plan(name: str, overrides: Sequence[str]) -> None:
     """
     recipe, machine, given = _read(name, overrides)
     hub.settle()
-    here = machine.origin != "as given"
+    here = not machine.origin.startswith(GIVEN)
     _refuse(recipe, lambda key: origin(name, given, key), here)
     run = Run(recipe.run_dir, recipe)
     planned = with_measured_lengths(budget(recipe, machine), run)
@@ -183,6 +184,8 @@ def _show_how(planned: Budget, rows: list[Row]) -> None:
     console.print("\nHow this was estimated (docs/plan-and-doctor.md has the formulas):")
     if planned.work.assumptions:
         console.print(f"  assumed: {'; '.join(planned.work.assumptions)}")
+    if worth := _worth_of_length(planned, rows):
+        console.print(f"  {worth}")
     if measured := sorted({row.stage for row in rows if row.measured}):
         console.print(f"  as measured in this run: the time of {', '.join(measured)}")
     if math.isnan(device.flops):
@@ -196,6 +199,22 @@ def _show_how(planned: Budget, rows: list[Row]) -> None:
     used = ", ".join(f"{share[kind]:.0%} for {what}" for what, share in shares.items())
     console.print(f"  {peak} per {whose}, of which is used: {used}")
     console.print("  right within a factor of two or so; a stage that has run here is taken at its own time")
+
+
+def _worth_of_length(planned: Budget, rows: list[Row]) -> str | None:
+    """What the assumed length of responses is worth: the time in all if they are twice as long, or half.
+
+    None where a round was sampled, and where no time can be told.
+    """
+    work, limit = planned.work, planned.recipe.generate.max_new_tokens
+    if any("as sampled" in text for text in work.assumptions):
+        return None
+    tokens = min(limit, 2 * work.response_tokens) if work.response_tokens < limit else limit / 2
+    other = replace(planned, work=replace(work, response_tokens=tokens))
+    open_rows = [row for row in rows if row.cost and not row.done and not row.measured]
+    more = sum(other.cost(row.stage).seconds - row.cost.seconds for row in open_rows)
+    total = sum(row.seconds for row in rows) + more
+    return f"at {tokens:,.0f} tokens a response: {hours(total)} in all" if more and total > 0 else None
 
 
 def hours(seconds: float) -> str:

@@ -9,13 +9,13 @@ from typing import Any
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.errors import BadInput, spelled
 from dice.inference.load import engine_named
+from dice.launch.hardware import Machine
 from dice.models import trainer
 from dice.recipe.keys import Recipe
 from dice.run.files import read_json
 from dice.stages import train_reward_model
 from dice.tools.plan import estimate
 from dice.tools.plan.estimate import Cost, Sampling, Training
-from dice.tools.plan.hardware import Machine
 from dice.tools.plan.sizes import Size, size_of
 from dice.tools.plan.workload import Workload, rows_here, workload
 

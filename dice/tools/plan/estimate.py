@@ -1,17 +1,18 @@
 """Memory and time of each stage, by arithmetic: bytes per parameter, FLOPs per token. Pure.
 
-N is a model's number of parameters. A forward pass takes 2N FLOPs per token, a backward pass 4N;
-gradient checkpointing repeats the forward pass. docs/plan-and-doctor.md has the formulas in one place.
+N is a model's number of parameters. A forward pass takes 2N FLOPs per token, a backward pass 4N. What
+gradient checkpointing repeats is not counted: published shares of the peak don't count it either.
+docs/plan-and-doctor.md has the formulas in one place.
 """
 
 from dataclasses import dataclass
 
-from dice.tools.plan.hardware import GIB, Device, Machine
+from dice.launch.hardware import GIB, Device, Machine, trained_flops
 from dice.tools.plan.sizes import Size
 from dice.tools.plan.workload import Workload
 
 # Share of the device's peak that is reached, by what it does: (GPU, CPU).
-SCORING, TRAINING, DECODING, BANDWIDTH = (0.4, 0.2), (0.35, 0.5), (0.3, 0.2), (0.6, 0.6)
+SCORING, TRAINING, DECODING, BANDWIDTH = (0.4, 0.2), (0.2, 0.4), (0.3, 0.2), (0.6, 0.6)
 STEP_SECONDS = 0.004  # of a decoding step, beside its arithmetic
 READ_RATE = 1.5e9  # bytes per second at which weights are read from the disk
 START_SECONDS = {"generate": (60, 8), "score": (30, 8), "train": (60, 15)}  # beside reading weights
@@ -179,7 +180,7 @@ def activation_bytes(size: Size, how: Training, longest: int) -> float:
 
 
 def train(size: Size, machine: Machine, work: Workload, how: Training, longest: int) -> Cost:
-    """DPO. A trained token takes 8N FLOPs, 6N where the base is frozen; its reference 2N more.
+    """DPO. A trained token takes 6N FLOPs, 4N where the base is frozen; its reference 2N more.
 
     Without a reference in memory that is so for replayed pairs alone: scoring has done the others.
     """
@@ -187,7 +188,7 @@ def train(size: Size, machine: Machine, work: Workload, how: Training, longest: 
     memory = train_memory(size, device, machine.count, how, longest)
     length = min(how.cutoff_len, work.prompt_tokens + work.response_tokens)
     forward = 2 * size.parameters + _attention_flops(size, length)
-    passes = 3 if how.kind == "lora" else 4
+    passes = trained_flops(size.parameters, trained_parameters(size, how)) / (2 * size.parameters)
     pairs, validations = work.steps * work.batch, work.held_out * how.evaluations
     referred = pairs + validations if how.keeps_reference else work.offline
     flops = 2 * length * forward * (passes * pairs + validations + referred)

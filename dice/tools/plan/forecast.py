@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dice.errors import counted
+from dice.launch.hardware import GIB
 from dice.models import hub
 from dice.rewards.source import source_of
 from dice.run.run import Run
@@ -16,7 +17,6 @@ from dice.stages.order import ROUND, stages_of
 from dice.tools.plan import estimate
 from dice.tools.plan.budget import Budget
 from dice.tools.plan.estimate import Cost
-from dice.tools.plan.hardware import GIB
 from dice.tools.plan.sizes import Size
 
 

@@ -8,13 +8,13 @@ import pytest
 from doctored import found
 
 from dice.errors import BadInput
+from dice.launch import hardware
 from dice.recipe.load import origin
 from dice.recipe.paths import RECIPES
 from dice.stages.prepare import load, prepare_recipe
 from dice.tools import doctor
 from dice.tools.doctor import run
 from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING
-from dice.tools.plan import hardware
 from dice.tools.plan.budget import budget
 
 

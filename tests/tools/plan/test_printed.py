@@ -7,14 +7,14 @@ import shutil
 import pytest
 
 from dice.errors import BadInput
+from dice.launch import hardware
+from dice.launch.hardware import GPUS
 from dice.recipe.paths import RECIPES
 from dice.stages import generate
 from dice.stages.order import execute
 from dice.stages.prepare import load, start
 from dice.tools import plan
-from dice.tools.plan import hardware
 from dice.tools.plan.budget import budget
-from dice.tools.plan.hardware import GPUS
 from dice.tools.plan.sizes import size_of
 
 A100 = GPUS["A100-80G"]
@@ -40,7 +40,11 @@ def test_the_plan_of_a_run_that_is_begun(fake_settings, capsys):
     before = sorted(run.path.rglob("*"))
     shown = printed(capsys, "tiny", *fake_settings)
     assert shown.count("done in") == 1 and shown.count("to do") == 8
-    assert "as sampled in round 1" in shown and "as measured in this run: the time of generate" in shown
+    assert (
+        "a response: " not in shown
+        and "as sampled in round 1" in shown
+        and "as measured in this run: the time of generate" in shown
+    )
     path = run.round_dir(1) / "generate.manifest.json"
     manifest = path.read_text()
     path.write_text(json.dumps({**json.loads(manifest), "resumed": True}))  # the seconds are of a part
@@ -58,6 +62,10 @@ def test_the_plan_of_models_that_are_not_here(name, capsys):
     shown = printed(capsys, name, "gpus=8xA100-80G")
     assert shown.count("billion parameters, from its name; not on this machine: 1") == 2
     assert "8 x A100-80G, 80 GiB each, as given" in shown and "GPU hours" in shown
+    (total, longer) = re.search(
+        r"in all +([\d.]+) h .*at 700 tokens a response: ([\d.]+) h in all", shown, re.S
+    ).groups()
+    assert 1.2 * float(total) < float(longer) < 2 * float(total)
     assert "!" not in shown  # the recipe's own hardware suffices
     shown = printed(capsys, name, "gpus=rtx-4090")
     assert re.search("! train needs about .*what helps: at least (8|16|32) of these GPUs, LoRA", shown)

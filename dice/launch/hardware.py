@@ -1,4 +1,4 @@
-"""The machine that a plan is for: the GPUs that are here, those that `gpus=` names, or the CPU."""
+"""What a machine has and how fast that is: the GPUs that are here, those that `gpus=` names, or the CPU."""
 
 import math
 import os
@@ -62,20 +62,31 @@ GPUS = {
         _gpu("RTX-5090", 32, 210, 1792),
     )
 }
-GIVEN = re.compile(r"(?:(0|[1-9]\d{0,3})\s*[X*])?\s*([A-Z][\w-]*)")
+GIVEN = "as given"  # how an origin begins that is not this machine
+FORM = re.compile(r"(?:(0|[1-9]\d{0,3})\s*[X*])?\s*([A-Z][\w-]*)")
 CPU_FLOPS, CPU_BANDWIDTH = 50e9, 10e9  # of one core in float32, and of all of them: an assumption
 
 
 def parse_gpus(text: str) -> Machine:
-    """`8xA100-80G` (or `H200`, for one). Raises BadInput, with the names there are, for anything else."""
-    found = GIVEN.fullmatch(text.strip().upper())
+    """`8xA100-80G` (or `H200`, for one); of `A100`, which has several sizes, the largest, with a hint.
+
+    Raises BadInput, with the names there are, for anything else.
+    """
+    found = FORM.fullmatch(text.strip().upper())
     number, name = found.groups() if found else ("1", "")
     name = name.removesuffix("B") if name.endswith("GB") else name
-    named = [gpu for gpu in GPUS if name and (gpu == name or gpu.startswith(f"{name}-"))]
-    if len(named) != 1 or number == "0":
-        example = f"8x{named[-1] if named else 'A100-80G'}"
+    named = [gpu for gpu in GPUS.values() if name and (gpu.name == name or gpu.name.startswith(f"{name}-"))]
+    if len({gpu.flops for gpu in named}) != 1 or number == "0":
+        example = f"8x{named[-1].name if named else 'A100-80G'}"
         raise BadInput(f"gpus is {text!r}; it must be like {example}; there are: {', '.join(GPUS)}")
-    return Machine(GPUS[named[0]], int(number or 1), "as given")
+    *others, largest = sorted(named, key=lambda gpu: gpu.memory)
+    hint = "".join(f"; write gpus={number or 1}x{gpu.name} if it is that" for gpu in others)
+    return Machine(largest, int(number or 1), f"{GIVEN}{hint}")
+
+
+def trained_flops(parameters: int, trained: int) -> int:
+    """Of a token in training: 2 a parameter forward, 2 backward, and 2 more for one that is trained."""
+    return 4 * parameters + 2 * trained
 
 
 def find() -> Machine:
