@@ -25,6 +25,7 @@ from dice.launch.processes import Launch
 from dice.models.checkpoint import base_of
 from dice.recipe.paths import ROOT
 from dice.run import files
+from dice.run.manifests import SPEEDS
 
 COMPLETE = "complete.json"
 TRAIN_SCRIPT = ROOT / "llama-factory" / "src" / "train.py"
@@ -50,7 +51,9 @@ class Trained:
     eval_rows: int
     curves: list[dict[str, float]]  # by logging step: step, loss, rewards/accuracies, ... and eval_loss, ...
     reference: dict[str, int] = field(default_factory=dict)  # log-probs of it: known, computed
-    tokens_per_second: float | None = None  # of chosen and rejected rows, in all processes: the median
+    # Medians over the log: tokens_per_second of chosen and rejected rows, in all processes; on GPUs that are
+    # known, share_of_matrix_rate too.
+    speed: dict[str, float] = field(default_factory=dict)
 
 
 def batch_sizes(global_batch: int, per_device: int, processes: int) -> tuple[int, int]:
@@ -141,11 +144,10 @@ def finished(work: Path) -> Trained | None:
                 f"the training in {work} diverged: at step {entry.get('step')} its loss is no number; a "
                 "lower train.learning_rate may help"
             )
-    rates = [entry.pop("tokens_per_second") for entry in curves if "tokens_per_second" in entry]
     reference = files.read_json(work / "reference.json") or {}
-    return Trained(
-        rows["train"], rows["eval"], curves, reference, statistics.median(rates) if rates else None
-    )
+    found = {name: [entry.pop(name) for entry in curves if name in entry] for name in SPEEDS}
+    speed = {name: statistics.median(values) for name, values in found.items() if values}
+    return Trained(rows["train"], rows["eval"], curves, reference, speed)
 
 
 def _environment(work: Path, log: Path) -> dict[str, str]:

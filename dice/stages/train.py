@@ -201,16 +201,18 @@ def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe, expected: int)
     how = ""
     if steps:  # none where there were fewer steps than logging_steps
         how = f", loss {steps[-1]['loss']:.3f}, accuracy {steps[-1]['rewards/accuracies']:.0%} at the end"
-    if trained.tokens_per_second:
-        how += f", {trained.tokens_per_second:,.0f} tokens/s"
-    notes, warnings = [], []
+    notes, warnings, speed = [], [], trained.speed
     if found := trained.reference:
-        notes = [f"reference log-probs: {found['known']:,} from scoring, {found['computed']:,} computed"]
+        notes += [f"reference log-probs: {found['known']:,} from scoring, {found['computed']:,} computed"]
         if found["known"] < expected:
             warnings = [
                 f"scoring encodes {expected - found['known']:,} of {expected:,} generated responses "
                 "otherwise than training; `python -m dice doctor` tells more"
             ]
+    if speed:
+        share = speed.get("share_of_matrix_rate")
+        told = f", {share:.0%} of the GPUs' matrix rate" if share else ""
+        notes += [f"{speed['tokens_per_second']:,.0f} tokens/s{told}"]
     reads_models = engine_named(recipe.generate.engine).reads_models
     return Outcome(
         rows_in=rows,
@@ -222,7 +224,7 @@ def _outcome(rows: int, trained: trainer.Trained, recipe: Recipe, expected: int)
             "train_rows": trained.train_rows,
             "eval_rows": trained.eval_rows,
             **({"reference_logps": found} if found else {}),
-            **({"tokens_per_second": rate} if (rate := trained.tokens_per_second) else {}),
+            **speed,
         },
         notes=notes,
         warnings=warnings,

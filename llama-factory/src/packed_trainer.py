@@ -6,6 +6,7 @@ Every process does the same: what ZeRO-3 and FSDP gather in a forward pass, all 
 """
 
 import inspect
+import math
 import time
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import TrainerCallback
 from batches import lengths
 from dice.errors import BadInput, first_line
 from dice.inference.exactness import knows_windows
+from dice.launch.hardware import recognize, trained_flops
 from dice.models.llamafactory import llamafactory
 from dice.models.reference_table import IGNORED
 from packed import Packed, pack_of
@@ -46,6 +48,8 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
             same = ref_model is None or ref_model is model
             self.reference_packed = self.policy_packed if same else Packed(ref_model)
         self.tokens, self.seconds = 0, 0.0  # of the steps since the last log
+        trained, parameters = llamafactory("extras.misc").count_parameters(model)
+        self.token_flops = trained_flops(parameters, trained)
         super().__init__(model=model, ref_model=ref_model, **kwargs)
         self.add_callback(StepClock(self))
 
@@ -154,12 +158,27 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
         return super().get_batch_loss_metrics(model, batch, train_eval)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """As upstream, with the tokens per second of the steps since the last time, in all processes."""
+        """As upstream, with the speed of the steps since the last time."""
         if "loss" in logs and self.seconds:
-            tokens = torch.tensor(self.tokens, device=self.accelerator.device)
-            logs["tokens_per_second"] = round(int(self.accelerator.reduce(tokens, "sum")) / self.seconds, 1)
+            logs |= self._speed()
             self.tokens, self.seconds = 0, 0.0
         super().log(logs, *args, **kwargs)
+
+    def _speed(self) -> dict[str, float]:
+        """Tokens per second in all processes; the share of the GPUs' matrix rate too where that is known."""
+        tokens = torch.tensor(self.tokens, device=self.accelerator.device)
+        rate = int(self.accelerator.reduce(tokens, "sum")) / self.seconds
+        share = rate * self.token_flops / (matrix_rate() * self.accelerator.num_processes)
+        told = {} if math.isnan(share) else {"share_of_matrix_rate": round(share, 4)}
+        return {"tokens_per_second": round(rate, 1), **told}
+
+
+def matrix_rate() -> float:
+    """FLOPs a second of this process's GPU, in bfloat16; NaN for a CPU and for a GPU that nobody knows."""
+    if not torch.cuda.is_available():
+        return math.nan
+    gpu = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return recognize(gpu.name, gpu.total_memory).flops
 
 
 class StepClock(TrainerCallback):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from dice.recipe.keys import ROOT
 
 sys.path.insert(0, str(ROOT / "llama-factory" / "src"))
 import packed
+import packed_trainer
 
 READABLE = [name for name, (_, _, reader) in FAMILIES.items() if reader is SharedPrompts]
 CPU = torch.device("cpu")
@@ -82,3 +84,18 @@ def test_packs_under_fsdp(version, tmp_path):
     result = run_script(*command, PYTHONPATH=path, OMP_NUM_THREADS="1")
     assert result.returncode == 0, result.stderr[-3000:]
     assert float(result.stdout) < 2e-4  # of sums of some hundred nats
+
+
+@pytest.mark.parametrize(
+    ("gpu", "share"),
+    [("NVIDIA A100-SXM4-80GB", {"share_of_matrix_rate": 0.25}), ("NVIDIA Z9", {}), (None, {})],
+)
+def test_the_speed_of_a_training(monkeypatch, gpu, share):
+    """1,200 tokens in 2 seconds on 2 GPUs, 260 GFLOPs a token: a quarter of twice 312 TFLOP/s."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu is not None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    here = SimpleNamespace(name=gpu, total_memory=80 << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: here)
+    both = SimpleNamespace(device=CPU, num_processes=2, reduce=lambda tokens, _: 2 * tokens)
+    training = SimpleNamespace(accelerator=both, tokens=600, seconds=2.0, token_flops=260e9)
+    assert packed_trainer.PackedTrainer._speed(training) == {"tokens_per_second": 600.0, **share}

@@ -56,6 +56,7 @@ def test_every_stage_did_its_work(run):
     finished = {(r.prompt_id, r.sample) for r in responses if r.finish_reason == "stop" and r.n_chars >= 4}
     assert {(s.prompt_id, s.sample) for s in scores} == finished
     manifest = json.loads((folder / "score.manifest.json").read_text())
+    assert manifest["dtype"] == "float32"
     assert manifest["dropped"]["cut off at the length limit"] == sum(
         r.finish_reason == "length" for r in responses
     )
@@ -96,6 +97,7 @@ def test_a_kill_in_training_changes_nothing(run, tmp_path):
     shutil.copytree(run.path, copy)
     folder = copy / "round-1"
     manifest = json.loads((folder / "train.manifest.json").read_text())
+    assert manifest["dtype"] == "float32" and manifest["tokens_per_second"] > 0
     before = {p.name: p.read_bytes() for p in (folder / "model").iterdir()}
     files.write_json(folder / "train.started.json", {key: manifest[key] for key in ("inputs", "recipe")})
     (folder / "train.manifest.json").unlink()

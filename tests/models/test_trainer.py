@@ -7,8 +7,9 @@ from dice.launch import devices
 from dice.models import trainer
 from dice.recipe.load import load_recipe
 from dice.run import files
+from dice.run.manifests import PASSING
 from dice.run.run import Run
-from dice.stages.train import _outcome, check_rows, round_config
+from dice.stages.train import _outcome, _scores_are_of_use, check_rows, round_config
 
 
 @pytest.mark.parametrize(
@@ -53,6 +54,15 @@ def test_a_cpu_that_has_bfloat16_trains_in_it(monkeypatch):
         assert trainer.dtype_of(trainer.adapt(asked, 8, 1, on_gpu=False)) == "float32"
 
 
+@pytest.mark.parametrize(("has", "bf16", "of_use"), [(1, 1, True), (1, 0, False), (0, 1, True), (0, 0, True)])
+def test_scores_in_bfloat16_are_of_use_to_a_training_in_it(monkeypatch, has, bf16, of_use):
+    """On a CPU that has no instructions for it both are in float32."""
+    monkeypatch.setenv("DICE_DEVICE", "cpu")
+    monkeypatch.setattr(devices, "cpu_has_bfloat16", lambda: bool(has))
+    recipe = load_recipe("tiny", ["dtype=auto", f"train.bf16={bool(bf16)}"])
+    assert _scores_are_of_use(recipe) is of_use
+
+
 def test_a_rounds_configuration(tmp_path, monkeypatch):
     monkeypatch.setenv("NPROC_PER_NODE", "8")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3,4,5,6,7")
@@ -93,6 +103,16 @@ def test_responses_that_scoring_and_training_encode_differently_are_warned_of():
     assert _outcome(64, trained, recipe, expected=60).warnings == []
     (warning,) = _outcome(64, trained, recipe, expected=64).warnings
     assert warning.startswith("scoring encodes 4 of 64 generated responses otherwise than training")
+
+
+def test_equal_trainings_differ_in_their_speed_alone():
+    """It is told, and stands in the manifest beside the seconds: not in what is compared."""
+    speed = {"tokens_per_second": 1234.5, "share_of_matrix_rate": 0.213}
+    recipe = load_recipe("tiny")
+    slow, fast = (_outcome(64, trainer.Trained(64, 0, [], speed=found), recipe, 0) for found in ({}, speed))
+    assert fast.notes == ["1,234 tokens/s, 21% of the GPUs' matrix rate"]
+    assert (slow.notes, slow.summary) == ([], fast.summary)
+    assert {key: fast.figures[key] for key in fast.figures if key not in PASSING} == slow.figures
 
 
 def test_only_the_checkpoints_files_become_the_model(tmp_path):

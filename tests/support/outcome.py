@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dice.recipe.seal import is_sealed
+from dice.run.manifests import SPEEDS
 
 # What of a manifest differs between runs that come to the same: how long it took, and the checkout's commit.
-PASSING = ("seconds", "resumed", "commit", "digest")
+PASSING = ("seconds", "resumed", *SPEEDS, "commit", "digest")
 # What of a report does: how long things took, and which of them went on from an attempt that was ended.
 TIMES = re.compile(
-    rb'<tr><th scope="row">Time</th>[^\n]*|<table class="glance" id="time">.*?</table>'
+    rb'<tr><th scope="row">(?:Time|Trained tokens a second|[^<]* matrix rate)</th>[^\n]*'
+    rb'|<table class="glance" id="time">.*?</table>'
     rb'| *<p class="caption">(?:The evaluation took|\* went on)[^\n]*\n?',
     re.DOTALL,
 )

@@ -100,6 +100,10 @@ def _figures(unit: str, reward_unit: str) -> dict[str, Callable[[Round], str]]:
         "Pairs: generated + offline": _manifest("pair", _mixture),
         "Training loss at the end": _last("loss", "{:.3f}"),
         "Training accuracy at the end": _last("rewards/accuracies", "{:.0%}"),
+        "Trained tokens a second": _manifest("train", lambda m: f"{m.figures['tokens_per_second']:,.0f}"),
+        "… of the GPUs' matrix rate": _manifest(
+            "train", lambda m: f"{m.figures['share_of_matrix_rate']:.1%}"
+        ),
         "Time": _time,
     }
 
