@@ -2,9 +2,9 @@
 
     python scripts/data/prepare_dpo.py CONFIG.yaml OUTPUT_FOLDER [key=value ...]
 
-CONFIG is a complete LLaMA-Factory training file, with DICE's `reference_logps: table`. UltraFeedback's
-sample is made first where the file uses it. Does nothing where OUTPUT has a model; a training that was
-interrupted goes on from its last checkpoint.
+CONFIG is a complete LLaMA-Factory training file, with DICE's `reference_logps: table` and `pack_tokens: auto`
+(`llama-factory/src/train.py`). UltraFeedback's sample is made first where the file uses it. Does nothing
+where OUTPUT has a model; a training that was interrupted goes on from its last checkpoint.
 """
 
 import sys
