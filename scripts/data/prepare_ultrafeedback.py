@@ -1,14 +1,22 @@
 """UltraFeedback for the llama3 and zephyr recipes: a seeded sample of its binarized preferences.
 
     python scripts/data/prepare_ultrafeedback.py [--source FOLDER_OR_HUB_ID] [--pairs 10176] [--seed 42]
+    python scripts/data/prepare_ultrafeedback.py --sample=paper [--source FOLDER]
+
+With --sample=paper it is the subset that the paper's authors published, fetched, or read from a local copy of
+its two files; their git blob hashes must be those of the published ones. --sample=auto takes that where it
+can be had, and else the seeded sample. The card says which.
 
 Writes data/ultrafeedback_10k.json (preferences), data/ultrafeedback_10k_prompts.json (their prompts) and
 a card with counts and lengths, data/ultrafeedback_10k.md; data/dataset_info.json registers both sets
 (with --output FOLDER: that folder's). Does nothing where all three exist.
 """
 
+import hashlib
+import json
 import random
 import sys
+import urllib.request
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,7 +35,15 @@ from dice.launch.console import run, say
 from dice.recipe.paths import ROOT
 from dice.run.files import write_array, write_text
 
+PAPER = "https://raw.githubusercontent.com/sail-sg/dice/865aa6db6f6755a9603e5660dbce636114fc1713"
+PAPER += "/data/UF-10k-subset"
+BLOBS = {  # git's names of the two published files
+    "preference.json": "27dc96a24838824e2ec507c4236bd555ab38850d",
+    "prompt.json": "fe0335987fae21d8cb8308c7ec69b5475fa7a969",
+}
 HUB_ID = "HuggingFaceH4/ultrafeedback_binarized"
+SAMPLES = ("seeded", "paper", "auto")
+KEYS = ("instruction", "chosen", "rejected")
 SPLIT = "train_prefs"
 NAME = "ultrafeedback_10k"
 ENTRIES = {
@@ -89,17 +105,55 @@ def usable(rows: Iterable[dict[str, Any]]) -> tuple[list[dict[str, str]], Counte
     return list(pairs.values()), dropped
 
 
-def card(source: str, seed: int, pairs: list[dict[str, str]], usable: int, dropped: Counter[str]) -> str:
-    """What the sample is and where it comes from, as Markdown."""
-    lines = [
-        f"# {NAME}",
-        "",
-        f"{len(pairs):,} preference pairs with distinct prompts, drawn with seed {seed} from the {usable:,}",
-        f"usable ones among the {usable + dropped.total():,} rows of `{source}`, split `{SPLIT}`.",
+def blob_hash(content: bytes) -> str:
+    """The name that git gives to a file's content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def published(source: str | None) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """The pairs and the prompts of the paper's subset, from a folder or fetched.
+
+    Raises BadInput where they can't be had, or are not what was published.
+    """
+    found = []
+    for name, blob in BLOBS.items():
+        place = str(Path(source) / name) if source else f"{PAPER}/{name}"
+        try:
+            opened = open(place, "rb") if source else urllib.request.urlopen(place, timeout=60)  # noqa: SIM115
+            with opened as file:
+                content = file.read()
+        except OSError as error:
+            raise BadInput(f"{place} can't be read: {error}") from error
+        if blob_hash(content) != blob:
+            raise BadInput(f"{place}: its git blob hash is {blob_hash(content)}; the published one is {blob}")
+        found.append(json.loads(content))
+    rows, prompts = found
+    try:
+        pairs = [dict(zip(KEYS, (row["instruction"], *row["output"]), strict=True)) for row in rows]
+        return pairs, [{"instruction": row["instruction"]} for row in prompts]
+    except (KeyError, TypeError, ValueError):
+        raise BadInput("the paper's subset: a row has no instruction with an output of two answers") from None
+
+
+def drawn_from(source: str, seed: int, usable: int, dropped: Counter[str]) -> list[str]:
+    """Where the seeded sample comes from, for its card."""
+    return [
+        f"Distinct prompts, drawn with seed {seed} from the {usable:,} usable pairs",
+        f"among the {usable + dropped.total():,} rows of `{source}`, split `{SPLIT}`.",
         "",
         "| rows left out | |",
         "| --- | --- |",
         *(f"| {reason} | {count:,} |" for reason, count in sorted(dropped.items())),
+    ]
+
+
+def card(pairs: list[dict[str, str]], origin: list[str]) -> str:
+    """What the sample is and where it comes from, as Markdown."""
+    lines = [
+        f"# {NAME}",
+        "",
+        f"{len(pairs):,} preference pairs.",
+        *origin,
         "",
         "| characters | mean | 5% | median | 95% | longest |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -112,22 +166,43 @@ def card(source: str, seed: int, pairs: list[dict[str, str]], usable: int, dropp
     return "\n".join([*lines, "", f"Chosen is longer than rejected in {longer:.1%} of the pairs.", ""])
 
 
-def main(source: str = HUB_ID, pairs: int = 10_176, seed: int = 42, output: str | None = None) -> None:
+def main(
+    source: str | None = None,
+    pairs: int = 10_176,
+    seed: int = 42,
+    output: str | None = None,
+    sample: str = "seeded",
+) -> None:
     """Write the sample and its card, and register it, unless it is there already."""
     folder = Path(output) if output else ROOT / "data"
     files = [folder / f"{NAME}.json", folder / f"{NAME}_prompts.json", folder / f"{NAME}.md"]
     if all(file.exists() for file in files):
         return
-    found, dropped = usable(load(str(source)))
-    if len(found) < pairs:
-        raise BadInput(f"{len(found):,} usable pairs with distinct prompts; {pairs:,} are asked for")
-    drawn = random.Random(seed).sample(found, pairs)
+    if sample not in SAMPLES:
+        raise BadInput(f"--sample is {sample!r}; it must be one of {', '.join(SAMPLES)}")
+    drawn = prompts = None
+    if sample != "seeded":
+        try:
+            drawn, prompts = published(source)
+            origin = [f"The subset that the paper's authors published, `{PAPER}`."]
+        except BadInput as error:
+            if sample == "paper":
+                raise
+            say(f"ultrafeedback: not the paper's sample ({error})", mark="!")
+    if drawn is None:
+        found, dropped = usable(load(str(source or HUB_ID)))
+        if len(found) < pairs:
+            raise BadInput(f"{len(found):,} usable pairs with distinct prompts; {pairs:,} are asked for")
+        drawn = random.Random(seed).sample(found, pairs)
+        prompts = [{"instruction": pair["instruction"]} for pair in drawn]
+        origin = drawn_from(str(source or HUB_ID), seed, len(found), dropped)
     write_array(files[0], drawn)
-    write_array(files[1], ({"instruction": pair["instruction"]} for pair in drawn))
+    write_array(files[1], prompts)
     for name, entry in ENTRIES.items():
         dataset_info.register(folder / "dataset_info.json", name, entry)
-    write_text(files[2], card(str(source), seed, drawn, len(found), dropped))
-    say(f"ultrafeedback: {pairs:,} preference pairs and their prompts in {folder}", mark="+")
+    write_text(files[2], card(drawn, origin))
+    say(f"ultrafeedback: {len(drawn):,} preference pairs and their prompts in {folder}", mark="+")
+    say(f"ultrafeedback: {origin[0]}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from commands import run_script
 
 import prepare_ultrafeedback
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
+from dice.errors import BadInput
 from dice.recipe.paths import ROOT
 
 SCRIPT = "scripts/data/prepare_ultrafeedback.py"
@@ -120,3 +121,60 @@ def test_rows_of_another_kind(tmp_path):
 def test_what_is_registered_is_what_the_projects_registry_says():
     registered = json.loads((ROOT / "data" / "dataset_info.json").read_text())
     assert {name: registered[name] for name in prepare_ultrafeedback.ENTRIES} == prepare_ultrafeedback.ENTRIES
+
+
+@pytest.fixture
+def papers_files(tmp_path, monkeypatch):
+    """A local copy of two files as the authors' are, and their hashes in place of the published ones."""
+    folder = tmp_path / "paper"
+    folder.mkdir()
+    rows = [{"instruction": f"q{n}", "input": "", "output": [f"good {n}", f"bad {n}"]} for n in range(3)]
+    (folder / "preference.json").write_text(json.dumps(rows))
+    (folder / "prompt.json").write_text(json.dumps([{"instruction": row["instruction"]} for row in rows]))
+    hashes = {
+        name: prepare_ultrafeedback.blob_hash((folder / name).read_bytes())
+        for name in ("preference.json", "prompt.json")
+    }
+    monkeypatch.setattr(prepare_ultrafeedback, "BLOBS", hashes)
+    return folder
+
+
+def test_git_s_name_of_a_content():
+    """As `echo hello | git hash-object --stdin` prints it."""
+    assert prepare_ultrafeedback.blob_hash(b"hello\n") == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+def test_the_paper_s_sample_from_a_local_copy(papers_files, tmp_path, capsys):
+    prepare_ultrafeedback.main(source=str(papers_files), output=str(tmp_path / "out"), sample="paper")
+    pairs, _ = read_preferences(str(tmp_path / "out"), "ultrafeedback_10k")
+    prompts, _ = read_prompts(str(tmp_path / "out"), "ultrafeedback_10k_prompts")
+    assert [(pair.chosen, pair.rejected) for pair in pairs] == [(f"good {n}", f"bad {n}") for n in range(3)]
+    assert [prompt.prompt_id for prompt in prompts] == [pair.prompt_id for pair in pairs]
+    assert (
+        "The subset that the paper's authors published" in (tmp_path / "out/ultrafeedback_10k.md").read_text()
+    )
+    assert "published" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["preference.json", "prompt.json"])
+def test_a_copy_that_was_tampered_with_is_refused(papers_files, tmp_path, name):
+    file = papers_files / name
+    file.write_text(file.read_text().replace("q1", "q2"))
+    with pytest.raises(BadInput, match=f"{name}: its git blob hash is [0-9a-f]{{40}}; the published one is"):
+        prepare_ultrafeedback.main(source=str(papers_files), output=str(tmp_path / "out"), sample="paper")
+    assert not (tmp_path / "out").exists()
+    file.unlink()
+    with pytest.raises(BadInput, match=f"{name} can't be read"):
+        prepare_ultrafeedback.main(source=str(papers_files), output=str(tmp_path / "out"), sample="paper")
+
+
+def test_the_seeded_sample_where_the_paper_s_can_not_be_had(source, tmp_path, capsys, monkeypatch):
+    rows = (source / "train_prefs.jsonl").read_text().splitlines()
+    found, dropped = prepare_ultrafeedback.usable(map(json.loads, rows))
+    assert len(found) == 20 and dropped
+    with pytest.raises(BadInput, match="--sample is 'best'; it must be one of seeded, paper, auto"):
+        prepare_ultrafeedback.main(source=str(source), output=str(tmp_path / "out"), sample="best")
+    monkeypatch.setattr(prepare_ultrafeedback, "load", lambda where: map(json.loads, rows))
+    prepare_ultrafeedback.main(source=str(source), pairs=5, output=str(tmp_path / "out"), sample="auto")
+    told = capsys.readouterr().out
+    assert "not the paper's sample" in told and "drawn with seed 42 from the 20 usable" in told
