@@ -96,7 +96,7 @@ class ForUsers:
             per_token: Write the reward of each token of a file's responses as well.
         """
         if len(words) == 1 and words[0].isdigit():
-            _stage("score", source, int(words[0]), force)
+            _stage("score", open_to_work(source), int(words[0]), force)
             return
         if (Path(source) / "recipe.yaml").is_file():
             raise BadInput(f"{source} is a run; which round? python -m dice score {source} 1")
@@ -160,7 +160,7 @@ class ForUsers:
             return
         from dice.stages import evaluate
 
-        evaluate.show(evaluate.only_shown(opened) or _execute(evaluate.STAGE.name, opened, 0, force))
+        evaluate.show(evaluate.only_shown(opened) or _stage("evaluate", opened, 0, force))
 
     def export(
         self, source: str, round: int | None = None, *, output: str | None = None, push: str | None = None
@@ -242,23 +242,23 @@ class ForTheLoop:
 
     def train_rm(self, run: str, *, force: bool = False) -> None:
         """Train the reward model, where score.reward_model is train."""
-        from dice.stages import train_reward_model
-
-        opened = open_to_work(run)
-        if train_reward_model.is_wanted(opened.recipe):
-            _execute(train_reward_model.STAGE.name, opened, 0, force)
+        _stage("train_rm", open_to_work(run), 0, force)
 
     def generate(self, run: str, round: int, *, force: bool = False) -> None:
         """Sample K responses to each prompt from the round's policy."""
-        _stage("generate", run, round, force)
+        _stage("generate", open_to_work(run), round, force)
 
     def pair(self, run: str, round: int, *, force: bool = False) -> None:
         """Balance lengths, pair best and worst, mix in offline pairs."""
-        _stage("pair", run, round, force)
+        _stage("pair", open_to_work(run), round, force)
 
     def train(self, run: str, round: int, *, force: bool = False) -> None:
         """Train the round's model by DPO, with LLaMA-Factory."""
-        _stage("train", run, round, force)
+        _stage("train", open_to_work(run), round, force)
+
+    def agree(self, run: str, round: int, *, force: bool = False) -> None:
+        """Compare rewards after a round (0: before all) with labels."""
+        _stage("agree", open_to_work(run), round, force)
 
     def places(self, run: str) -> None:
         """Print where a run's models, data sets and logs lie."""
@@ -279,15 +279,10 @@ class Commands(ForUsers, ForTheLoop):
     """
 
 
-def _stage(name: str, run: str, round: int, force: bool) -> None:
-    opened = open_to_work(run)
-    _execute(name, opened, opened.checked_round(round), force)
+def _stage(name: str, run: Run, round: int, force: bool) -> Manifest | None:
+    from dice.stages.order import run_stage
 
-
-def _execute(name: str, run: Run, round: int, force: bool) -> Manifest:
-    from dice.stages.order import STAGES, execute
-
-    return execute(STAGES[name], run, round, force)
+    return run_stage(name, run, round, force)
 
 
 def main() -> None:

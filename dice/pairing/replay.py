@@ -41,12 +41,18 @@ def check_size(offline: int, gamma: float) -> None:
 
 
 def mix(
-    generated_ids: Sequence[str], offline_ids: Sequence[str], gamma: float, seed: int
+    generated_ids: Sequence[str],
+    offline_ids: Sequence[str],
+    gamma: float,
+    seed: int,
+    select: str = "random",
+    margins: Sequence[float] = (),
 ) -> tuple[list[int], list[int]]:
     """Indices of the generated and of the offline pairs to train on, from their prompt ids.
 
     The offline pairs are drawn from those whose prompt is not among the generated ones drawn. There
     are always enough: n_gen prompts leave at least N - n_gen >= gamma * N >= n_off others.
+    With `select` top (bottom) they are those of the largest (smallest) margins; ties are drawn, NaN is last.
     Raises BadInput where the offline set is too small for gamma.
     """
     check_size(len(set(offline_ids)), gamma)
@@ -55,4 +61,9 @@ def mix(
     generated = sorted(rng.sample(range(len(generated_ids)), n_generated))
     taken = {generated_ids[index] for index in generated}
     free = [index for index, prompt in enumerate(offline_ids) if prompt not in taken]
-    return generated, sorted(rng.sample(free, n_offline))
+    if select == "random":
+        return generated, sorted(rng.sample(free, n_offline))
+    rng.shuffle(free)  # sorting keeps the order of ties
+    sign = -1 if select == "top" else 1
+    free.sort(key=lambda index: (math.isnan(margins[index]), sign * margins[index]))
+    return generated, sorted(free[:n_offline])

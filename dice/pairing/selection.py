@@ -1,5 +1,6 @@
 """From a round's numbers to its pairs: alpha, then which samples of a prompt are paired. Pure numpy."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +18,7 @@ class Settings(Protocol):
     rejected: str
     per_prompt: int
     min_margin: float
+    min_confidence: float
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,13 @@ def told_apart(table: Table, kept: np.ndarray) -> np.ndarray:
     return kept[(highest > lowest)[kept]]
 
 
-def choose(table: Table, kept: np.ndarray, settings: Settings, seed: int) -> Choice:
-    """Alpha and the pairs of some rows of the table (see `told_apart`).
+def margin_of(confidence: float, beta: float) -> float:
+    """The margin in nats, at least 0, at which DPO's sigma(beta * margin) is the confidence."""
+    return max(math.log(confidence / (1 - confidence)) / beta, 0.0) if confidence else 0.0
+
+
+def choose(table: Table, kept: np.ndarray, settings: Settings, seed: int, beta: float = 0.1) -> Choice:
+    """Alpha and the pairs of some rows of the table (see `told_apart`); beta is DPO's.
 
     Zero and small margins are dropped, and pairs with equal rewards, which length alone would tell apart.
     Alpha balances best against worst, which is what `rejected: worst, per_prompt: 1` takes; the
@@ -75,10 +82,11 @@ def choose(table: Table, kept: np.ndarray, settings: Settings, seed: int) -> Cho
     margins = picks.difference(shaped)
     zero = margins <= 0
     equal = ~zero & (picks.difference(rewards) == 0)
-    small = ~(zero | equal) & (margins < settings.min_margin)
+    least = max(settings.min_margin, margin_of(settings.min_confidence, beta))
+    small = ~(zero | equal) & (margins < least)
     dropped = {"pairs with a zero margin": int(zero.sum()), "pairs with equal rewards": int(equal.sum())}
-    if settings.min_margin:
-        dropped[f"pairs with a margin under {settings.min_margin:g}"] = int(small.sum())
+    if least:
+        dropped[f"pairs with a margin under {least:g}"] = int(small.sum())
     picks = picks.take(~(zero | equal | small))
     figures = {
         "alpha": float(alpha),
@@ -95,21 +103,35 @@ def pick(shaped: np.ndarray, present: np.ndarray, settings: Settings, seed: int)
     """`settings.per_prompt` pairs of each prompt out of shaped rewards (P, K); ties go to the lower sample.
 
     The first is the best against the worst, the second the best against the worst of what is left,
-    and so on; with `rejected: random` against a random one of those that are left.
+    and so on; with `rejected: random` against a random one of those that are left, with `rejected: sigma`
+    against the one nearest to two standard deviations below the mean of the prompt.
     """
     rows, left = np.arange(len(shaped)), present.copy()
-    lottery = np.random.default_rng(seed).random(shaped.shape) if settings.rejected == "random" else None
+    lottery = None  # rejected is the left one with the highest number
+    if settings.rejected == "random":
+        lottery = np.random.default_rng(seed).random(shaped.shape)
+    elif settings.rejected == "sigma":
+        mean, deviation = mean_and_deviation(shaped, present)
+        lottery = -np.abs(shaped - (mean - 2 * deviation)[:, None])
     ranks = []
     for _ in range(settings.per_prompt):
         enough = left.sum(1) >= 2
         best, worst = length_balance.best_and_worst(shaped, left)
         if lottery is not None:
             left[rows, best] = False
-            worst = np.where(left, lottery, -1).argmax(1)
+            worst = np.where(left, lottery, -np.inf).argmax(1)
         left[rows, best] = left[rows, worst] = False
         ranks.append(np.stack([rows, best, worst])[:, enough])
     together = np.concatenate(ranks, axis=1)
     return Picks(*together[:, np.argsort(together[0], kind="stable")])
+
+
+def mean_and_deviation(rewards: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation, (P,) each, of a prompt's present rewards, (P, K); 0 of none."""
+    count = np.maximum(present.sum(1), 1)
+    mean = np.where(present, rewards, 0).sum(1) / count
+    variance = np.where(present, (rewards - mean[:, None]) ** 2, 0).sum(1) / count
+    return mean, np.sqrt(variance)
 
 
 def _mean(values: np.ndarray) -> float:

@@ -4,7 +4,7 @@
 LLaMA-Factory: `train.learning_rate=1e-6`.
 """
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from dice.errors import spelled
-from dice.recipe.paths import may_exist, resolve
+from dice.recipe.paths import is_function, may_exist, resolve
 from dice.recipe.train_args import refusal
 from dice.recipe.values import Count, Number, PassedOn, Real, Text, Whole, read_as, require
 
@@ -52,14 +52,29 @@ def _yaml_off(value: Any) -> Any:
     return "off" if value is False else value  # which YAML reads the word as
 
 
-Reward = Literal["implicit", "reward_model", "judge", "random"]
-REWARDS = get_args(Reward)
+REWARDS = ("implicit", "reward_model", "judge", "random")
+
+
+def _is_source(name: str) -> str:
+    wanted = f"{', '.join(map(repr, REWARDS))} or path/to/file.py:function"
+    require(name in REWARDS or is_function(name), "", f"is {name!r:.80}; it must be {wanted}")
+    return name
 
 
 class Group(BaseModel):
     """Some keys of a recipe. They are checked when it is read, not where code sets them on a copy."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    later: ClassVar[tuple[str, ...]] = ()  # keys that recipes of earlier versions do not have
+
+    def said(self, *names: str) -> dict[str, Any]:
+        """Those of some keys that do not have their defaults."""
+        fields = type(self).model_fields
+        return {name: value for name in names if (value := getattr(self, name)) != fields[name].default}
+
+    def settings(self) -> dict[str, Any]:
+        """The group for a manifest; a later key that has its default is left out, as in earlier runs."""
+        return self.model_dump(exclude={*self.later}) | self.said(*self.later)
 
 
 class Replay(Group):
@@ -67,6 +82,9 @@ class Replay(Group):
 
     dataset: Text | None = None  # a preference set of dataset_info.json
     gamma: Real = Field(0.5, ge=0, le=1)  # share of offline pairs in the mixture
+    # Which offline pairs: any, or those with the largest or the smallest margin of implicit reward.
+    select: Literal["random", "top", "bottom"] = "random"
+    later = ("select",)
 
 
 class Generate(Group):
@@ -104,11 +122,17 @@ class Generate(Group):
 class Score(Group):
     """Rewards, and where they come from."""
 
-    reward: Reward = "implicit"
+    # A function gets a prompt and a response, or, where its parameters are called so, prompts and responses.
+    reward: Annotated[MaybePath, AfterValidator(_is_source)] = "implicit"
     cutoff_len: Whole = Field(4096, ge=2)  # tokens of prompt plus response; longer ones are dropped
     # The policy's log-probs of an implicit reward: scorer reads the responses once more; engine takes what
     # sampling knew, which saves half of scoring and is as exact as the engine's kernels.
     policy_logps: Literal["scorer", "engine"] = "scorer"
+    normalize: Literal["none", "tokens"] = "none"  # tokens: implicit rewards per token of the response
+    average_rounds: Count = 1  # an implicit reward is the mean of the last so many rounds' rewards
+    # Of implicit rewards: the policy before, or in every round the reference that the run started from.
+    reference: Literal["previous", "first"] = "previous"
+    consistency: bool = False  # rank responses by the round before's reward too, for more forward passes
     # Tokens in one forward pass; auto finds how many the device can hold.
     batch_tokens: Literal["auto"] | Count = "auto"
     # auto: flash attention where it is installed, else sdpa
@@ -119,6 +143,7 @@ class Score(Group):
     reward_model: MaybePath = "train"
     # What its training file has otherwise than `train`; these rates are usual for reward models of 8B.
     reward_args: PassedOn = {}
+    reward_timeout: Real = Field(60.0, gt=0)  # seconds that a function of yours has for an answer
     judge: MaybePath = "policy"  # policy, a model's folder, or the name by which a server knows a model
     # A text file with {prompt} and {response}, or a next turn; null: ours.
     judge_prompt: MaybePath | None = None
@@ -144,10 +169,13 @@ class Pair(Group):
     length: Literal["chars", "tokens"] = "chars"  # what alpha multiplies
     # auto: balanced exactly; grid: the published sweep; or reward per character (token)
     alpha: Literal["auto", "grid"] | Number = "auto"
-    rejected: Literal["worst", "random"] = "worst"  # random: any other sample of the prompt
+    # random: any other sample of the prompt; sigma: the one nearest to the mean less two standard deviations
+    rejected: Literal["worst", "random", "sigma"] = "worst"
     per_prompt: Count = 1  # pairs of a prompt: best and worst, then best and worst of what is left, ...
     min_margin: Real = Field(0.0, ge=0)  # of length-regularized reward, between chosen and rejected
+    min_confidence: Real = Field(0.0, ge=0, le=0.999)  # least sigma(beta * margin); beta is train.pref_beta
     trl: bool = False  # export the data sets in TRL's format too
+    later = ("min_confidence",)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -166,6 +194,7 @@ class Train(Group):
     # many at once as so many tokens hold. off: as LLaMA-Factory does.
     pack_tokens: Annotated[Literal["auto", "off"] | Count, BeforeValidator(_yaml_off)] = "auto"
     args: PassedOn = {}  # the file's contents and what overrides them
+    later = ("pack_tokens",)
 
     @field_validator("args")
     @classmethod
@@ -188,6 +217,8 @@ class Evaluate(Group):
     prompts: Text | None = None  # a prompt set of dataset_info.json; null: no evaluation
     judge: MaybePath | None = None  # path/to/file.py:function, called as f(prompt, response) -> quality
     samples: Count = 4  # answers per prompt
+    # A preference set that rewards are compared with before round 1 and after each round.
+    preferences: Text | None = None
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

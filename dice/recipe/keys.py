@@ -14,6 +14,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from dice.errors import spelled
 from dice.recipe.groups import Evaluate, Generate, Group, MaybePath, Pair, Replay, Score, Train
 from dice.recipe.paths import ROOT, here, resolve
 from dice.recipe.values import Text, Whole, require
@@ -53,6 +54,16 @@ class Recipe(Group):
     evaluate: Evaluate = Evaluate()
 
     @property
+    def beta(self) -> float:
+        """DPO's beta, which LLaMA-Factory has a default for."""
+        return float(self.train.args.get("pref_beta", 0.1))
+
+    @property
+    def is_in_nats(self) -> bool:
+        """Whether rewards are differences of log-probs of whole responses."""
+        return self.score.reward == "implicit" and self.score.normalize == "none"
+
+    @property
     def run_dir(self) -> Path:
         return ROOT / self.results_dir / self.run
 
@@ -63,8 +74,7 @@ class Recipe(Group):
 
     def encoding_settings(self) -> dict[str, Any]:
         """The same for a manifest: what has its default is left out, as in runs of earlier versions."""
-        unsaid = {name: Recipe.model_fields[name].default for name in ENCODING}
-        return {name: value for name, value in self.encoding.items() if value != unsaid[name]}
+        return self.said(*ENCODING)
 
     def sampling(self, **changes: Any) -> "Recipe":
         """A copy with other values in its group `generate`; they are not checked."""
@@ -105,7 +115,23 @@ class Recipe(Group):
         require(pair.min_samples <= samples, "pair.min_samples", reason)
         reason = f"is {pair.per_prompt}; it must be at most half of generate.samples, {samples // 2}"
         require(pair.per_prompt <= samples // 2, "pair.per_prompt", reason)
+        self._check_options()
         return self
+
+    def _check_options(self) -> None:
+        """Raises ValueError for options of rewards and pairs that need others than the recipe has."""
+        score, in_nats = self.score, "score.reward=implicit and score.normalize=none"
+
+        def need(group: str, key: str, needed: str, is_so: bool) -> None:
+            value = spelled(getattr(getattr(self, group), key))
+            require(is_so, f"{group}.{key}", f"is {value}; it needs {needed}")
+
+        for key in score.said("normalize", "average_rounds", "reference", "consistency"):
+            need("score", key, "score.reward=implicit", score.reward == "implicit")
+        if score.average_rounds > 1:
+            need("score", "average_rounds", "score.reference=previous", score.reference == "previous")
+        if self.pair.min_confidence:
+            need("pair", "min_confidence", in_nats, self.is_in_nats)
 
 
 GROUPS: dict[str, type[Group]] = {

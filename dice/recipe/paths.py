@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +28,11 @@ def may_exist(path: Path) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_function(name: str | None) -> bool:
+    """Whether a source of rewards is a function of the user's: path/to/file.py:function."""
+    return bool(name and re.fullmatch(r".+\.py:\w+", name))
 
 
 def recipe_names() -> list[str]:

@@ -6,7 +6,7 @@ from dice.errors import BadInput, spelled
 from dice.models import llamafactory
 from dice.models.checkpoint import check_model, downloaded
 from dice.recipe.keys import Recipe
-from dice.recipe.paths import resolve
+from dice.recipe.paths import is_function, resolve
 from dice.recipe.train_args import MANAGED_TRAIN_ARGS, refusal
 from dice.rewards import judge, judge_server
 
@@ -25,7 +25,7 @@ def examine(recipe: Recipe) -> str:
         return f"reward model {score.reward_model}"
     if score.reward == "judge":
         return _examine_judge(recipe)
-    return f"{score.reward} rewards"
+    return f"rewards of {score.reward}" if is_function(score.reward) else f"{score.reward} rewards"
 
 
 def models(recipe: Recipe) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 One model is in memory at a time. The policy goes over all of a worker's shards, and leaves their token ids
 and its log-probs behind in `scores/halfway-*.jsonl`. Then the reference reads those ids, and the rewards are
-written. So every response is encoded once, and one shard of them is in memory.
+written. So every response is encoded once, and one shard of them is in memory. With `score.consistency`
+the models of the round before read the ids, too, and leave their log-probs there as well.
 """
 
 import math
@@ -16,7 +17,7 @@ from dice.inference.load import load_scorer
 from dice.launch.progress import Counter
 from dice.rewards.source import Scoring, Usable, beside, reading, score_of
 from dice.run import files
-from dice.run.rows import Logps, TokenRewards
+from dice.run.rows import Logps, Score, TokenRewards
 from dice.run.run import Run
 
 CHECKED = 32  # responses of a worker that the scorer reads too where the log-probs are the engine's
@@ -25,27 +26,32 @@ CHECKED = 32  # responses of a worker that the scorer reads too where the log-pr
 class Source(Scoring):
     """Log-probs under two models, and their difference."""
 
-    passes = 2
-
     def __init__(self, run: Run, t: int, counter: Counter, per_token: bool = False) -> None:
         super().__init__(run, t, counter, per_token)
-        self.policy, self.reference = run.policy(t), run.reference(t)
+        self.run = run
+        self.policy, *self.others = map(run.model, run.reads(t))
         self.checked = False  # whether the scorer has read some of what the engine knows
         self.scorer = load_scorer(self.recipe.generate.engine, **reading(self.recipe))
+
+    @staticmethod
+    def passes(run: Run, t: int) -> int:
+        return len(run.reads(t))
 
     def score(self, shards: list[Path]) -> None:
         """Score shards of responses; what an earlier worker left half done is used."""
         for shard in shards:
             if all(files.is_shard(beside(shard, what)) for what in ("halfway", "dropped")):
-                self.counter.add(2 * files.count_rows(shard) - files.count_rows(beside(shard, "halfway")))
+                still = len(self.others) * files.count_rows(beside(shard, "halfway"))
+                self.counter.add((1 + len(self.others)) * files.count_rows(shard) - still)
             else:
                 self._read_by_policy(shard)
-        for shard in shards:
-            self._read_by_reference(shard)
+        for number, model in enumerate(self.others):
+            for shard in shards:
+                self._read_by_other(shard, number, model)
 
     def _read_by_policy(self, shard: Path) -> None:
         rows, dropped = self.usable(shard)
-        self.counter.add(len(dropped))  # the reference won't see them either
+        self.counter.add(len(self.others) * len(dropped))  # the others won't see them either
         halfway = [
             Logps(row.prompt_id, row.sample, row.n_chars, row.prompt_ids, row.response_ids, *logps)
             for row, logps in zip(rows, self._policy_logps(shard, rows), strict=True)
@@ -77,12 +83,22 @@ class Source(Scoring):
         checks = [*by_scorer, *[None] * (len(rows) - count)]
         return [(logp, [], check) for logp, check in zip(by_engine, checks, strict=True)]
 
-    def _read_by_reference(self, shard: Path) -> None:
+    def _read_by_other(self, shard: Path, number: int, model: str) -> None:
+        """The next model's pass over a shard; scores are written in the last one."""
         rows = list(files.read_rows(beside(shard, "halfway"), Logps))
-        self.scorer.use(self.reference)
+        if rows and len(rows[0].others) > number:  # an earlier worker came so far
+            self.counter.add(len(rows))
+            return
+        self.scorer.use(model)
+        found = self._logps(shard, rows)
+        if number < len(self.others) - 1:
+            for row, (logp, _) in zip(rows, found, strict=True):
+                row.others.append(logp)
+            files.write_shard(beside(shard, "halfway"), rows)
+            return
         scores, tokens = [], []
-        for row, (logp, token_logps) in zip(rows, self._logps(shard, rows), strict=True):
-            scores.append(score_of(shard, row, row.logp - logp, (row.logp, logp, row.logp_check)))
+        for row, (logp, token_logps) in zip(rows, found, strict=True):
+            scores.append(self._score(shard, row, [*row.others, logp]))
             rewards = [ours - theirs for ours, theirs in zip(row.token_logps, token_logps, strict=True)]
             if self.per_token:
                 pieces = self.chat.pieces(row.response_ids)
@@ -91,6 +107,19 @@ class Source(Scoring):
             files.write_rows(beside(shard, "tokens"), tokens)
         files.write_shard(beside(shard, "part"), scores)
         files.remove_shard(beside(shard, "halfway"))
+
+    def _score(self, shard: Path, row: Logps, others: list[float]) -> Score:
+        """The row to write, from the log-probs under the models besides the policy."""
+        score, (policy, reference) = self.recipe.score, self.run.ends(self.t)
+        logps = dict(zip(self.run.reads(self.t), (row.logp, *others), strict=True))
+        rounds = policy - reference if score.reference == "previous" else 1
+        length = len(row.response_ids) if score.normalize == "tokens" else 1
+        reward = (row.logp - logps[reference]) / rounds / length
+        made = score_of(shard, row, reward, (row.logp, logps[reference], row.logp_check))
+        if score.consistency and self.t > 1:
+            policy, reference = self.run.ends(self.t - 1)
+            made.reward_before = (logps[policy] - logps[reference]) / length
+        return made
 
     def _logps(self, shard: Path, rows: Sequence[Usable | Logps]) -> list[tuple[float, list[float]]]:
         """Log-probs of responses under the model in use: the sum of each, and its tokens' if `per_token`."""

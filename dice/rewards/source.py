@@ -10,6 +10,7 @@ from dice.inference.load import load_chat
 from dice.launch.progress import Counter
 from dice.models.reference_table import response_hash
 from dice.recipe.keys import Recipe
+from dice.recipe.paths import is_function
 from dice.run import files
 from dice.run.rows import Dropped, Logps, Message, Prompt, Response, Score
 from dice.run.run import Run
@@ -30,11 +31,13 @@ SOURCES = {
     "judge": SourceInfo("judge", "rewards of the judge", "grades", "responses"),
     "random": SourceInfo("chance", "random rewards", "points", "responses"),
 }
+FUNCTION = SourceInfo("function", "rewards of a function", "points", "responses")
 
 
 def source_of(recipe: Recipe) -> SourceInfo:
     """The source of a recipe's rewards."""
-    return SOURCES[recipe.score.reward]
+    found = FUNCTION if is_function(recipe.score.reward) else SOURCES[recipe.score.reward]
+    return found._replace(unit="nats per token") if recipe.score.normalize == "tokens" else found
 
 
 READING = ("batch_tokens", "attn_implementation", "quantization_bit")  # how models are loaded and read
@@ -82,11 +85,11 @@ class Usable(NamedTuple):
 class Scoring:
     """A worker's part of round t: its responses and where their scores go. Sources say what the rewards are.
 
-    `passes` is how often a source looks at a response, `written` what a shard has in scores/ when it is done.
+    `passes` is how often a source looks at a response of a round, `written` what a shard has in scores/ when
+    it is done.
     With `per_token`, scores/tokens-*.jsonl is written too, by a source that knows of tokens.
     """
 
-    passes = 1
     written: tuple[str, ...] = ("part", "dropped")
 
     def __init__(self, run: Run, t: int, counter: Counter, per_token: bool = False) -> None:
@@ -94,6 +97,10 @@ class Scoring:
         prompts = files.read_rows(run.round_dir(t) / "prompts.jsonl", Prompt)
         self.prompts = {prompt.prompt_id: prompt.messages for prompt in prompts}
         self.chat = load_chat(self.recipe.generate.engine, run.policy(t), self.recipe.encoding)
+
+    @staticmethod
+    def passes(run: Run, t: int) -> int:
+        return 1
 
     def rewards(self, shard: Path, rows: list[Usable]) -> Sequence[float | str]:
         """The reward of each response, or why it gets none; `self.counter` is told of each."""

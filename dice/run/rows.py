@@ -73,8 +73,9 @@ class Score(_Row, omit_defaults=True):
 
     `ids_hash` stands for the token ids of prompt and response, as training encodes them
     (`dice.models.reference_table.response_hash`). Of an implicit reward the two halves are there, summed
-    over the response's tokens: reward = logp_policy - logp_ref. Other sources have none. `logp_check` is the
-    policy's half once more, where both the engine and the scorer know it.
+    over the response's tokens: reward = logp_policy - logp_ref, or that per token where the recipe says so.
+    Other sources have none. `logp_check` is the policy's half once more, where both the engine and the scorer
+    know it. `reward_before` is what the round before's reward makes of it, where that is known.
     """
 
     prompt_id: str
@@ -86,6 +87,7 @@ class Score(_Row, omit_defaults=True):
     logp_ref: float | None
     reward: float
     logp_check: float | None = None
+    reward_before: float | None = None
 
 
 class Dropped(_Row):
@@ -108,6 +110,7 @@ class Logps(_Row):
     """A response as token ids, and its log-probs under the policy, while the reference's are still to come.
 
     The log-probs are summed over the response, and given token by token as well where that is asked for.
+    `others` are the sums under further models that have read it so far.
     """
 
     prompt_id: str
@@ -118,6 +121,7 @@ class Logps(_Row):
     logp: float
     token_logps: list[float]
     logp_check: float | None = None
+    others: list[float] = []
 
 
 class TokenRewards(_Row):

@@ -9,7 +9,7 @@ from dice.errors import BadInput
 from dice.launch import disk_errors
 from dice.recipe.keys import Recipe
 from dice.recipe.load import load_resolved, resolved_yaml
-from dice.recipe.paths import resolve
+from dice.recipe.paths import is_function, resolve
 from dice.recipe.seal import sealed
 from dice.run import files
 from dice.run.lock import locked
@@ -28,22 +28,36 @@ class Run:
         return self.path / f"round-{t}"
 
     def model(self, t: int) -> str:
-        """The model that round t ends with; before round 1 it is the policy that the run starts from."""
-        return str(self.round_dir(t) / "model") if t > 0 else model_path(self.recipe.policy)
+        """The model that round t ends with; 0 and -1 stand for the recipe's policy and reference."""
+        if t > 0:
+            return str(self.round_dir(t) / "model")
+        return model_path(self.recipe.policy if t == 0 else self.recipe.reference)
 
     def policy(self, t: int) -> str:
         """The model that round t samples from and trains."""
-        return self.model(t - 1)
+        return self.model(self.ends(t)[0])
 
     def reference(self, t: int) -> str:
-        """The model that round t's policy was trained from: the other half of its implicit reward."""
-        return self.model(t - 2) if t > 1 else model_path(self.recipe.reference)
+        """The other half of round t's implicit reward; by default what its policy was trained from."""
+        return self.model(self.ends(t)[1])
+
+    def ends(self, t: int) -> tuple[int, int]:
+        """The rounds, as `model` takes them, that ended with the policy and the reference of round t.
+
+        The mean reward of n rounds is (log pi_(t-1) - log pi_(t-1-n)) / n: the models between cancel out.
+        """
+        score, t = self.recipe.score, max(t, 1)
+        return t - 1, t - 1 - (t if score.reference == "first" else min(score.average_rounds, t))
+
+    def reads(self, t: int) -> list[int]:
+        """The rounds whose models read the responses of round t for implicit rewards, its policy's first."""
+        before = self.ends(t - 1) if self.recipe.score.consistency and t > 1 else ()
+        return list(dict.fromkeys((*self.ends(t), *before)))
 
     def given(self, t: int) -> dict[str, str]:
         """Which models of round t are the user's own: "policy" and "reference" -> key of the recipe."""
-        if t > 1:
-            return {"reference": "policy"} if t == 2 else {}
-        return {"policy": "policy", "reference": "reference"}
+        keys, roles = {0: "policy", -1: "reference"}, ("policy", "reference")
+        return {role: keys[end] for role, end in zip(roles, self.ends(t), strict=True) if end in keys}
 
     def checked_round(self, t: object) -> int:
         """The number of a round, as a user gives it. Raises BadInput where the run has no such round."""
@@ -115,8 +129,10 @@ def open_run(path: str | Path) -> Run:
 
 
 def open_to_work(path: str | Path) -> Run:
-    """As `open_run`, for what loads the run's models: with code of their own only if the run is trusted."""
+    """As `open_run`, for what loads the run's models: with code that it names only if the run is trusted."""
     run = open_run(path)
     if run.recipe.trust_remote_code:
         require_trust(run, "trust_remote_code", "true")
+    if is_function(run.recipe.score.reward):
+        require_trust(run, "score.reward", run.recipe.score.reward)
     return run

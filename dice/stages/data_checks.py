@@ -11,6 +11,8 @@ from dice.models import hub
 from dice.models.checkpoint import NotDownloaded, NotHere
 from dice.pairing import replay
 from dice.recipe.keys import Recipe
+from dice.recipe.paths import is_function
+from dice.rewards.function import load_function
 from dice.stages import evaluate, train, train_reward_model
 
 
@@ -19,19 +21,23 @@ def data_sets(recipe: Recipe) -> dict[str, tuple[Callable, str]]:
     sets = {"prompts": (read_prompts, recipe.prompts)}
     if recipe.replay.gamma > 0 or train_reward_model.is_wanted(recipe):
         sets["replay.dataset"] = (read_preferences, recipe.replay.dataset)
+    if recipe.evaluate.preferences:
+        sets["evaluate.preferences"] = (read_preferences, recipe.evaluate.preferences)
     if recipe.evaluate.prompts:
         sets["evaluate.prompts"] = (read_prompts, recipe.evaluate.prompts)
     return sets
 
 
 def check_names(recipe: Recipe) -> str:
-    """Raises BadInput for data sets that are not registered and a judge that does not exist."""
+    """Raises BadInput for data sets that are not registered and functions that do not exist."""
     sets = data_sets(recipe)
     for key, (_, name) in sets.items():
         with naming(key):
             dataset_info.find_entry(recipe.dataset_dir, name)
     if recipe.evaluate.judge:
         evaluate.load_judge(recipe.evaluate.judge)
+    if is_function(recipe.score.reward):
+        load_function("score.reward", recipe.score.reward)
     return f"{', '.join(dict.fromkeys(name for _, name in sets.values()))} in dataset_info.json"
 
 
@@ -55,7 +61,7 @@ def check_data(recipe: Recipe, key: str, download: bool, counts: dict[str, int])
         counts[key] = len({row.prompt_id for row in rows})
         if key == "replay.dataset":
             replay.check_size(counts[key], recipe.replay.gamma)
-    what = "pairs" if key == "replay.dataset" else "prompts"
+    what = "pairs" if read is read_preferences else "prompts"
     return f"{len(rows):,} {what} of {name}{_left_out(dropped)}"
 
 

@@ -5,11 +5,11 @@ their answers to a prompt, a better answer counts 1, an equal one 1/2; the rate 
 prompts, its standard error that of the mean over prompts.
 """
 
-import importlib.util
 import math
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from rich.table import Table
 
 from dice.data import dataset_info
 from dice.data.prompts_and_preferences import read_prompts
-from dice.errors import BadInput, counted, first_line
+from dice.errors import BadInput, counted
 from dice.inference.load import dtype_of, engine_named
 from dice.launch import processes
 from dice.launch.console import console, say, with_error
@@ -26,6 +26,7 @@ from dice.launch.processes import Workers
 from dice.launch.worker import Worker
 from dice.recipe.keys import Recipe
 from dice.recipe.paths import resolve
+from dice.rewards.function import load_function
 from dice.run import files
 from dice.run.digests import file_digest, model_digest
 from dice.run.manifests import Manifest, differences
@@ -35,6 +36,8 @@ from dice.run.stage import Outcome, Stage, makers
 from dice.run.state import State
 from dice.stages import train
 from dice.stages.generate import finished_shards, sample_shards, sampling_settings
+
+load_judge = partial(load_function, "evaluate.judge")
 
 
 @dataclass(frozen=True)
@@ -65,25 +68,6 @@ def win_rate(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     return float(wins.mean()), float(error)
 
 
-def load_judge(spec: str) -> Callable[[str, str], float]:
-    """The function of `path/to/file.py:function`. Raises BadInput where there is none."""
-    path, _, name = spec.partition(":")
-    file = resolve(path)
-    if not file.is_file():
-        raise BadInput(f"evaluate.judge {spec!r}: {file} does not exist; give path/to/file.py:function")
-    module_spec = importlib.util.spec_from_file_location("dice_judge", file)
-    module = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file may raise
-        reason = f"{type(error).__name__}: {first_line(error)}"
-        raise BadInput(f"evaluate.judge {spec!r}: {file} can't be run ({reason})") from error
-    judge = getattr(module, name, None)
-    if not callable(judge):
-        raise BadInput(f"evaluate.judge {spec!r}: {file} has no function {name!r}")
-    return judge
-
-
 def _options(recipe: Recipe) -> Recipe:
     """The recipe with as many samples as an evaluation takes."""
     return recipe.sampling(samples=recipe.evaluate.samples)
@@ -112,7 +96,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = _options(run.recipe)
-    return {**sampling_settings(recipe), "evaluate": recipe.evaluate.model_dump()}
+    return {**sampling_settings(recipe), "evaluate": recipe.evaluate.model_dump(exclude={"preferences"})}
 
 
 def _workers(run: Run) -> list[Workers]:

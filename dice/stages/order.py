@@ -4,22 +4,42 @@ from collections.abc import Iterator
 from functools import partial
 
 from dice.run import stage
+from dice.run.manifests import Manifest
 from dice.run.run import Run
 from dice.run.stage import Stage
-from dice.stages import evaluate, generate, pair, score, train, train_reward_model
+from dice.stages import agreement, evaluate, generate, pair, score, train, train_reward_model
 
 ROUND = (generate.STAGE, score.STAGE, pair.STAGE, train.STAGE)
-STAGES = {one.name: one for one in (train_reward_model.STAGE, *ROUND, evaluate.STAGE)}
+STAGES = {one.name: one for one in (train_reward_model.STAGE, *ROUND, agreement.STAGE, evaluate.STAGE)}
+
+
+def of_round(run: Run) -> tuple[Stage, ...]:
+    """The stages of a round."""
+    return (*ROUND, agreement.STAGE) if run.recipe.evaluate.preferences else ROUND
 
 
 def stages_of(run: Run) -> Iterator[tuple[Stage, int]]:
     """The stages that a run's recipe asks for, with their rounds: 0 before the first and after the last."""
     if train_reward_model.is_wanted(run.recipe):
         yield train_reward_model.STAGE, 0
+    if run.recipe.evaluate.preferences:
+        yield agreement.STAGE, 0
     for t in range(1, run.recipe.rounds + 1):
-        yield from ((one, t) for one in ROUND)
+        yield from ((one, t) for one in of_round(run))
     if run.recipe.evaluate.judge:
         yield evaluate.STAGE, 0
 
 
 execute = partial(stage.execute, order=stages_of)
+
+
+def run_stage(name: str, run: Run, t: object, force: bool = False) -> Manifest | None:
+    """`execute` a stage by its name; None where the run's recipe does not ask for it.
+
+    Raises BadInput where the run has no such round.
+    """
+    one = STAGES[name]
+    number = run.checked_round(t) if one in ROUND else t
+    if (one, number) not in stages_of(run):
+        return None
+    return execute(one, run, number, force)

@@ -19,13 +19,16 @@ from dice.pairing.selection import Choice, choose, told_apart
 from dice.pairing.table import Table
 from dice.recipe.keys import Recipe
 from dice.recipe.seeds import seed_of
+from dice.rewards import score_answers, scoring
 from dice.rewards.source import source_of
 from dice.run import files
 from dice.run.digests import file_digest, folder_digest
 from dice.run.rows import Pair, Preference, Prompt, Step
 from dice.run.run import Run
-from dice.run.stage import Outcome, Stage
+from dice.run.stage import Outcome, Stage, makers
 from dice.stages import generate
+
+RANKED = "offline"  # the folder in which offline pairs get the margins that they are chosen by
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
@@ -37,12 +40,26 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
     }
     if recipe.replay.gamma > 0:
         digests["offline pairs"] = dataset_info.digest(recipe.dataset_dir, recipe.replay.dataset)
+    for one in _ranking(run, t):
+        digests |= scoring.inputs(one, 0)
     return digests
+
+
+def _ranking(run: Run, t: int) -> list[Run]:
+    """Where offline pairs get the margins that they are chosen by; empty where any will do."""
+    keys, folder = run.recipe.replay, run.round_dir(t) / RANKED
+    is_wanted = keys.gamma > 0 and keys.select != "random"
+    return [score_answers.elsewhere(run, folder, t, reward="implicit")] if is_wanted else []
 
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = run.recipe
-    return {"seed": recipe.seed, **recipe.model_dump(include={"replay", "pair"})}
+    found = {"seed": recipe.seed, "replay": recipe.replay.settings(), "pair": recipe.pair.settings()}
+    if recipe.pair.min_confidence:
+        found["pref_beta"] = recipe.beta
+    for one in _ranking(run, t):
+        found["offline_scores"] = score_answers.settings(one.recipe)
+    return found
 
 
 def _run(run: Run, t: int) -> Outcome:
@@ -51,7 +68,7 @@ def _run(run: Run, t: int) -> Outcome:
     table = read_scores(folder / "scores", [prompt.prompt_id for prompt in prompts], recipe.generate.samples)
     kept = _with_enough_scores(run, t, table)
     told = _told_apart(run, t, table, kept)
-    choice = choose(table, told, recipe.pair, seed_of(recipe.seed, t, "pair"))
+    choice = choose(table, told, recipe.pair, seed_of(recipe.seed, t, "pair"), recipe.beta)
     files.write_rows(folder / "alpha.jsonl", map(Step, *(side.tolist() for side in choice.balance.curve())))
 
     wanted = np.zeros(table.present.shape, bool)
@@ -62,8 +79,8 @@ def _run(run: Run, t: int) -> Outcome:
     offline, unread = _offline_pairs(recipe)
     dropped = _unpaired(run, t, table, kept, told) | choice.dropped | unfit | unread
 
-    drawn, replayed = _mix(run, t, pairs, offline, dropped)
     files.write_rows(folder / "pairs.jsonl", pairs)
+    drawn, replayed = _mix(run, t, pairs, offline, dropped)
     write(folder / "dataset", pairs, [*drawn, *replayed], recipe.pair.trl)
     figures = choice.figures | {
         "margins": health.quantiles(np.array([pair.chosen_shaped - pair.rejected_shaped for pair in pairs])),
@@ -163,7 +180,8 @@ def _mix(
     """What the round trains on: those of the generated pairs and those of the offline ones."""
     gamma, seed = run.recipe.replay.gamma, seed_of(run.recipe.seed, t, "replay")
     sides = [pair.prompt_id for pair in pairs], [pair.prompt_id for pair in offline]
-    drawn, replayed = replay.mix(*sides, gamma, seed)
+    margins = [margin for one in _ranking(run, t) for margin in score_answers.margins(one, offline).tolist()]
+    drawn, replayed = replay.mix(*sides, gamma, seed, run.recipe.replay.select, margins)
     if not drawn and not replayed:
         reasons = [f"{count:,} {reason}" for reason, count in dropped.items() if count]
         raise BadInput(
@@ -176,7 +194,7 @@ def _mix(
 def _warnings(
     recipe: Recipe, figures: dict[str, Any], choice: Choice, prompts: int, paired: int
 ) -> list[str]:
-    found = health.warnings(figures, prompts, paired, implicit=recipe.score.reward == "implicit")
+    found = health.warnings(figures, prompts, paired, recipe.is_in_nats)
     uneven = health.unbalanced(choice.balance, recipe.pair.length) if recipe.pair.alpha == "auto" else None
     return [uneven, *found] if uneven else found
 
@@ -195,6 +213,8 @@ STAGE = Stage(
     _settings,
     outputs=("pairs.jsonl", "dataset", "alpha.jsonl"),
     run=_run,
-    needs=lambda run, t: [("generate", t), ("score", t)],
+    working=(RANKED,),
+    needs=lambda run, t: [("generate", t), ("score", t), *(makers(*run.ends(t)) if _ranking(run, t) else [])],
     given=lambda run, t: {"offline pairs": "replay.dataset"},
+    launches=lambda run, t: [score_answers.launch(one) for one in _ranking(run, t)],
 )

@@ -5,63 +5,21 @@ from typing import Any
 
 from dice.errors import BadInput
 from dice.inference.load import dtype_of
-from dice.launch import devices, processes
-from dice.launch.processes import Workers
-from dice.launch.worker import Worker
+from dice.launch import devices
 from dice.recipe.keys import Recipe
-from dice.rewards.judge import is_local, tally
+from dice.rewards.judge import tally
 from dice.rewards.mismatch import Mismatch
-from dice.rewards.scoring import score_shards, scored, settings
-from dice.rewards.source import beside, responses_of, source_of
-from dice.run import files
-from dice.run.digests import folder_digest, model_digest
+from dice.rewards.scoring import inputs, score_round, scored, settings, workers_of
+from dice.rewards.source import source_of
+from dice.run.digests import folder_digest
 from dice.run.rows import Dropped, Score
-from dice.run.run import Run, model_path, open_run
+from dice.run.run import Run
 from dice.run.stage import Outcome, Stage, makers
 from dice.stages import train_reward_model
 
-WRITTEN = ("part", "dropped", "grades", "tokens")  # what shards have in scores/ once they are done
-
-
-def work(worker: Worker, run_dir: str, t: str, *extra: str) -> None:
-    """A worker's part of round t; the word `per_token` asks for the rewards of tokens."""
-    score_shards(worker, open_run(run_dir), int(t), "per_token" in extra)
-
-
-def _workers(run: Run, t: int, per_token: bool = False) -> Workers:
-    recipe = run.recipe
-    arguments = [str(run.path), str(t), *(["per_token"] if per_token else [])]
-    samples_here = recipe.score.reward == "judge" and is_local(recipe.score.judge)
-    gpus_each = recipe.generate.tensor_parallel if samples_here else 1
-    return Workers(__name__, run.round_dir(t), arguments, source_of(recipe).counted, gpus_each)
-
-
-def score_round(run: Run, t: int, per_token: bool = False) -> None:
-    """Score the responses in the folder of round t, with as many workers as there are GPUs.
-
-    Raises BadInput where the input can't be used, StageFailed where a worker broke.
-    """
-    folder = run.round_dir(t)
-    processes.run_workers(*_workers(run, t, per_token))
-    known = {beside(shard, what) for shard in responses_of(run, t) for what in WRITTEN}
-    for path in (folder / "scores").iterdir():
-        if path not in known and not path.name.endswith(files.SEAL):
-            files.remove(path)  # of a worker that was killed before it could do so, or of somebody else's
-
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
-    folder, score = run.round_dir(t), run.recipe.score
-    digests = {
-        "responses": folder_digest(folder / "responses"),
-        "policy": model_digest(run.policy(t)),  # of other rewards: its tokenizer
-    }
-    if score.reward == "implicit":
-        digests["reference"] = model_digest(run.reference(t))
-    if score.reward == "reward_model":
-        digests["reward model"] = model_digest(run.reward_model())
-    if score.reward == "judge" and score.judge != "policy" and is_local(score.judge):
-        digests["judge"] = model_digest(model_path(score.judge))
-    return digests
+    return {"responses": folder_digest(run.round_dir(t) / "responses"), **inputs(run, t)}
 
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
@@ -79,7 +37,7 @@ def _run(run: Run, t: int) -> Outcome:
     dropped: Tally[str] = Tally()
     rows = tokens = 0
     total = 0.0
-    mismatch = Mismatch()
+    mismatch = Mismatch(per_token=recipe.score.normalize == "tokens")
     for score in scored(run, t):
         if isinstance(score, Dropped):
             dropped[score.reason] += 1
@@ -119,11 +77,11 @@ STAGE = Stage(
     outputs=("scores",),
     run=_run,
     shards="scores",
-    needs=lambda run, t: [("generate", t), *makers(t - 1, t - 2), *train_reward_model.maker(run.recipe)],
+    needs=lambda run, t: [("generate", t), *makers(*run.reads(t)), *train_reward_model.maker(run.recipe)],
     given=lambda run, t: {
         "reward model": "score.reward_model",
         "judge": "score.judge",
         **run.given(t),
     },
-    launches=lambda run, t: [_workers(run, t).launch()],
+    launches=lambda run, t: [workers_of(run, t).launch()],
 )

@@ -114,10 +114,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = run.recipe
     own = {"seed": recipe.seed, **recipe.encoding_settings(), "cutoff_len": recipe.score.cutoff_len}
-    unsaid = (
-        {"pack_tokens"} if recipe.train.pack_tokens == "auto" else set()
-    )  # as in runs of earlier versions
-    return {**own, "train": recipe.train.model_dump(exclude=unsaid)}
+    return {**own, "train": recipe.train.settings()}
 
 
 def _log(run: Run, t: int) -> Path:

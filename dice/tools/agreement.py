@@ -1,9 +1,7 @@
 """Does a reward agree with the labels of a preference set? What to know before a loop."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,30 +15,8 @@ from dice.recipe.keys import Recipe
 from dice.rewards.source import source_of
 from dice.run.rows import Score
 from dice.run.run import Run
-from dice.stages.evaluate import win_rate
+from dice.stages.agreement import NOTHING, Agreement
 from dice.tools.score_file import score_all, settings
-
-NOTHING = "–"  # what so few pairs do not tell
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How often reward and label agree (a tie is half an agreement), over `pairs` pairs."""
-
-    pairs: int
-    share: float  # 0 to 1; NaN of no pair
-    error: float  # standard error; NaN of a single pair
-
-    @classmethod
-    def of(cls, margins: np.ndarray) -> "Agreement":
-        """From margins (N,): reward of chosen minus reward of rejected."""
-        found = win_rate(margins[:, None], np.zeros((len(margins), 1))) if len(margins) else (math.nan,) * 2
-        return cls(len(margins), *found)
-
-    def __str__(self) -> str:
-        if not self.pairs:
-            return NOTHING
-        return f"{self.share:.1%} ± {f'{self.error:.1%}' if self.pairs > 1 else NOTHING}"
 
 
 def correlation(x: np.ndarray, y: np.ndarray) -> str:

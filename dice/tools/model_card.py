@@ -46,7 +46,7 @@ def of_round(run: Run, t: int) -> str:
         signature=Markup(SIGNATURE),
         recipe=recipe,
         t=t,
-        ranks=RANKS[recipe.score.reward],
+        ranks=RANKS.get(recipe.score.reward, f"the function {recipe.score.reward}"),
         kind=recipe.train.args["finetuning_type"],
         rounds=[_round(run, number) for number in range(1, t + 1)],
         results=judged.figures.get("results", []) if judged else [],

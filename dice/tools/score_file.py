@@ -3,9 +3,7 @@
 import contextlib
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from dice.data.answers import read_answers
@@ -15,29 +13,18 @@ from dice.launch.console import say
 from dice.models import remote_code
 from dice.models.checkpoint import check_model
 from dice.recipe.keys import Recipe
-from dice.recipe.load import load_recipe, resolved_yaml
+from dice.recipe.load import load_recipe
 from dice.rewards import check
-from dice.rewards.scoring import scored
-from dice.rewards.source import SOURCES, beside, responses_of, source_of
+from dice.rewards.score_answers import Result, elsewhere, score_answers
+from dice.rewards.source import SOURCES, source_of
 from dice.run import files
-from dice.run.rows import Message, Prompt, Response, Score, TokenRewards, prompt_id, to_line
+from dice.run.rows import Message, to_line
 from dice.run.run import Run
 from dice.run.stage import require
 from dice.stages import train_reward_model
 from dice.stages.checks import check_alike, check_two
-from dice.stages.score import score_round
 
-SHARD = 1024  # responses: what workers share out
 OTHER = {f"score.reward={source}" for source in SOURCES if source != "implicit"}  # need no reference
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a response; `score` is None where it was dropped, for `reason`."""
-
-    score: Score | None
-    reason: str | None
-    tokens: TokenRewards | None
 
 
 def settings(recipe: str | None, overrides: Sequence[str]) -> Recipe:
@@ -67,27 +54,7 @@ def score_all(
     run = Run(recipe.run_dir, recipe)
     _check(run)
     with _workplace() as folder:
-        scratch = Run(folder, _for_files(run))
-        files.write_text(folder / "recipe.yaml", resolved_yaml(scratch.recipe))
-        keys = _write(scratch.round_dir(0), answered)
-        score_round(scratch, 0, per_token)
-        tokens = {(row.prompt_id, row.sample): row for row in _token_rewards(scratch)}
-        results = {}
-        for row in scored(scratch, 0):
-            key = (row.prompt_id, row.sample)
-            known = (row, None) if isinstance(row, Score) else (None, row.reason)
-            results[key] = Result(*known, tokens.get(key))
-    return [[results[key] for key in row] for row in keys]
-
-
-def _for_files(run: Run) -> Recipe:
-    """The run's recipe for a run of one round, 0, that has the responses of a file and the same models.
-
-    Short and long responses are dropped in the loop for the sake of pairs; here they count.
-    """
-    pair = run.recipe.pair.model_copy(update={"min_chars": 0, "max_chars": 1 << 60})
-    score = run.recipe.score.model_copy(update={"reward_model": run.reward_model()})
-    return run.recipe.model_copy(update={"pair": pair, "score": score})
+        return score_answers(elsewhere(run, folder), answered, per_token)
 
 
 def _check(run: Run) -> None:
@@ -117,31 +84,6 @@ def _workplace() -> Iterator[Path]:
         shutil.rmtree(folder)
         raise
     shutil.rmtree(folder)
-
-
-def _write(folder: Path, answered: Sequence[tuple[list[Message], list[str]]]) -> list[list[tuple[str, int]]]:
-    """Write prompts and shards of responses; returns every response's (prompt_id, sample)."""
-    prompts: dict[str, Prompt] = {}
-    responses: list[Response] = []
-    samples: Counter[str] = Counter()
-    keys = []
-    for messages, texts in answered:
-        name = prompt_id(messages)
-        prompts[name] = Prompt(name, messages)
-        keys.append([(name, samples[name] + index) for index in range(len(texts))])
-        samples[name] += len(texts)
-        for (_, sample), text in zip(keys[-1], texts, strict=True):
-            responses.append(Response(name, sample, text, len(text), 0, "stop", 0))
-    files.write_rows(folder / "prompts.jsonl", prompts.values())
-    for shard, start in enumerate(range(0, len(responses), SHARD)):
-        files.write_rows(files.shard_path(folder / "responses", shard), responses[start : start + SHARD])
-    return keys
-
-
-def _token_rewards(run: Run) -> Iterator[TokenRewards]:
-    for shard in responses_of(run, 0):
-        if (path := beside(shard, "tokens")).exists():
-            yield from files.read_rows(path, TokenRewards)
 
 
 def score_file(

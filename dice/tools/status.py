@@ -31,7 +31,7 @@ def show_run(run: Run, check: bool = False) -> bool:
     # Of the unfinished stages, the one that was begun last is the one at work.
     running = max((found.begun_at for *_, found in states), default=0.0) if worker else 0.0
     for stage, t, found in states:
-        heading = f"round {t}" if t else "before" if stage.name == "train_rm" else "evaluation"
+        heading = f"round {t}" if t else "before" if stage.name in ("train_rm", "agree") else "evaluation"
         cells = _cells(run, stage, t, found, running > 0 and found.begun_at == running)
         table.add_row("" if heading in headings else heading, stage.name, *cells)
         headings.add(heading)

@@ -45,9 +45,11 @@ dice hold "$run" "$recipe" "$@"
 if [[ ${DICE_SHARE:-} ]]; then dice share "$run"; fi # takes over what another run has done alike
 dice train_rm "$run" $force # trains a reward model where score.reward_model=train
 report() { dice report "$run" --in_loop "$@"; }
+dice agree "$run" 0 $force # how often the reward agrees with evaluate.preferences, before GPU hours are spent
 for ((round = 1; round <= rounds; round++)); do
   echo "round $round"
   pipeline
+  dice agree "$run" "$round" $force
   report --quick
 done
 echo "evaluation"

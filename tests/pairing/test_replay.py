@@ -94,3 +94,17 @@ def test_the_published_mixture(gamma):
     assert (len(generated), len(offline)) == expected[gamma]
     assert len(set(generated)) == len(generated) and len(set(offline)) == len(offline)
     assert not {generated_ids[i] for i in generated} & {offline_ids[i] for i in offline}
+
+
+def test_offline_pairs_by_their_margins():
+    """Of six offline pairs, p0 is taken by a generated one; the margin of p5 is not known."""
+    offline, margins = [f"p{i}" for i in range(6)], [9.0, 1.0, 3.0, -2.0, 2.0, float("nan")]
+    # int(0.7 * 1 / 0.3) = 2 beside the single generated pair
+    assert mix(["p0"], offline, 0.7, 0, "top", margins) == ([0], [2, 4])
+    assert mix(["p0"], offline, 0.7, 0, "bottom", margins) == ([0], [1, 3])
+
+
+def test_ties_of_margins_are_drawn():
+    offline = [f"p{i}" for i in range(30)]
+    drawn = [mix(["x"] * 15, offline, 0.5, seed, "top", [0.0] * 30)[1] for seed in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dice.pairing.selection import choose, pick, told_apart
+from dice.pairing.selection import choose, margin_of, pick, told_apart
 from dice.pairing.table import Table
 from dice.recipe.groups import Pair
 
@@ -89,3 +89,33 @@ def test_alpha_is_found_or_given(alpha, expected):
     """Rewards 3, 1 of 10, 6 characters cross at 0.5; rewards 4, 0 of 9, 5 at 1; between them zero."""
     table = table_of([[3, 1], [4, 0]], [[10, 6], [9, 5]])
     assert choose(table, np.arange(2), Pair(alpha=alpha), seed=0).alpha == pytest.approx(expected)
+
+
+def test_rejected_two_deviations_below_the_mean():
+    """Mean 5, deviation 2.777, so -0.55 is looked for: 2 is the nearest, and -10 is absent."""
+    shaped = np.array([[8.0, 8.0, 8.0, 2.0, 2.0, 2.0, -10.0, 5.0]])
+    present = np.array([[True] * 6 + [False, True]])
+    assert listed(pick(shaped, present, Pair(rejected="sigma"), seed=0)) == [(0, 0, 3)]
+
+
+def test_the_worst_is_not_taken_where_another_is_nearer():
+    """Eight at 0, one at -3, one at -9: mean -1.2, deviation 2.75, so -6.7 is looked for.
+
+    -9 is 2.3 away from it and -3 is 3.7 away; with -12 for -9 they are 3.65 and 5.35 away.
+    """
+    nine = np.array([[0.0] * 8 + [-3.0, -9.0]])
+    assert (nine.mean(), nine.std()) == (-1.2, pytest.approx(2.749545))
+    assert pick(nine, np.ones((1, 10), bool), Pair(rejected="sigma"), seed=0).rejected.tolist() == [9]
+    many = np.array([[0.0] * 30 + [-6.0, -12.0]])  # mean -0.5625, deviation 2.304: -5.17 is looked for
+    assert pick(many, np.ones((1, 32), bool), Pair(rejected="sigma"), seed=0).rejected.tolist() == [30]
+
+
+def test_confidence_is_a_margin_in_other_words():
+    """sigma(0.1 * m) = 0.75 where 0.1 * m = ln 3, that is at m = 10.986."""
+    assert margin_of(0.75, 0.1) == pytest.approx(10.98612)
+    assert margin_of(0.0, 0.1) == margin_of(0.5, 0.1) == margin_of(0.2, 0.1) == 0
+    table = table_of([[11, 0], [10.9, 0]], np.ones((2, 2), int))
+    made = choose(table, np.arange(2), Pair(alpha=0, min_confidence=0.75), seed=0, beta=0.1)
+    assert listed(made.picks) == [(0, 0, 1)] and made.dropped["pairs with a margin under 10.9861"] == 1
+    twice = choose(table, np.arange(2), Pair(alpha=0, min_confidence=0.75), seed=0, beta=0.2)
+    assert len(twice.picks.rows) == 2  # from 5.49 on

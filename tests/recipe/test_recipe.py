@@ -142,7 +142,7 @@ def _copy_of_tiny(folder, line):
         ("train.config=null", "on the command line: train.config is null; it must be text"),
         ("train.args=5", "on the command line: train.args is 5; it must be a mapping"),
         ("train=5", "on the command line: train is 5; it must be a group of keys"),
-        ("pair.rejected=best", "pair.rejected is 'best'; it must be 'worst' or 'random'"),
+        ("pair.rejected=best", "pair.rejected is 'best'; it must be 'worst', 'random' or 'sigma'"),
         ("pair.per_prompt=9", "pair.per_prompt is 9; it must be at most half of generate.samples, 8"),
         ("pair.min_margin=-1", "pair.min_margin is -1; it must be at least 0"),
         ("generate=3", "on the command line: generate is 3; it must be a group of keys"),

@@ -12,13 +12,13 @@ from dice.recipe.load import load_recipe, load_resolved, resolved_yaml
 
 CHOICES = {
     "generate.engine": "'auto', 'hf', 'vllm' or 'fake'",
-    "score.reward": "'implicit', 'reward_model', 'judge' or 'random'",
+    "score.reward": "'implicit', 'reward_model', 'judge', 'random' or path/to/file.py:function",
     "score.batch_tokens": "'auto' or a whole number",
     "score.attn_implementation": "'auto', 'sdpa', 'flash_attention_2', 'flash_attention_3' or 'eager'",
     "score.quantization_bit": "4 or 8",
     "pair.length": "'chars' or 'tokens'",
     "pair.alpha": "'auto' or 'grid' or a number",
-    "pair.rejected": "'worst' or 'random'",
+    "pair.rejected": "'worst', 'random' or 'sigma'",
     "train.reference_logps": "'table' or 'model'",
     "train.pack_tokens": "'auto' or 'off' or a whole number",
     "dtype": "'auto', 'float32', 'bfloat16' or 'float16'",

@@ -8,12 +8,11 @@ from dice.inference import fake
 from dice.launch.progress import Counter
 from dice.launch.worker import Worker
 from dice.rewards.implicit import Source
-from dice.rewards.scoring import score_shards, scored
+from dice.rewards.scoring import score_shards, scored, work
 from dice.rewards.source import beside, responses_of, unusable
 from dice.run import files
 from dice.run.rows import Dropped, Prompt, Response, Score, TokenRewards, prompt_id
 from dice.run.run import create_run
-from dice.stages.score import work
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
 
@@ -155,11 +154,11 @@ def test_what_a_killed_worker_left_half_done_is_used(run, write, tmp_path, monke
     expected = written(run)
     remove_scores(run)
 
-    def killed(self, shard):
+    def killed(self, *_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Source, "_read_by_reference", killed)
+        patch.setattr(Source, "_read_by_other", killed)
         score(run, tmp_path)
     halves = [f"{what}-0000{shard}.jsonl" for what in ("dropped", "halfway") for shard in range(2)]
     assert sorted(written(run)) == halves

@@ -8,7 +8,7 @@ from dice.launch.worker import Worker
 from dice.recipe.groups import REWARDS
 from dice.recipe.load import load_recipe
 from dice.rewards import check
-from dice.rewards.scoring import score_shards, scored, settings
+from dice.rewards.scoring import score_shards, scored, settings, work
 from dice.rewards.source import SOURCES, beside, responses_of
 from dice.run import files
 from dice.run.rows import Dropped, Graded, Prompt, Response, Score, prompt_id
@@ -16,7 +16,6 @@ from dice.run.run import create_run
 from dice.stages import generate, train, train_reward_model
 from dice.stages.order import STAGES, execute
 from dice.stages.prepare import start
-from dice.stages.score import work
 
 pytestmark = pytest.mark.slow
 
@@ -185,7 +184,10 @@ def test_only_implicit_rewards_know_the_reference_of_a_training(fake_settings):
 @pytest.mark.parametrize(
     "overrides, message",
     [
-        (["score.reward=length"], "'length'; it must be 'implicit', 'reward_model', 'judge' or 'random'"),
+        (
+            ["score.reward=length"],
+            "'length'; it must be 'implicit', 'reward_model', 'judge', 'random' or",
+        ),
         (["score.reward=judge", "score.judge_samples=0"], "score.judge_samples is 0; it must be at least 1"),
         (["score.judge_temperature=0"], "above 0, or all samples agree"),
         (

@@ -79,6 +79,17 @@ RECORDED = [
 ]
 
 
+def test_what_is_not_default_is_recorded():
+    words = ["replay.select=top", "score.normalize=tokens"]
+    recipe = load_recipe("tiny", words)
+    recorded = {name: stage.settings(Run(recipe.run_dir, recipe), 1) for name, stage in STAGES.items()}
+    assert recorded["pair"]["replay"]["select"] == "top" and "offline_scores" in recorded["pair"]
+    assert recorded["score"]["score"]["normalize"] == "tokens"
+    confident = load_recipe("tiny", ["pair.min_confidence=0.9"])
+    recorded = STAGES["pair"].settings(Run(confident.run_dir, confident), 1)
+    assert recorded["pref_beta"] == 0.1 and recorded["pair"]["min_confidence"] == 0.9
+
+
 @pytest.mark.parametrize(("stage", "overrides", "recorded"), RECORDED)
 def test_what_manifests_record_of_a_recipe(stage, overrides, recorded):
     recipe = load_recipe("tiny", overrides)

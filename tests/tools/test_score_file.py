@@ -206,7 +206,7 @@ def test_correlation_by_hand():
 
 def test_one_model_twice_is_refused_before_it_is_scored(random_model, tmp_path, monkeypatch):
     """As the loop does: every implicit reward would be 0. A copy is the same model."""
-    monkeypatch.setattr(score_file, "score_round", None)
+    monkeypatch.setattr(score_file, "score_answers", None)
     pairs = write(tmp_path / "rows.jsonl", [{"prompt": "Hi", "chosen": "Yes.", "rejected": "No."}])
     words = [f"policy={random_model}", "template=llama3-custom"]
     with pytest.raises(BadInput, match="policy and reference are both .*every implicit reward would be 0"):
@@ -228,8 +228,8 @@ def test_labels_are_compared_with_rewards(data_dir, capsys, monkeypatch):
     )
 
     def by_letter(recipe, answered, per_token=False):
+        from dice.rewards.score_answers import Result
         from dice.run.rows import Score
-        from dice.tools.score_file import Result
 
         return [
             [

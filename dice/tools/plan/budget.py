@@ -12,6 +12,7 @@ from dice.inference.load import engine_named
 from dice.launch.hardware import Machine
 from dice.models import trainer
 from dice.recipe.keys import Recipe
+from dice.recipe.paths import is_function
 from dice.run.files import read_json
 from dice.stages import train_reward_model
 from dice.tools.plan import estimate
@@ -96,7 +97,7 @@ class Budget:
         score, machine, work = self.recipe.score, self.machine, self.work
         if score.reward == "random":
             return estimate.pair(work)
-        if score.reward == "judge":
+        if score.reward == "judge" or is_function(score.reward):
             return None
         if score.reward == "reward_model":
             trained = train_reward_model.is_wanted(self.recipe)

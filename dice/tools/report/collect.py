@@ -15,9 +15,9 @@ from dice.run.rows import Pair, Step
 from dice.run.run import Run
 from dice.run.stage import Stage
 from dice.run.state import Found, State
-from dice.stages import evaluate
+from dice.stages import agreement, evaluate
 from dice.stages.evaluate import Result
-from dice.stages.order import ROUND
+from dice.stages.order import of_round
 from dice.tools.benchmarks.results import Result as BenchmarkResult
 from dice.tools.benchmarks.results import results as benchmark_results
 from dice.tools.curves import read_curves
@@ -28,6 +28,7 @@ NEEDED = {
     "score": ("prompts.jsonl", "scores"),
     "pair": ("pairs.jsonl", "alpha.jsonl"),
     "train": ("curves.jsonl",),
+    "agree": (),
 }
 # What it needs of the figures of pair.
 PAIR_FIGURES = (
@@ -112,7 +113,9 @@ class Collected:
     @property
     def manifests(self) -> list[tuple[str, Manifest]]:
         """The manifests of all stages that are done, each with where it stands: "round 1, pair"."""
-        found = [
+        before = agreement.STAGE.manifest(self.run, 0)
+        found = [("before round 1, agree", before)] if before else []
+        found += [
             (f"round {r.t}, {manifest.stage}", manifest) for r in self.rounds for manifest in r.manifests
         ]
         if self.evaluation and self.evaluation.manifest:
@@ -165,7 +168,7 @@ def _unfinished(name: str, found: Found) -> str:
 
 def _round(run: Run, t: int) -> Round:
     folder = run.round_dir(t)
-    stages = {stage.name: _state(stage, run, t) for stage in ROUND}
+    stages = {stage.name: _state(stage, run, t) for stage in of_round(run)}
     done = {name for name, found in stages.items() if found.manifest}
     gone = sorted(name for stage in done for name in NEEDED[stage] if not _is_there(folder / name))
 

@@ -17,6 +17,7 @@ ROWS = {  # what a stage takes in and gives out
     "score": ("response", "reward"),
     "pair": ("response", "pair"),
     "train": ("pair", "pair"),
+    "agree": ("pair", "pair"),
 }
 
 
