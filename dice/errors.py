@@ -1,4 +1,4 @@
-"""The two ways to fail: the input is wrong (status 2), or a stage broke (status 1).
+"""The ways to fail: the input is wrong (status 2), a stage broke (status 1), or a gate is closed (status 3).
 
 Secrets of the environment, HF_TOKEN say, stay out of everything that is shown or kept. Counts and values in
 messages are written for readers who know no Python.
@@ -138,6 +138,12 @@ class Unreadable(BadInput):
     @classmethod
     def because(cls, path: Path | str, error: OSError) -> Self:
         return cls(f"{path}: can't be read ({error.strerror}); allow access, or see to its disk")
+
+
+class GateClosed(Exception):
+    """A figure of a round is out of its bounds (`gates`). The message is a line: which one, what is best."""
+
+    status = 3
 
 
 class StageFailed(Exception):

@@ -46,7 +46,7 @@ def read_scores(folder: Path, prompt_ids: list[str], samples: int) -> Table:
     table = Table.empty(prompt_ids, samples)
     scored = bytearray(table.present.size)
     for path in files.shards(folder):
-        places, rewards, n_chars, n_tokens = [], [], [], []
+        places, rewards, n_chars, n_tokens, known = [], [], [], [], []
         for number, score in enumerate(files.read_rows(path, Score), 1):
             row = table.row_of.get(score.prompt_id)
             if row is None or not 0 <= score.sample < samples:
@@ -65,9 +65,15 @@ def read_scores(folder: Path, prompt_ids: list[str], samples: int) -> Table:
             rewards.append(score.reward)
             n_chars.append(score.n_chars)
             n_tokens.append(score.n_tokens)
+            known.append((score.logp_policy, score.logp_ref, score.reward_before))
         table.rewards.flat[places] = rewards
         table.n_chars.flat[places] = n_chars
         table.n_tokens.flat[places] = n_tokens
+        columns = np.array(known, float).reshape(-1, 3).T  # None becomes NaN
+        for into, column in zip(
+            (table.logp_policy, table.logp_ref, table.reward_before), columns, strict=True
+        ):
+            into.flat[places] = column
     table.present = np.frombuffer(scored, bool).reshape(table.present.shape)
     return table
 

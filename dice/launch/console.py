@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
-from dice.errors import BadInput, StageFailed, printable
+from dice.errors import BadInput, GateClosed, StageFailed, printable
 from dice.launch import devices, disk_errors
 from dice.recipe.paths import ROOT
 
@@ -59,7 +59,7 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
         sys.stdout.flush()  # now, not as Python ends, when nothing can be said any more
-    except (BadInput, StageFailed) as error:
+    except (BadInput, StageFailed, GateClosed) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.status)
     except BrokenPipeError:  # `dice ... | head -1`, or a loop that was killed

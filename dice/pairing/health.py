@@ -51,6 +51,12 @@ def line(figures: dict[str, Any], unit: str = "nats") -> str:
     return ", ".join(parts)
 
 
+def collapse_line(figures: dict[str, Any]) -> str:
+    """What tells whether the loop collapses, as one line (`dice.recipe.gates` says what is normal)."""
+    names = ("distinct_3", "repeating", "reward_spread", "kl_per_token", "chosen_logp", "tau")
+    return ", ".join(f"{name} {figures[name]:.3g}" for name in names if name in figures)
+
+
 def warnings(figures: dict[str, Any], prompts: int, paired: int, implicit: bool = True) -> list[str]:
     """What looks degenerate in a round, and what can be done about it.
 

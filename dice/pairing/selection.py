@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dice.pairing import health, length_balance
+from dice.pairing.collapse import mean_and_deviation
 from dice.pairing.table import Table
 
 
@@ -124,14 +125,6 @@ def pick(shaped: np.ndarray, present: np.ndarray, settings: Settings, seed: int)
         ranks.append(np.stack([rows, best, worst])[:, enough])
     together = np.concatenate(ranks, axis=1)
     return Picks(*together[:, np.argsort(together[0], kind="stable")])
-
-
-def mean_and_deviation(rewards: np.ndarray, present: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation, (P,) each, of a prompt's present rewards, (P, K); 0 of none."""
-    count = np.maximum(present.sum(1), 1)
-    mean = np.where(present, rewards, 0).sum(1) / count
-    variance = np.where(present, (rewards - mean[:, None]) ** 2, 0).sum(1) / count
-    return mean, np.sqrt(variance)
 
 
 def _mean(values: np.ndarray) -> float:

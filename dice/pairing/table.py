@@ -14,6 +14,10 @@ class Table:
     n_chars: np.ndarray
     n_tokens: np.ndarray
     present: np.ndarray  # whether the sample was scored
+    # NaN where they are not known: log-probs under the policy and the reference, the round before's reward.
+    logp_policy: np.ndarray | None = None
+    logp_ref: np.ndarray | None = None
+    reward_before: np.ndarray | None = None
     row_of: dict[str, int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -24,7 +28,8 @@ class Table:
         """A table without a score."""
         shape = (len(prompt_ids), samples)
         lengths = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-        return cls(prompt_ids, np.zeros(shape), *lengths, np.zeros(shape, bool))
+        known = [np.full(shape, np.nan) for _ in range(3)]
+        return cls(prompt_ids, np.zeros(shape), *lengths, np.zeros(shape, bool), *known)
 
     def lengths(self, unit: str) -> np.ndarray:
         """What alpha multiplies, (P, K): `unit` is chars or tokens."""

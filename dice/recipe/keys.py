@@ -14,7 +14,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from dice.errors import spelled
+from dice.errors import BadInput, spelled
+from dice.recipe.gates import gates_of
 from dice.recipe.groups import Evaluate, Generate, Group, MaybePath, Pair, Replay, Score, Train
 from dice.recipe.paths import ROOT, here, resolve
 from dice.recipe.values import Text, Whole, require
@@ -44,6 +45,8 @@ class Recipe(Group):
     prepare: Text | None = None  # a command that makes what the recipe needs, run before round 1
     report: bool = True  # whether the loop writes report.html, after each round and at its end
     trust_remote_code: bool = False  # run the Python code that a model's folder brings along
+    # Figures that must keep within bounds, as distinct_3 >= 0.5, or the loop stops; with warn it goes on.
+    gates: list[Text] | Literal["warn"] = []
     # Of generation and scoring; auto: bfloat16 on GPUs and on CPUs with instructions for it, else float32.
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     replay: Replay = Replay()
@@ -132,6 +135,10 @@ class Recipe(Group):
             need("score", "average_rounds", "score.reference=previous", score.reference == "previous")
         if self.pair.min_confidence:
             need("pair", "min_confidence", in_nats, self.is_in_nats)
+        try:
+            gates_of(self)
+        except BadInput as error:
+            require(False, "gates", str(error))
 
 
 GROUPS: dict[str, type[Group]] = {

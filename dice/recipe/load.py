@@ -36,6 +36,7 @@ WANTED = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "bool_parsing": "true or false",
+    "list_type": "a list",
     "dict_type": "a mapping of keys to values",
     "model_type": "a group of keys",
     "greater_than": "above {gt:g}",

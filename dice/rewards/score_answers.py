@@ -46,7 +46,7 @@ def elsewhere(run: Run, folder: Path, t: int = 1, **changes: Any) -> Run:
     if score.reward != "implicit":
         score.normalize = "none"
     models = {"policy": run.policy(t), "reference": run.reference(t)}
-    return Run(folder, recipe.model_copy(update={"pair": pair, "score": score, **models}))
+    return Run(folder, recipe.model_copy(update={"pair": pair, "score": score, "gates": [], **models}))
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:

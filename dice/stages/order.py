@@ -7,7 +7,7 @@ from dice.run import stage
 from dice.run.manifests import Manifest
 from dice.run.run import Run
 from dice.run.stage import Stage
-from dice.stages import agreement, evaluate, generate, pair, score, train, train_reward_model
+from dice.stages import agreement, evaluate, gates, generate, pair, score, train, train_reward_model
 
 ROUND = (generate.STAGE, score.STAGE, pair.STAGE, train.STAGE)
 STAGES = {one.name: one for one in (train_reward_model.STAGE, *ROUND, agreement.STAGE, evaluate.STAGE)}
@@ -36,10 +36,12 @@ execute = partial(stage.execute, order=stages_of)
 def run_stage(name: str, run: Run, t: object, force: bool = False) -> Manifest | None:
     """`execute` a stage by its name; None where the run's recipe does not ask for it.
 
-    Raises BadInput where the run has no such round.
+    Raises BadInput where the run has no such round, GateClosed where one of its gates is closed.
     """
     one = STAGES[name]
     number = run.checked_round(t) if one in ROUND else t
     if (one, number) not in stages_of(run):
         return None
-    return execute(one, run, number, force)
+    manifest = execute(one, run, number, force)
+    gates.check(run, manifest)
+    return manifest

@@ -14,7 +14,7 @@ from dice.data.dataset_dir import write
 from dice.data.prompts_and_preferences import read_preferences
 from dice.data.round import Answers, read_answers, read_prompts, read_scores
 from dice.errors import BadInput, counted
-from dice.pairing import health, length_balance, replay
+from dice.pairing import collapse, health, length_balance, replay
 from dice.pairing.selection import Choice, choose, told_apart
 from dice.pairing.table import Table
 from dice.recipe.keys import Recipe
@@ -29,6 +29,7 @@ from dice.run.stage import Outcome, Stage, makers
 from dice.stages import generate
 
 RANKED = "offline"  # the folder in which offline pairs get the margins that they are chosen by
+LOOKED_AT = 1000  # responses whose words are counted, the first one to each of as many prompts
 
 
 def _inputs(run: Run, t: int) -> dict[str, str]:
@@ -74,6 +75,8 @@ def _run(run: Run, t: int) -> Outcome:
     wanted = np.zeros(table.present.shape, bool)
     for columns in (choice.picks.chosen, choice.picks.rejected):
         wanted[choice.picks.rows, columns] = True
+    looked_at = np.unique(np.linspace(0, len(prompts) - 1, LOOKED_AT).round().astype(int))
+    wanted[looked_at, 0] = True
     answers, sampled = read_answers(folder / "responses", table, wanted)
     pairs, unfit = _pairs(prompts, table, answers, choice, recipe.pair.length)
     offline, unread = _offline_pairs(recipe)
@@ -86,6 +89,7 @@ def _run(run: Run, t: int) -> Outcome:
         "margins": health.quantiles(np.array([pair.chosen_shaped - pair.rejected_shaped for pair in pairs])),
         "duplicate_share": sampled.duplicates / sampled.responses,
         "cut_off_share": sampled.cut_off / sampled.responses,
+        **_collapse(table, choice, [answers[row, 0].text for row in looked_at if (row, 0) in answers]),
         "pairs": len(pairs),
         "generated": len(drawn),
         "offline": len(replayed),
@@ -96,9 +100,26 @@ def _run(run: Run, t: int) -> Outcome:
         summary=_summary(figures, recipe.pair.length),
         dropped=dropped,
         figures=figures,
-        notes=[health.line(figures, source_of(recipe).unit)],
+        notes=[health.line(figures, source_of(recipe).unit), health.collapse_line(figures)],
         warnings=_warnings(recipe, figures, choice, len(kept), len({pair.prompt_id for pair in pairs})),
     )
+
+
+def _collapse(table: Table, choice: Choice, texts: list[str]) -> dict[str, Any]:
+    """What tells whether the loop collapses; figures that are not known are left out."""
+    there, picks = table.present, choice.picks
+    gone = (table.logp_policy - table.logp_ref)[there].sum() / max(table.n_tokens[there].sum(), 1)
+    chosen = (table.logp_policy / np.maximum(table.n_tokens, 1))[picks.rows, picks.chosen]
+    taus = collapse.taus(table.rewards, table.reward_before, there)
+    known = taus[~np.isnan(taus)]
+    found = {
+        **collapse.distinct(texts),
+        "reward_spread": collapse.mean_and_deviation(table.rewards, there)[1].mean(),
+        "kl_per_token": gone,
+        "chosen_logp": chosen.sum() / max(len(chosen), 1),
+        "tau": known.mean() if len(known) else np.nan,
+    }
+    return {name: float(value) for name, value in found.items() if np.isfinite(value)}
 
 
 def _with_enough_scores(run: Run, t: int, table: Table) -> np.ndarray:

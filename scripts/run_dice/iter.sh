@@ -45,6 +45,7 @@ dice hold "$run" "$recipe" "$@"
 if [[ ${DICE_SHARE:-} ]]; then dice share "$run"; fi # takes over what another run has done alike
 dice train_rm "$run" $force # trains a reward model where score.reward_model=train
 report() { dice report "$run" --in_loop "$@"; }
+trap 'if (($? == 3)); then report --quick; fi' EXIT # a gate is closed: the report says why
 dice agree "$run" 0 $force # how often the reward agrees with evaluate.preferences, before GPU hours are spent
 for ((round = 1; round <= rounds; round++)); do
   echo "round $round"

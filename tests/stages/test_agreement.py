@@ -23,6 +23,7 @@ OPTIONS = [
     "score.consistency=true",
     "score.average_rounds=3",
     "pair.min_confidence=0.6",
+    "gates=[tau >= 0]",
 ]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from dice.data.round import read_prompts, read_scores
 from dice.errors import BadInput
 from dice.pairing.table import Table
+from dice.recipe.gates import failures
 from dice.rewards.source import source_of
 from dice.run import files
 from dice.run.manifests import Manifest
@@ -123,8 +124,13 @@ class Collected:
         return found
 
     def warnings(self) -> list[tuple[str, str]]:
-        """(where, what) of everything that a stage found worth a look."""
-        return [(where, text) for where, manifest in self.manifests for text in manifest.warnings]
+        """(where, what) of closed gates, and of everything that a stage found worth a look."""
+        found = []
+        for where, manifest in self.manifests:
+            closed = failures(self.run.recipe, manifest.figures)
+            found += [(where, f"gate closed: {text}") for text in closed]
+            found += [(where, text) for text in manifest.warnings]
+        return found
 
 
 def collect(run: Run) -> Collected:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from dice.errors import counted
+from dice.recipe.gates import NORMAL
 from dice.run.manifests import Manifest
 from dice.stages.order import ROUND
 from dice.tools.report.collect import Collected, Round
@@ -71,6 +72,14 @@ def _mixture(pair: Manifest) -> str:
     return f"{pair.figures['generated']:,} + {pair.figures['offline']:,}"
 
 
+def _health(key: str) -> Callable[[Round], str]:
+    def value(done: Round) -> str:
+        found = [manifest.figures[key] for manifest in done.manifests if key in manifest.figures]
+        return f"{found[-1]:.3g}" if found else NOTHING
+
+    return value
+
+
 def _last(key: str, form: str) -> Callable[[Round], str]:
     def value(done: Round) -> str:
         found = [entry[key] for entry in done.curves if key in entry]
@@ -105,6 +114,7 @@ def _figures(unit: str, reward_unit: str) -> dict[str, Callable[[Round], str]]:
         "… of the GPUs' matrix rate": _manifest(
             "train", lambda m: f"{m.figures['share_of_matrix_rate']:.1%}"
         ),
+        **{f"{key} (normal: {normal})": _health(key) for key, normal in NORMAL.items()},
         "Time": _time,
     }
 
