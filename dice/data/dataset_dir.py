@@ -14,7 +14,7 @@ from dice.run.rows import Message, Pair, Preference, SampledIds, pair_key
 from dice.run.run import open_run
 from dice.run.state import StageFiles
 
-SAMPLED_IDS = "sampled_ids.jsonl"
+SAMPLED_IDS, SMOOTHING = "sampled_ids.jsonl", "smoothing.jsonl"  # what texts don't tell of pairs
 # How dataset_info.json describes the rows of `_ranking`: the sharegpt format with role/content keys,
 # which carries system prompts and several turns.
 ENTRY = {

@@ -193,8 +193,11 @@ class Train(Group):
     # Pairs are read in packs, as scoring reads: auto, in batches of per_device_train_batch_size; a number, as
     # many at once as so many tokens hold. off: as LLaMA-Factory does.
     pack_tokens: Annotated[Literal["auto", "off"] | Count, BeforeValidator(_yaml_off)] = "auto"
+    # Labels count as wrong with a probability: by the tau of the prompt's rankings, or by the pair's margin.
+    smoothing: Literal["none", "consistency", "confidence"] = "none"
+    loss: Literal["dpo", "length_normalized", "wpo"] = "dpo"  # or DPO per token, or with WPO's weights
     args: PassedOn = {}  # the file's contents and what overrides them
-    later = ("pack_tokens",)
+    later = ("pack_tokens", "smoothing", "loss")
 
     @field_validator("args")
     @classmethod

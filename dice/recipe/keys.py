@@ -123,7 +123,7 @@ class Recipe(Group):
 
     def _check_options(self) -> None:
         """Raises ValueError for options of rewards and pairs that need others than the recipe has."""
-        score, in_nats = self.score, "score.reward=implicit and score.normalize=none"
+        score, train, in_nats = self.score, self.train, "score.reward=implicit and score.normalize=none"
 
         def need(group: str, key: str, needed: str, is_so: bool) -> None:
             value = spelled(getattr(getattr(self, group), key))
@@ -135,6 +135,13 @@ class Recipe(Group):
             need("score", "average_rounds", "score.reference=previous", score.reference == "previous")
         if self.pair.min_confidence:
             need("pair", "min_confidence", in_nats, self.is_in_nats)
+        if train.smoothing == "confidence":
+            need("train", "smoothing", in_nats, self.is_in_nats)
+        if train.smoothing == "consistency":
+            need("train", "smoothing", "score.consistency=true", score.consistency)
+        for key in train.said("smoothing", "loss"):
+            is_dpo = train.args.get("pref_loss", "sigmoid") == "sigmoid"
+            need("train", key, "train.pref_loss=sigmoid", is_dpo)
         try:
             gates_of(self)
         except BadInput as error:

@@ -45,8 +45,9 @@ def elsewhere(run: Run, folder: Path, t: int = 1, **changes: Any) -> Run:
     score = recipe.score.model_copy(update={"reward_model": run.reward_model(), **ALONE, **changes})
     if score.reward != "implicit":
         score.normalize = "none"
+    others = {"gates": [], "train": recipe.train.model_copy(update={"smoothing": "none"})}
     models = {"policy": run.policy(t), "reference": run.reference(t)}
-    return Run(folder, recipe.model_copy(update={"pair": pair, "score": score, "gates": [], **models}))
+    return Run(folder, recipe.model_copy(update={"pair": pair, "score": score, **others, **models}))
 
 
 def settings(recipe: Recipe) -> dict[str, Any]:

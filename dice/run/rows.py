@@ -164,6 +164,13 @@ class SampledIds(_Row, omit_defaults=True):
     rejected_ids: list[int] | None = None
 
 
+class Smoothing(_Row):
+    """The probability that a pair is ordered wrongly, by which training smooths its label."""
+
+    pair_key: str
+    smoothing: float
+
+
 class Preference(_Row):
     """An offline preference: what a pair becomes for training."""
 

@@ -5,12 +5,13 @@ that are paired are held. Each file of the round is read once.
 """
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from dice.data import dataset_info
-from dice.data.dataset_dir import write
+from dice.data.dataset_dir import SMOOTHING, write
 from dice.data.prompts_and_preferences import read_preferences
 from dice.data.round import Answers, read_answers, read_prompts, read_scores
 from dice.errors import BadInput, counted
@@ -23,7 +24,7 @@ from dice.rewards import score_answers, scoring
 from dice.rewards.source import source_of
 from dice.run import files
 from dice.run.digests import file_digest, folder_digest
-from dice.run.rows import Pair, Preference, Prompt, Step
+from dice.run.rows import Pair, Preference, Prompt, Smoothing, Step, pair_key
 from dice.run.run import Run
 from dice.run.stage import Outcome, Stage, makers
 from dice.stages import generate
@@ -56,8 +57,9 @@ def _ranking(run: Run, t: int) -> list[Run]:
 def _settings(run: Run, t: int) -> dict[str, Any]:
     recipe = run.recipe
     found = {"seed": recipe.seed, "replay": recipe.replay.settings(), "pair": recipe.pair.settings()}
-    if recipe.pair.min_confidence:
+    if recipe.pair.min_confidence or recipe.train.smoothing == "confidence":
         found["pref_beta"] = recipe.beta
+    found |= recipe.train.said("smoothing")
     for one in _ranking(run, t):
         found["offline_scores"] = score_answers.settings(one.recipe)
     return found
@@ -85,6 +87,8 @@ def _run(run: Run, t: int) -> Outcome:
     files.write_rows(folder / "pairs.jsonl", pairs)
     drawn, replayed = _mix(run, t, pairs, offline, dropped)
     write(folder / "dataset", pairs, [*drawn, *replayed], recipe.pair.trl)
+    if recipe.train.smoothing != "none":
+        files.write_rows(folder / "dataset" / SMOOTHING, _smoothing(recipe, table, drawn))
     figures = choice.figures | {
         "margins": health.quantiles(np.array([pair.chosen_shaped - pair.rejected_shaped for pair in pairs])),
         "duplicate_share": sampled.duplicates / sampled.responses,
@@ -120,6 +124,18 @@ def _collapse(table: Table, choice: Choice, texts: list[str]) -> dict[str, Any]:
         "tau": known.mean() if len(known) else np.nan,
     }
     return {name: float(value) for name, value in found.items() if np.isfinite(value)}
+
+
+def _smoothing(recipe: Recipe, table: Table, pairs: list[Pair]) -> Iterator[Smoothing]:
+    """How likely each pair is to be ordered wrongly; by consistency nothing is known of round 1's."""
+    if recipe.train.smoothing == "confidence":  # DPO's model: sigma(beta * margin) is right
+        margins = np.array([pair.chosen_shaped - pair.rejected_shaped for pair in pairs])
+        wrong = 1 / (1 + np.exp(recipe.beta * margins))
+    else:
+        taus = collapse.taus(table.rewards, table.reward_before, table.present)
+        wrong = np.nan_to_num((1 - taus) / 2)[[table.row_of[pair.prompt_id] for pair in pairs]]
+    for pair, share in zip(pairs, wrong.tolist(), strict=True):
+        yield Smoothing(pair_key(pair.messages, pair.chosen, pair.rejected), share)
 
 
 def _with_enough_scores(run: Run, t: int, table: Table) -> np.ndarray:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dice.data.dataset_dir import SAMPLED_IDS
+from dice.data.dataset_dir import SAMPLED_IDS, SMOOTHING
 from dice.errors import BadInput, counted
 from dice.inference.load import engine_named, load_chat, load_trainer
 from dice.launch import devices
@@ -73,16 +73,19 @@ def round_config(run: Run, t: int) -> dict[str, Any]:
     return config | {
         **_reference(config, recipe),
         "policy_id": model_digest(policy),
-        "sampled_ids": str(sampled) if (sampled := _sampled_ids(run, t)).is_file() else None,
+        "sampled_ids": None,
+        **{path.stem: str(path) for path in _side_files(run, t)},
+        **({} if recipe.train.loss == "dpo" else {"loss": recipe.train.loss}),
         "pack_tokens": recipe.train.pack_tokens,
         "only_last_checkpoint": True,
         "logging_nan_inf_filter": False,  # a loss that is no number is to be seen
     }
 
 
-def _sampled_ids(run: Run, t: int) -> Path:
-    """The token ids of sampled responses; rounds of earlier versions have no such file."""
-    return run.round_dir(t) / "dataset" / SAMPLED_IDS
+def _side_files(run: Run, t: int) -> list[Path]:
+    """What the trainer knows of pairs besides their texts; rounds of earlier versions have no such files."""
+    folder = run.round_dir(t) / "dataset"
+    return [path for name in (SAMPLED_IDS, SMOOTHING) if (path := folder / name).is_file()]
 
 
 def _reference(config: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
@@ -107,7 +110,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
     return {
         "mixed.json": file_digest(folder / "dataset" / "mixed.json"),
         "policy": model_digest(run.policy(t)),
-        **({SAMPLED_IDS: file_digest(sampled)} if (sampled := _sampled_ids(run, t)).is_file() else {}),
+        **{path.name: file_digest(path) for path in _side_files(run, t)},
     }
 
 

@@ -1,4 +1,4 @@
-"""Batches of pairs: what a row is known by, how long it is, who computes what; and a loss on them."""
+"""Batches of pairs: what a row is known by, how long it is, and who computes what."""
 
 from typing import Any, TypeVar
 
@@ -32,20 +32,3 @@ def share(items: list[Item], process: int, processes: int) -> list[Item]:
     """
     rounds = -(-len(items) // processes)
     return [items[(turn * processes + process) % len(items)] for turn in range(rounds)]
-
-
-def kto_pair_loss(
-    chosen: torch.Tensor,
-    rejected: torch.Tensor,
-    ref_chosen: torch.Tensor,
-    ref_rejected: torch.Tensor,
-    beta: float,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """KTO's loss on pairs, (B,), and the rewards of chosen and rejected; log-probs are (B,), in nats.
-
-    Each side is compared with the batch's divergence on the other side (arXiv 2402.01306, section 4.2).
-    """
-    good, bad = chosen - ref_chosen, rejected - ref_rejected
-    drift_of_good, drift_of_bad = good.mean().detach().clamp(min=0), bad.mean().detach().clamp(min=0)
-    losses = 2 - torch.sigmoid(beta * (good - drift_of_bad)) - torch.sigmoid(beta * (drift_of_good - bad))
-    return losses / 2, beta * good.detach(), beta * bad.detach()

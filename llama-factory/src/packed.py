@@ -22,16 +22,21 @@ from dice.inference.forward import chunk_size, forward_replaced, set_attention
 from dice.inference.packed_attention import KEYWORD, NAME, Attention
 from dice.inference.packing import Pack, fill, group_by_prompt
 from dice.models.reference_table import IGNORED
+from losses import concentration
 
 PACK = "dice_pack"  # the keyword
 NAMES = ("input_ids", "labels", "attention_mask")
 
 
 class Logps(NamedTuple):
-    """Of a batch's rows, (2B,): the responses' log-probs summed, in nats; the mean logit of their tokens."""
+    """Of a batch's rows, (2B,): the responses' log-probs summed, in nats; the mean logit of their tokens.
+
+    `concentrations` are sums over tokens as well, where they are asked for; else 0.
+    """
 
     sums: Tensor
     mean_logits: Tensor
+    concentrations: Tensor
 
 
 def pack_of(batch: dict[str, Tensor], limit: float) -> Pack | None:
@@ -57,9 +62,10 @@ def pack_of(batch: dict[str, Tensor], limit: float) -> Pack | None:
 class Packed:
     """A causal LM that can be read in packs, as well as in its own way."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: torch.nn.Module, weighs: bool = False) -> None:
         """Give a model, or the model below an adapter, the keyword; to be done before anything wraps it."""
         self.model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.weighs = weighs  # whether concentrations are asked for
         self.own, self.own_attention = self.model.forward, exact_attention(self.model)
         has_dropout = getattr(self.model.config.get_text_config(), "attention_dropout", 0)
         self.may = may_share_prompts(self.model) and not has_dropout
@@ -105,18 +111,24 @@ class Packed:
             checkpoint(self._chunk, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in others
         ]
         parts.append(self._chunk(*last))  # its backward pass is the first, so its logits may as well stay
-        logps, logits = (torch.cat(part) for part in zip(*parts, strict=True))
-        return Logps(_by_row(pack, logps), _by_row(pack, logits) / _by_row(pack, torch.ones_like(logits)))
+        logps, logits, spread = (torch.cat(part) for part in zip(*parts, strict=True))
+        means = _by_row(pack, logits) / _by_row(pack, torch.ones_like(logits))
+        return Logps(_by_row(pack, logps), means, _by_row(pack, spread))
 
-    def _chunk(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Log-probs of tokens (N,), and the mean of the logits of each, by the states before them (N, H)."""
+    def _chunk(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probs of tokens (N,), the mean of each one's logits, and their `concentration` if asked for.
+
+        They come of the states before the tokens, (N, H).
+        """
         output = BaseModelOutputWithPast(last_hidden_state=states[None])
         placeholder = torch.zeros((1, len(states)), dtype=torch.long, device=states.device)
         with forward_replaced(self.model.get_decoder(), lambda *_, **__: output):
             logits = self.own(input_ids=placeholder, use_cache=False).logits[0]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         logps = -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-        return logps, logits.detach().mean(-1)
+        known = logits.detach()
+        means = known.mean(-1)
+        return logps, means, concentration(known) if self.weighs else torch.zeros_like(means)
 
 
 def _by_row(pack: Pack, values: Tensor) -> Tensor:

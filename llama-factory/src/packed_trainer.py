@@ -20,6 +20,7 @@ from dice.inference.exactness import knows_windows
 from dice.launch.hardware import recognize, trained_flops
 from dice.models.llamafactory import llamafactory
 from dice.models.reference_table import IGNORED
+from losses import concentration
 from packed import Packed, pack_of
 
 # How far a row's log-prob may be from itself, computed another way, in nats per square root of its
@@ -34,6 +35,7 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
     """The trainer that `pack_tokens`, a class attribute, is set for: "auto", a number, or "off"."""
 
     pack_tokens: str | int = "off"
+    weighs = False  # whether outputs have `concentrations`, (2B,): the sum over a row's tokens
 
     def __init__(
         self, *, model: torch.nn.Module, ref_model: torch.nn.Module | None = None, **kwargs: Any
@@ -44,7 +46,7 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
         if self.pack_tokens == "off":
             self.packs = False
         else:  # before anything wraps the models
-            self.policy_packed = Packed(model)
+            self.policy_packed = Packed(model, self.weighs)
             same = ref_model is None or ref_model is model
             self.reference_packed = self.policy_packed if same else Packed(ref_model)
         self.tokens, self.seconds = 0, 0.0  # of the steps since the last log
@@ -77,12 +79,18 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
         Those of prompts are of no use, and with a large vocabulary they are most of the memory.
         """
         batch = {**batch}  # upstream takes the labels out
+        labels = batch["labels"]
         if self.selects_logits:
-            labels = batch["labels"]
             begin = int((labels != IGNORED).any(0).int().argmax()) - 1  # the token before predicts it
             kept = labels.shape[1] - max(0, begin)
-            batch |= {"labels": labels[:, -kept:], "logits_to_keep": kept}
-        return super().concatenated_forward(model, batch, is_ref_model)
+            labels = labels[:, -kept:]
+            batch |= {"labels": labels, "logits_to_keep": kept}
+        output = super().concatenated_forward(model, batch, is_ref_model)
+        if self.weighs:
+            logits, there = (*output["chosen_logits"], *output["rejected_logits"]), labels[:, 1:] != IGNORED
+            known = (row.detach()[:-1][own] for row, own in zip(logits, there, strict=True))
+            output["concentrations"] = torch.stack([concentration(row).sum() for row in known])
+        return output
 
     def _packed(self, model: torch.nn.Module) -> Packed:
         return self.reference_packed if model is self.ref_model else self.policy_packed
@@ -100,9 +108,9 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
         return packed.arguments(pack, int(chunks.max()), device) if pack and chunks.all() else None
 
     def _in_packs(self, model: torch.nn.Module, job: dict[str, Any], batch: Batch) -> dict[str, torch.Tensor]:
-        sums, logits = model(**job)
+        sums, logits, concentrations = model(**job)
         means = sums / lengths(batch)
-        output = {"chosen_logps_avg": means.chunk(2)[0]}
+        output = {"chosen_logps_avg": means.chunk(2)[0], "concentrations": concentrations}
         for name, values in (("logps", means if self.loss_type in MEANS else sums), ("logits", logits)):
             output[f"chosen_{name}"], output[f"rejected_{name}"] = values.chunk(2)
         return output

@@ -17,7 +17,7 @@ from dice.models.llamafactory import llamafactory
 from dice.models.reference_table import IGNORED
 from dice.models.trainer import batch_sizes
 from dice.run import files
-from dice.run.rows import Message, SampledIds, pair_key
+from dice.run.rows import Message, SampledIds, Smoothing, pair_key
 
 CPU_TOKENS = 1024  # at once: more are no faster on a CPU, and take more memory
 
@@ -29,6 +29,7 @@ class Encoding:
     template_ids: TemplateIds = "whole"
     special_tokens_in_text: bool = False
     sampled_ids: Path | None = None  # of responses whose texts would become other tokens
+    smoothing: Path | None = None  # of pairs' labels; rows that it does not name get none
 
 
 def encode_as_scored(encoding: Encoding) -> None:
@@ -38,6 +39,7 @@ def encode_as_scored(encoding: Encoding) -> None:
     that the model is trained on responses that never end. Raises BadInput for `sampled_ids` that are none.
     """
     loader, sampled = llamafactory("data.loader"), _read_sampled(encoding.sampled_ids)
+    smoothing = _read_smoothing(encoding.smoothing)
 
     class PairProcessor(loader.PairwiseDatasetProcessor):
         def preprocess_dataset(self, examples: dict[str, list]) -> dict[str, list]:
@@ -49,6 +51,8 @@ def encode_as_scored(encoding: Encoding) -> None:
                 self.tokenizer, self.template, encoding.template_ids, encoding.special_tokens_in_text
             )
             rows = super(PairProcessor, whole).preprocess_dataset(examples)
+            if encoding.smoothing:
+                rows["smoothing"] = [smoothing.get(key, 0.0) for key in _keys(examples)]
             pairs = zip(rows["chosen_input_ids"], rows["rejected_input_ids"], strict=True)
             keep = [index for index, pair in enumerate(pairs) if max(map(len, pair)) <= limit]
             return {name: [values[index] for index in keep] for name, values in rows.items()}
@@ -73,9 +77,8 @@ def encode_as_scored(encoding: Encoding) -> None:
     def merged(names: Any, model_args: Any, data_args: Any, *others: Any, **named: Any) -> Any:
         data = merge(names, model_args, data_args, *others, **named)
         if sampled and names == data_args.dataset and data_args.max_samples is None:
-            _refuse_others_ids(
-                encoding.sampled_ids, sampled.keys() - set(map(_key, data)), len(sampled), names
-            )
+            missing = sampled.keys() - set(map(_key, data))
+            _refuse_others_ids(encoding.sampled_ids, missing, len(sampled), names)
         return data
 
     merge, loader._get_merged_dataset = loader._get_merged_dataset, merged
@@ -86,6 +89,11 @@ def _key(row: dict[str, Any]) -> str:
     return pair_key(
         _messages(row["_prompt"], row["_system"]), *(turn["content"] for turn in row["_response"])
     )
+
+
+def _keys(rows: dict[str, list]) -> list[str]:
+    """The same of a batch of rows, which has their columns."""
+    return [_key(dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)]
 
 
 def _messages(prompt: list[Message], system: str | None) -> list[Message]:
@@ -105,6 +113,10 @@ def _refuse_others_ids(path: Path | None, missing: set[str], count: int, names: 
 def _read_sampled(path: Path | None) -> dict[str, tuple[list[int] | None, list[int] | None]]:
     rows = files.read_rows(path, SampledIds) if path else ()
     return {row.pair_key: (row.chosen_ids, row.rejected_ids) for row in rows}
+
+
+def _read_smoothing(path: Path | None) -> dict[str, float]:
+    return {row.pair_key: row.smoothing for row in files.read_rows(path, Smoothing)} if path else {}
 
 
 def count_rows(pack_tokens: str | int = "off", means_over_batch: bool = False) -> None:

@@ -9,7 +9,6 @@ With `reference_logps: model` the reference is LLaMA-Factory's own. In both case
 the first batch must be 0 within rounding: every round of DICE starts at its reference.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,14 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from batches import hashes, kto_pair_loss, lengths, pair_hashes, share
+from batches import hashes, lengths, pair_hashes, share
 from dice.errors import BadInput
 from dice.models.llamafactory import llamafactory
 from dice.models.reference_table import ReferenceTable
 from dice.models.trainer import checkpoint_facts, mark_complete, remove_earlier
 from dice.run import files
-from packed_trainer import ROUNDING, PackedTrainer
+from loss_trainer import LossTrainer
+from packed_trainer import ROUNDING
 
 TABLE, COUNTS = "reference.safetensors", "reference.json"  # in a checkpoint's folder
 
@@ -41,8 +41,8 @@ class Reference:
     keeps_all: bool = True  # checkpoints; else a complete one replaces those before it
 
 
-class ReferenceTrainer(PackedTrainer):
-    """`PackedTrainer` with the reference of `reference`, a class attribute that `install` sets."""
+class ReferenceTrainer(LossTrainer):
+    """`LossTrainer` with the reference of `reference`, a class attribute that `install` sets."""
 
     reference = Reference()
 
@@ -115,11 +115,6 @@ class ReferenceTrainer(PackedTrainer):
                 flush=True,
             )
 
-    def _pairs(self) -> Iterator[tuple[Any, int, dict[str, Any]]]:
-        for part in (self.train_dataset, self.eval_dataset):
-            for dataset in part.values() if isinstance(part, dict) else [part]:
-                yield from ((dataset, index, pair) for index, pair in enumerate(dataset or ()))
-
     @torch.no_grad()
     def fill_table(self) -> None:
         """Compute what is missing with the policy, in the mode of evaluation.
@@ -161,16 +156,6 @@ class ReferenceTrainer(PackedTrainer):
             logps /= lengths(batch)
         chosen, rejected = logps.chunk(2)
         return chosen, rejected
-
-    def dpo_loss(self, *logps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The loss that `pref_loss` names, (B,), and the rewards of chosen and rejected.
-
-        `logps` are the policy's of chosen and rejected, then the reference's. Upstream does not tell TRL
-        which loss it wants, so hinge, ipo and kto_pair would silently be sigmoid.
-        """
-        if self.loss_type == "kto_pair":  # which TRL no longer has
-            return kto_pair_loss(*logps, beta=self.beta)
-        return super().dpo_loss(*logps, loss_type=self.loss_type)
 
     def get_batch_loss_metrics(
         self, model: torch.nn.Module, batch: dict[str, torch.Tensor], train_eval: str = "train"
@@ -250,9 +235,12 @@ class Hooks(TrainerCallback):
             remove_earlier(checkpoint)
 
 
-def install(reference: Reference, pack_tokens: str | int = "off") -> None:
+def install(
+    reference: Reference, pack_tokens: str | int = "off", loss: str | None = None, smooths: bool = False
+) -> None:
     """Make LLaMA-Factory's DPO use `ReferenceTrainer`, and load no reference model that it won't need."""
     ReferenceTrainer.reference, ReferenceTrainer.pack_tokens = reference, pack_tokens
+    ReferenceTrainer.loss, ReferenceTrainer.smooths, ReferenceTrainer.weighs = loss, smooths, loss == "wpo"
     llamafactory("train.dpo.trainer").CustomDPOTrainer = ReferenceTrainer
     if reference.logps == "table":
         llamafactory("train.dpo.workflow").create_ref_model = lambda *_: None

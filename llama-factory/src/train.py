@@ -18,6 +18,9 @@ LLaMA-Factory's `run_exp` with the same arguments. Some keys are DICE's own:
                  N           the same; a batch has as many pairs as N tokens hold, whatever they are
                  off         LLaMA-Factory's own way, as without the key
     sampled_ids: FILE        token ids of responses that were sampled as others than their texts become
+    smoothing: FILE          how far the labels of pairs are smoothed, row by row
+    loss: length_normalized  DPO on log-probs per token
+          wpo                DPO with pairs weighted by how likely the policy is to sample them
 
 llama-factory/README.md lists what differs from upstream, and why.
 """
@@ -40,6 +43,7 @@ from dice.models.chat_template import register_templates
 from dice.models.checkpoint import ONLY_PICKLES, only_pickles
 from dice.models.llamafactory import llamafactory
 from dice.recipe.train_args import REFUSED_TRAIN_ARGS
+from losses import LOSSES
 from pair_data import Encoding, count_rows, encode_as_scored
 from reference_trainer import Reference, install
 
@@ -85,12 +89,21 @@ def has_means_over_batch(config: dict[str, Any]) -> bool:
     return config.get("pref_loss") == "kto_pair" or bool(config.get("pref_bco_weight"))
 
 
+def take_loss(config: dict[str, Any], encoding: Encoding) -> str | None:
+    """Take the loss out of a configuration. Raises BadInput for one that there is not, or not here."""
+    loss, of_dpo = config.pop("loss", None), config.get("pref_loss", "sigmoid") == "sigmoid"
+    if loss not in (None, *LOSSES):
+        raise BadInput(f"loss is {loss!r}; there are {', '.join(LOSSES)}")
+    if (loss or encoding.smoothing) and not (of_dpo and config.get("stage") == "dpo"):
+        raise BadInput("loss and smoothing are for stage: dpo with pref_loss: sigmoid")
+    return loss
+
+
 def take_encoding(config: dict[str, Any]) -> Encoding:
     """Take the keys that say how pairs are encoded out of a configuration."""
     found = {field.name: config.pop(field.name) for field in fields(Encoding) if field.name in config}
-    if found.get("sampled_ids"):
-        found["sampled_ids"] = Path(found["sampled_ids"])
-    return Encoding(**found)
+    files = {name: Path(found[name]) for name in ("sampled_ids", "smoothing") if found.get(name)}
+    return Encoding(**found | files)
 
 
 def refuse_pickles(config: dict[str, Any]) -> None:
@@ -108,7 +121,8 @@ def run(config: dict[str, Any], callbacks: list[Any] | None = None) -> None:
         compile_lock.install()
         remote_code.allow_deepspeed_states()
     encoding, pack_tokens = take_encoding(config), take_pack_tokens(config)
-    install(take_reference(config), pack_tokens)
+    loss = take_loss(config, encoding)
+    install(take_reference(config), pack_tokens, loss, smooths=encoding.smoothing is not None)
     reward_trainer.install()
     register_templates()
     encode_as_scored(encoding)

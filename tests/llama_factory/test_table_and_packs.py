@@ -20,6 +20,9 @@ LOSSES = {  # with beta 0.1; ORPO and SimPO have no reference
     "smoothed": {"dpo_label_smoothing": 0.2},
     "with bco": {"pref_bco_weight": 2.0},
     "with sft": {"pref_ftx": 0.5, "disable_shuffling": True, "val_size": 0},
+    "per token": {"loss": "length_normalized", "pref_beta": 5.0},
+    "wpo": {"loss": "wpo"},
+    "uncertain": {"smoothing": "smoothing.jsonl"},  # of `data`
 }
 
 
@@ -104,6 +107,8 @@ def test_every_preference_loss(data, random_model, tmp_path):
     for name, changes in LOSSES.items():
         (tmp_path / name).mkdir()
         short = {"max_steps": 4, "eval_strategy": "no", **changes}
+        if "smoothing" in short:
+            short["smoothing"] = str(data / short["smoothing"])
         configs += sides(data, tmp_path / name, random_model, **short)
     torchrun(sorted(configs, key=lambda config: config["reference_logps"]), 1)
     for name in LOSSES:
@@ -111,10 +116,14 @@ def test_every_preference_loss(data, random_model, tmp_path):
         compare(tmp_path / name / "packs", tmp_path / name / "model", steps=4)
     losses = {name: history(tmp_path / name / "table")[0]["loss"] for name in LOSSES}
     at_the_reference = {"sigmoid": np.log(2), "hinge": 1, "ipo": 25, "kto_pair": 0.5, "smoothed": np.log(2)}
+    at_the_reference |= {"per token": np.log(2), "uncertain": np.log(2)}
     at_the_reference["with bco"] = (np.log(2) + 2 * 2 * np.log(2)) / (1 + 2)  # BCO's is twice log 2
     at_the_reference["with sft"] = np.log(2) + 0.5 * sft_loss(random_model)
     for name, expected in at_the_reference.items():
         assert losses[name] == pytest.approx(expected, abs=1e-3)
+    assert 0 < losses["wpo"] < np.log(2) - 0.01  # of a random model no row is what it would sample
+    last = [history(tmp_path / name / "table")[3]["loss"] for name in ("sigmoid", "uncertain", "per token")]
+    assert len({*last}) == 3
 
 
 def sft_loss(policy):

@@ -54,6 +54,9 @@ def test_what_can_not_be_trained_on_is_refused_before_the_first_step(data, rando
         files.write_rows(stray, [SampledIds(pair_key(*pair), chosen_ids)])
         assert wrong in refused(start, f"sampled_ids={stray}")
 
+    assert refused(start, "loss=ipo") == "loss is 'ipo'; there are length_normalized, wpo"
+    told = "loss and smoothing are for stage: dpo with pref_loss: sigmoid"
+    assert refused(start, "loss=wpo", "pref_loss=hinge") == told
     said = refused(start, "ld_alpha=0.5")
     assert said.startswith("ld_alpha can't be used with reference_logps: LLaMA-Factory applies it to the pol")
 

@@ -22,6 +22,7 @@ def test_agreement_of_margins():
 OPTIONS = [
     "score.consistency=true",
     "score.average_rounds=3",
+    "train.smoothing=consistency",
     "pair.min_confidence=0.6",
     "gates=[tau >= 0]",
 ]

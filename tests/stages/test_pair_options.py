@@ -1,6 +1,7 @@
 """Stage 1.3 with its options, on rounds of the fake engine and on rounds written by hand."""
 
 import json
+import math
 
 import pytest
 from rounds import pairs_of
@@ -10,8 +11,9 @@ from dice.errors import BadInput
 from dice.inference import fake
 from dice.recipe.load import load_recipe
 from dice.run import files
+from dice.run.rows import pair_key
 from dice.run.run import create_run
-from dice.stages import generate, pair, score
+from dice.stages import generate, pair, score, train
 from dice.stages.order import execute
 
 
@@ -73,3 +75,45 @@ def test_values_that_there_are_none_of(fake_settings, word, message):
 def test_only_implicit_rewards_are_in_nats(fake_settings, word):
     with pytest.raises(BadInput, match=f"{word.partition('=')[0]} is .*implicit"):
         load_recipe("tiny", [*fake_settings, word, "score.reward=random"])
+
+
+@pytest.mark.parametrize("kind", ["confidence", "consistency"])
+def test_how_likely_a_pair_is_to_be_ordered_wrongly(round_of, kind):
+    """By margins of 3 and 1: sigma(-0.3) and sigma(-0.1). By tau of 1/3 and none: (1 - 1/3) / 2 and 0."""
+    table = {"q": [("best", 2.0), ("middle", 1.0), ("worst", -1.0)], "r": [("up", 1.0), ("down", 0.0)]}
+    run = round_of(table, alpha=0, min_samples=2, gamma=0.5)
+    (part,) = files.shards(run.round_dir(1) / "scores")
+    scores = [json.loads(line) for line in part.read_text().splitlines()]
+    for row, before in zip(scores, (3.0, 4.0, 0.0), strict=False):  # of q alone
+        row["reward_before"] = before
+    part.write_text("".join(json.dumps(row) + "\n" for row in scores))
+    run.recipe.train.smoothing = kind
+    made = execute(pair.STAGE, run, 1)
+    lines = (run.round_dir(1) / "dataset" / "smoothing.jsonl").read_text().splitlines()
+    found = {row["pair_key"]: row["smoothing"] for row in map(json.loads, lines)}
+    keys = [pair_key(one["messages"], one["chosen"], one["rejected"]) for one in pairs_of(run)]
+    expected = {
+        "confidence": [1 / (1 + math.exp(0.3)), 1 / (1 + math.exp(0.1))],
+        "consistency": [1 / 3, 0.0],
+    }
+    assert [found[key] for key in keys] == pytest.approx(expected[kind])
+    assert made.figures["generated"] == 2 == len(found) < len(mixed(run))  # nothing of the offline ones
+    assert train.round_config(run, 1)["smoothing"].endswith("round-1/dataset/smoothing.jsonl")
+    assert "smoothing.jsonl" in train.STAGE.inputs(run, 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train.smoothing=consistency"], "is 'consistency'; it needs score.consistency=true"),
+        (
+            ["train.smoothing=confidence", "score.normalize=tokens"],
+            "it needs score.reward=implicit and score.norm",
+        ),
+        (["train.loss=wpo", "train.pref_loss=ipo"], "train.loss is 'wpo'; it needs train.pref_loss=sigmoid"),
+        (["train.smoothing=confidence", "train.pref_loss=orpo"], "it needs train.pref_loss=sigmoid"),
+    ],
+)
+def test_losses_that_need_something_else(fake_settings, words, message):
+    with pytest.raises(BadInput, match=message):
+        load_recipe("tiny", [*fake_settings, *words])

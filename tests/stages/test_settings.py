@@ -80,10 +80,11 @@ RECORDED = [
 
 
 def test_what_is_not_default_is_recorded():
-    words = ["replay.select=top", "score.normalize=tokens"]
+    words = ["replay.select=top", "score.normalize=tokens", "train.loss=wpo"]
     recipe = load_recipe("tiny", words)
     recorded = {name: stage.settings(Run(recipe.run_dir, recipe), 1) for name, stage in STAGES.items()}
     assert recorded["pair"]["replay"]["select"] == "top" and "offline_scores" in recorded["pair"]
+    assert recorded["train"]["train"]["loss"] == "wpo" and "smoothing" not in recorded["train"]["train"]
     assert recorded["score"]["score"]["normalize"] == "tokens"
     confident = load_recipe("tiny", ["pair.min_confidence=0.9"])
     recorded = STAGES["pair"].settings(Run(confident.run_dir, confident), 1)

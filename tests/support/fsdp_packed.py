@@ -38,7 +38,7 @@ optimizers = [torch.optim.SGD(part.parameters(), lr=1e-3) for part in (own, wrap
 apart = 0.0
 for _ in range(3):  # a wrong gradient shows in the next step's log-probs
     pack = packed.pack_of(batch, reader.limit)
-    found, _ = wrapped(**reader.arguments(pack, 4, torch.device("cpu")))
+    found, *_ = wrapped(**reader.arguments(pack, 4, torch.device("cpu")))
     expected, _ = stock(own, batch)
     apart = max(apart, float((found - expected).detach().abs().max()))
     weights = torch.linspace(-1, 1, len(expected))

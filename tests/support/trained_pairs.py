@@ -13,7 +13,8 @@ from trainings import PATH, TRAIN, config, weights
 from dice.inference.scorer import Options, Scorer
 from dice.models.chat_template import load_chat
 from dice.models.reference_table import ReferenceTable, response_hash
-from dice.run.rows import Message
+from dice.run import files
+from dice.run.rows import Message, Smoothing, pair_key
 
 
 def rows(count):
@@ -29,11 +30,14 @@ def rows(count):
 
 
 def make_pairs(folder):
-    """A dataset_dir with 64 preferences."""
+    """A dataset_dir with 64 preferences, and smoothing.jsonl for half of them."""
     (folder / "pairs.json").write_text(json.dumps(rows(64)))
     columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
     entry = {"file_name": "pairs.json", "ranking": True, "columns": columns}
     (folder / "dataset_info.json").write_text(json.dumps({"pairs": entry}))
+    turns = [[Message(role="user", content=row["instruction"])] for row in rows(64)]
+    keys = [pair_key(turn, row["chosen"], row["rejected"]) for turn, row in zip(turns, rows(64), strict=True)]
+    files.write_rows(folder / "smoothing.jsonl", [Smoothing(key, n / 64) for n, key in enumerate(keys[:32])])
     return folder
 
 
