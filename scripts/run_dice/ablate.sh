@@ -6,15 +6,16 @@
 #   bash scripts/run_dice/ablate.sh tiny seeds=1 axes=gamma          a part of it
 #   bash scripts/run_dice/ablate.sh tiny train.learning_rate=1e-5 run=faster
 #
-# Any key of the recipe can be overridden; seeds, axes (reward, balance, gamma) and axis_rounds belong to the
-# grid. Every cell is an ordinary run under results/, which iter.sh makes. It takes over from the other runs
-# what it has in common with them (DICE_SHARE). Finished work is skipped. A table and a plot come at the end.
+# Any key of the recipe can be overridden; seeds, axes (reward, balance, gamma; docs/ablation.md has more) and
+# axis_rounds belong to the grid. Every cell is an ordinary run under results/, which iter.sh makes. It takes over
+# from the other runs what it has in common with them (DICE_SHARE). Finished work is skipped. A table and a plot
+# come at the end.
 set -euo pipefail
 unset -f cd; unset CDPATH; set +o noclobber +o posix # of the user's shell: scripts begin alike everywhere
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 case ${1:-} in
   '' | -*)
-    sed -n '2,11s/^# \{0,1\}//p' "$here/ablate.sh"
+    sed -n '2,12s/^# \{0,1\}//p' "$here/ablate.sh"
     exit 2
     ;;
 esac

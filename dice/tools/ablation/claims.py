@@ -1,4 +1,4 @@
-"""The paper's claims, each held against the grid's figures."""
+"""What was published, each claim held against the grid's figures."""
 
 import math
 from dataclasses import dataclass
@@ -25,6 +25,17 @@ CLAIMS = (
     Claim("Length balance keeps answers from growing", "balance", "off", "on", "mean_chars"),
     Claim("Replaying half offline pairs beats none", "gamma", "0.5", "0"),
     Claim("DICE beats more DPO on the offline pairs alone", "gamma", "0.5", "1"),
+    Claim("Rejected 2 deviations below the mean beats the worst (2502.16825)", "rejected", "sigma", "worst"),
+    Claim("Confident pairs beat all pairs (after 2406.04412)", "confidence", "0.75", "0"),
+    Claim("Offline pairs of large margins beat random ones (2410.09362)", "select", "top", "random"),
+    Claim("Offline pairs of small margins beat random ones (2508.04149)", "select", "bottom", "random"),
+    Claim("Rewards per token beat sums", "normalize", "tokens", "none"),
+    Claim("Rewards averaged over rounds beat one round's (2410.09362)", "average", "2", "1"),
+    Claim("Keeping the first reference beats moving it (Online-RLHF)", "reference", "first", "previous"),
+    Claim("Smoothing by two rounds' agreement beats none (2410.12735)", "smoothing", "consistency", "none"),
+    Claim("Smoothing by margin beats none (after 2406.04412)", "smoothing", "confidence", "none"),
+    Claim("DPO per token beats DPO (Tulu 3)", "loss", "length_normalized", "dpo"),
+    Claim("WPO's weights beat none (2406.11827)", "loss", "wpo", "dpo"),
 )
 
 

@@ -1,4 +1,4 @@
-"""The paper's questions as a grid: which runs there are, and what they change.
+"""The paper's questions, and those asked since, as a grid: which runs there are, and what they change.
 
 Every run differs from the recipe in one thing. The recipe itself runs for the most rounds, which answers
 the question of rounds as well; the others run for `axis_rounds` and are compared with it after as many.
@@ -19,7 +19,7 @@ from dice.run.stage import preview
 from dice.stages.order import stages_of
 from dice.stages.prepare import load
 
-AXES: dict[str, dict[str, list[str]]] = {
+PAPER: dict[str, dict[str, list[str]]] = {
     "reward": {
         "implicit": ["score.reward=implicit"],
         "reward_model": ["score.reward=reward_model"],
@@ -29,8 +29,29 @@ AXES: dict[str, dict[str, list[str]]] = {
     "balance": {"on": ["pair.alpha=auto"], "off": ["pair.alpha=0"]},
     "gamma": {gamma: [f"replay.gamma={gamma}"] for gamma in ("0", "0.25", "0.5", "0.75", "1")},
 }
+# What was published since, each asked for by its name.
+OPTIONS: dict[str, dict[str, list[str]]] = {
+    "rejected": {value: [f"pair.rejected={value}"] for value in ("worst", "sigma", "random")},
+    "confidence": {value: [f"pair.min_confidence={value}"] for value in ("0", "0.75")},
+    "select": {value: [f"replay.select={value}"] for value in ("random", "top", "bottom")},
+    "normalize": {value: [f"score.normalize={value}"] for value in ("none", "tokens")},
+    "average": {value: [f"score.average_rounds={value}"] for value in ("1", "2")},
+    "reference": {value: [f"score.reference={value}"] for value in ("previous", "first")},
+    "smoothing": {
+        "none": ["train.smoothing=none"],
+        "confidence": ["train.smoothing=confidence"],
+        "consistency": ["train.smoothing=consistency", "score.consistency=true"],
+    },
+    "loss": {
+        "dpo": ["train.loss=dpo"],
+        "length_normalized": ["train.loss=length_normalized", "train.pref_beta=5"],
+        "wpo": ["train.loss=wpo"],
+    },
+}
+AXES = PAPER | OPTIONS
+FROM_ROUND_2 = ("average", "reference", "smoothing")  # axes with values that change nothing in round 1
 CENTER = "dice"  # the value that stands for the recipe as it is
-OWN_KEYS = {"seeds": "1,2,3", "axes": ",".join(AXES), "axis_rounds": "1"}
+OWN_KEYS = {"seeds": "1,2,3", "axes": ",".join(PAPER), "axis_rounds": "1"}
 ROUNDS = 3
 
 
@@ -102,6 +123,8 @@ def make_grid(name: str, words: Sequence[str]) -> Grid:
     axis_rounds = _number("axis_rounds", own["axis_rounds"])
     if not 1 <= axis_rounds <= recipe.rounds:
         raise BadInput(f"axis_rounds is {axis_rounds}; it must be between 1 and rounds, {recipe.rounds}")
+    if axis_rounds == 1 and (later := [axis for axis in axes if axis in FROM_ROUND_2]):
+        raise BadInput(f"axis_rounds is 1; axis {later[0]} needs 2 or more, for round 1 tells nothing of it")
     given = [word for word in given if not word.startswith("run=")]
     values = _values(name, given, axes)
     cells = []
