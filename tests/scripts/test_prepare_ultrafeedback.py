@@ -80,7 +80,8 @@ def test_the_sample_is_registered_and_has_a_card(source, tmp_path):
     assert [p.prompt_id for p in pairs] == [p.prompt_id for p in prompts] and len(pairs) == 12
     assert "mine" in json.loads((output / "dataset_info.json").read_text())
     card = (output / "ultrafeedback_10k.md").read_text()
-    assert "12 preference pairs with distinct prompts, drawn with seed 42 from the 20\nusable" in card
+    origin = "Distinct prompts, drawn with seed 42 from the 20 usable pairs"
+    assert f"12 preference pairs.\n{origin}\n" in card
     for reason in (
         "duplicate prompt",
         "identical answers",

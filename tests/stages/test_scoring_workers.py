@@ -57,7 +57,14 @@ def test_two_nodes_of_workers_write_the_bytes_of_one(run, tmp_path):
         sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=1", "--nnodes=2",
         "--master_addr=127.0.0.1", f"--master_port={port}",
     ]  # fmt: skip
-    work = ["-m", "dice.launch.worker", "dice.rewards.score", str(tmp_path / "progress"), str(run.path), "1"]
+    work = [
+        "-m",
+        "dice.launch.worker",
+        "dice.rewards.scoring",
+        str(tmp_path / "progress"),
+        str(run.path),
+        "1",
+    ]
     threads = {"OMP_NUM_THREADS": str(devices.cpu_count())}
     nodes = [
         subprocess.Popen(
