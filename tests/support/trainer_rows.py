@@ -22,6 +22,7 @@ def main(config_path: str, rows_path: str) -> None:
     config = json.loads(Path(config_path).read_text())
     encoding = train.take_encoding(config)
     train.take_reference(config)
+    train.take_pack_tokens(config)
     register_templates()
     pair_data.encode_as_scored(encoding)
     model_args, data_args, training_args, *_ = get_train_args(config)
