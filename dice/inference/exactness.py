@@ -32,10 +32,12 @@ def best_reader(model: torch.nn.Module) -> Reader:
     rows = _rows(model.config.get_text_config().vocab_size)
     expected = _by_the_model_itself(model, attention, rows)
     for reader in _readers(model, attention):
-        is_told = not isinstance(reader, SharedPrompts) or knows_windows(reader.windows, model)
-        if _agrees(reader, rows, expected) and is_told:
-            if not isinstance(reader, SharedPrompts):
-                print(f"{type(model).__name__} can't share prompts: every row is computed whole", flush=True)
+        if not _agrees(reader, rows, expected):
+            continue
+        if not isinstance(reader, SharedPrompts):
+            print(f"{type(model).__name__} can't share prompts: every row is computed whole", flush=True)
+            return reader
+        if knows_windows(reader.windows, model):
             return reader
     raise BadInput(f"{type(model).__name__} ({model.config.model_type}) is no model that can be scored")
 

@@ -76,11 +76,12 @@ class Workers(NamedTuple):
     unit: str  # of what they count
     gpus_each: int = 1
     part: str = "workers"
+    name: str = ""  # of log and progress, where it is not the last word of the module's
 
     @property
     def stage(self) -> str:
-        """The last word of the module's name, which names log and progress."""
-        return self.module.rpartition(".")[2]
+        """What names log and progress."""
+        return self.name or self.module.rpartition(".")[2]
 
     @property
     def progress(self) -> Path:

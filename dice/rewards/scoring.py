@@ -86,7 +86,8 @@ def workers_of(run: Run, t: int, per_token: bool = False, part: str = "workers")
     arguments = [str(run.path), str(t), *(["per_token"] if per_token else [])]
     samples_here = recipe.score.reward == "judge" and judge.is_local(recipe.score.judge)
     gpus_each = recipe.generate.tensor_parallel if samples_here else 1
-    return Workers(__name__, run.round_dir(t), arguments, source_of(recipe).counted, gpus_each, part)
+    unit = source_of(recipe).counted
+    return Workers(__name__, run.round_dir(t), arguments, unit, gpus_each, part, name="score")
 
 
 def score_round(run: Run, t: int, per_token: bool = False, part: str = "workers") -> None:

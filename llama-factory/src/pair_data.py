@@ -19,7 +19,7 @@ from dice.models.trainer import batch_sizes
 from dice.run import files
 from dice.run.rows import Message, SampledIds, Smoothing, pair_key
 
-CPU_TOKENS = 1024  # at once: more are no faster on a CPU, and take more memory
+CPU_TOKENS = 1024  # at once, on average: more are hardly faster on a CPU, and take more memory
 
 
 @dataclass(frozen=True)
@@ -165,13 +165,15 @@ def _check(rows: int, data_args: Any, training_args: Any) -> None:
 def _fit_batches(training_args: Any, pairs: Any, pack_tokens: str | int) -> None:
     """Set a device's batch to as many pairs as a budget of tokens holds, whichever they are.
 
-    The pairs of an optimizer step stay as many as they were. `auto` makes no batch larger.
+    The pairs of an optimizer step stay as many as they were. `auto` makes no batch larger, and goes by the
+    mean length of pairs.
     """
-    longest = max(map(_tokens, pairs["chosen_labels"], pairs["rejected_labels"]))
+    lengths = list(map(_tokens, pairs["chosen_labels"], pairs["rejected_labels"]))
+    longest, mean = max(lengths), sum(lengths) / len(lengths)
     most = training_args.per_device_train_batch_size
     share = most * training_args.gradient_accumulation_steps
     if pack_tokens == "auto":
-        fitting = min(most, max(1, CPU_TOKENS // longest))
+        fitting = min(most, max(1, int(CPU_TOKENS / mean)))
     elif longest <= pack_tokens:
         fitting = pack_tokens // longest
     else:
@@ -184,7 +186,8 @@ def _fit_batches(training_args: Any, pairs: Any, pack_tokens: str | int) -> None
         deepspeed = training_args.hf_deepspeed_config.config
         deepspeed["train_micro_batch_size_per_gpu"] = size
         deepspeed["gradient_accumulation_steps"] = steps
-    print(f"batches of {size} pairs, {steps} for a step: the longest pair has {longest:,} tokens", flush=True)
+    told = f"the longest pair has {longest:,} tokens, the mean is {mean:,.0f}"
+    print(f"batches of {size} pairs, {steps} for a step: {told}", flush=True)
 
 
 def _tokens(chosen: list[int], rejected: list[int]) -> int:

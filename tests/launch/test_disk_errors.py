@@ -107,7 +107,7 @@ def test_a_stage_on_a_full_disk_goes_on_once_there_is_room(fake_settings, small_
     assert run_dice("generate", str(fake_run.path), "1").returncode == 0
     settings = [*fake_settings, f"results_dir={small_disk}"]
     run, seen = small_disk / "tiny", []
-    for size in ("4k", "24k", "64k"):
+    for size in ("4k", "24k", "128k"):
         resize(small_disk, size)
         for command in (("start", "tiny", *settings), ("generate", str(run), "1")):
             result = run_dice(*command)

@@ -73,13 +73,16 @@ def test_a_budget_of_tokens_changes_no_step(data, random_model, tmp_path):
         config(data, tmp_path / name, random_model, pack_tokens=budget, **changes)
         for name, budget in budgets.items()
     ]
-    # Seven pairs fit into what is read at once on a CPU, and four is what eight can be divided into.
-    on_cpu = changes | {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
-    configs.append(config(data, tmp_path / "auto", random_model, pack_tokens="auto", **on_cpu))
+    # On a CPU as many pairs are read at once as have 1,024 tokens on average, here a part of a batch.
+    large = {**changes, "per_device_train_batch_size": 32, "gradient_accumulation_steps": 1, "max_steps": 4}
+    configs.append(config(data, tmp_path / "large", random_model, **large))
+    configs.append(config(data, tmp_path / "auto", random_model, pack_tokens="auto", **large))
     torchrun(configs, 1)
-    for name, size in {"one": 1, "four": 4, "eight": 8, "auto": 4}.items():
+    for name, size in {"one": 1, "four": 4, "eight": 8}.items():
         compare(tmp_path / name, tmp_path / "off", steps=8)
         assert state(tmp_path / name)["train_batch_size"] == size
+    compare(tmp_path / "auto", tmp_path / "large", steps=4)
+    assert state(tmp_path / "auto")["train_batch_size"] == 8
     assert all(entry["tokens_per_second"] > 0 for entry in history(tmp_path / "four") if "loss" in entry)
     assert refused(configs[0] | {"output_dir": str(tmp_path / "refused")}, "pack_tokens=138") == (
         "pack_tokens is 138, but a pair has 139 tokens; raise it, or lower cutoff_len"

@@ -27,6 +27,7 @@ CHANGES = {
     "os.rmdir": (0, 1),
 }
 STAGES = ("generate", "score", "pair", "train", "evaluate")
+SCORING = {"dice.rewards.scoring": "score"}
 
 
 def stage_of(command: list[str]) -> str:
@@ -35,7 +36,8 @@ def stage_of(command: list[str]) -> str:
     if "inference.fake" in words or "src/train.py" in words:
         stage = "train"
     else:
-        names = (word.removeprefix("dice.stages.") for word in command[1:])  # of a worker, its module
+        # Of a worker, its module.
+        names = (SCORING.get(word, word.removeprefix("dice.stages.")) for word in command[1:])
         stage = next((name for name in names if name in STAGES), "start")
     if stage in ("start", "evaluate"):
         return stage
