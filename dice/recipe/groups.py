@@ -190,8 +190,8 @@ class Train(Group):
     config: Text = "dpo.yaml"  # a LLaMA-Factory training file beside the recipe
     global_batch_size: Count = 32  # pairs per optimizer step, whatever the number of GPUs
     reference_logps: Literal["table", "model"] = "table"  # a table: no reference model in memory
-    # Pairs are read in packs, as scoring reads: auto, in batches of per_device_train_batch_size; a number, as
-    # many at once as so many tokens hold. off: as LLaMA-Factory does.
+    # Pairs are read in packs, as scoring reads: auto, in batches of per_device_train_batch_size (smaller on a
+    # CPU); a number, as many at once as so many tokens hold. off: as LLaMA-Factory does.
     pack_tokens: Annotated[Literal["auto", "off"] | Count, BeforeValidator(_yaml_off)] = "auto"
     # Labels count as wrong with a probability: by the tau of the prompt's rankings, or by the pair's margin.
     smoothing: Literal["none", "consistency", "confidence"] = "none"
