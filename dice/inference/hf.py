@@ -16,9 +16,17 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from dice.inference import decode_attention
+from dice.inference.exactness import exact_attention, may_share_prompts
+from dice.inference.forward import set_attention, token_logps
 from dice.inference.sampler import Request, Sampled
 from dice.models.loading import Models, Options, end_ids
 from dice.recipe.groups import Generate
+
+# As a tensor, because the slice that a number makes is not contiguous: the product with the head's weights
+# would copy them for every prompt.
+LAST = torch.tensor([-1])
+CHUNK = 1 << 19  # logits from which tokens are taken at a time on CPUs, few enough for the caches
 
 
 class Sampler:
@@ -28,6 +36,7 @@ class Sampler:
 
     def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
         self.model = Models(Options(dtype)).use(model)
+        set_attention(self.model, sampling_attention(self.model))
         self.options = options
         self.stop_ids = torch.tensor(sorted({*stop_ids, *end_ids(model)}), device=self.model.device)
         self.pad_id = stop_ids[0]
@@ -57,9 +66,8 @@ class Sampler:
         rows = torch.arange(len(seeds))  # the rows still in the batch
         step = _Step(self.model, requests, self.pad_id, k)
         for position in range(draws.shape[1]):
-            chosen = choose(step.logits, draws[rows, position], options.temperature, options.top_p)
+            chosen, logps[rows, position] = take(step.logits, draws[rows, position], options)
             tokens[rows, position] = chosen.cpu()
-            logps[rows, position] = logps_of(step.logits, chosen).cpu()
             lengths[rows] += 1
             stopped[rows] = torch.isin(chosen, self.stop_ids).cpu()
             going_on = ~stopped[rows] & (lengths[rows] < limits[rows])
@@ -111,8 +119,16 @@ class _Step:
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=1,
+            logits_to_keep=LAST,
         ).logits[:, -1]
+
+
+def sampling_attention(model: torch.nn.Module) -> str:
+    """The attention that is exact for this model; on CPUs one that is quick for one token at a time."""
+    exact = exact_attention(model)
+    if model.device.type == "cpu" and exact == "sdpa" and may_share_prompts(model):
+        return decode_attention.NAME
+    return exact
 
 
 def uniform_draws(seeds: list[int], count: int) -> np.ndarray:
@@ -120,10 +136,14 @@ def uniform_draws(seeds: list[int], count: int) -> np.ndarray:
     return np.stack([np.random.Generator(np.random.Philox(seed)).random(count) for seed in seeds])
 
 
-def logps_of(logits: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """Log-probs (B,) of token ids (B,) by logits (B, V), in nats."""
-    logits = logits.float()
-    return logits.gather(1, chosen[:, None]).squeeze(1) - logits.logsumexp(-1)
+def take(logits: torch.Tensor, draws: torch.Tensor, options: Generate) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (B,) by logits (B, V) and uniform draws (B,), and their log-probs (B,) in nats on the CPU."""
+    rows = max(1, CHUNK // logits.shape[1]) if logits.device.type == "cpu" else len(logits)
+    chosen, logps = [], []
+    for some, drawn in zip(logits.split(rows), draws.split(rows), strict=True):
+        chosen.append(choose(some, drawn, options.temperature, options.top_p))
+        logps.append(token_logps(some, chosen[-1]))
+    return torch.cat(chosen), torch.cat(logps).cpu()
 
 
 def choose(logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:

@@ -6,10 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
+from float64 import one_by_one
+from model_families import FAMILIES, VOCABULARY, some_fast
 from sampling import PROMPTS, answers, requests, said, sampler
 
 from dice.errors import BadInput
 from dice.inference.load import load_sampler, resolve_engine
+from dice.inference.sampler import Request
 from dice.models.chat_template import load_chat
 from dice.recipe.groups import Generate
 
@@ -52,6 +55,19 @@ def test_hf_greedy_equals_one_token_at_a_time(random_model, chat):
         found = answers(engine.sample(requests(chat)))[request.prompt_id, 0]
         by_hand = greedy_by_hand(random_model, request.prompt_ids, chat.stop_ids, 12)
         assert found.response_ids == by_hand
+
+
+@pytest.mark.parametrize("name", some_fast([name for name in FAMILIES if name != "mamba"]))
+def test_hf_tells_the_log_probs_of_the_model_itself(families, name):
+    """Prompts of several lengths in one batch, in every family; windows and caps are met."""
+    prompts = [[int(i) for i in np.random.default_rng(n).integers(3, VOCABULARY, n)] for n in (3, 9, 14)]
+    asked = [Request(str(n), prompt, 1000 * n) for n, prompt in enumerate(prompts)]
+    options = Generate(samples=4, max_new_tokens=20, temperature=1.0)
+    found = list(load_sampler("hf")(families(name), [*range(2, 20)], options, "float32").sample(asked))
+    expected = one_by_one(families(name), [(prompts[int(s.prompt_id)], s.response_ids) for s in found])
+    assert len({len(s.response_ids) for s in found}) > 1  # rows left the batch
+    for sampled, logps in zip(found, expected, strict=True):
+        np.testing.assert_allclose(sampled.logps, logps, rtol=1e-4, atol=1e-4)
 
 
 def test_hf_stops_at_stop_tokens_and_flags_cut_off_answers(random_model, chat):
@@ -154,6 +170,8 @@ def test_vllm(random_model, chat, tmp_path):
 
     script = """
 import json, sys
+from float64 import one_by_one
+from model_families import FAMILIES, VOCABULARY, some_fast
 from sampling import requests, sampler
 from dice.models.chat_template import load_chat
 model = sys.argv[1]
