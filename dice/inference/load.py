@@ -34,10 +34,10 @@ ENGINES = {
 
 
 def resolve_engine(name: str) -> str:
-    """`auto` is vllm where it is installed, else hf."""
+    """`auto` is vllm where there is a GPU and vllm is installed, else hf, which is quicker on CPUs."""
     if name != "auto":
         return name
-    return "vllm" if importlib.util.find_spec("vllm") else "hf"
+    return "vllm" if devices.gpu_count() and importlib.util.find_spec("vllm") else "hf"
 
 
 def engine_named(name: str) -> Engine:

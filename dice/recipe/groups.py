@@ -90,7 +90,7 @@ class Replay(Group):
 class Generate(Group):
     """Sampling of K responses per prompt."""
 
-    engine: Literal["auto", "hf", "vllm", "fake"] = "auto"  # auto is vllm where it is installed, else hf
+    engine: Literal["auto", "hf", "vllm", "fake"] = "auto"  # auto is vllm on GPUs if installed, else hf
     samples: Whole = Field(16, ge=2)  # K; a pair needs two
     temperature: Real = Field(0.9, gt=0, le=2)  # at 0 all samples agree; 2 is vLLM's limit
     top_p: Real = Field(1.0, gt=0, le=1)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from quality import quality
 
 NOISE = 0.1  # share of the labels
-TIES = 0.3  # share of the prompts with a pair of equal qualities, which length alone decides
+TIES = 0.1  # share of the prompts with a pair of equal qualities, which length alone decides
 LENGTH_BIAS = 0.2  # in units of quality, per factor e in characters
 
 

