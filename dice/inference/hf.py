@@ -23,9 +23,9 @@ from dice.inference.sampler import Request, Sampled
 from dice.models.loading import Models, Options, end_ids
 from dice.recipe.groups import Generate
 
-# As a tensor, because the slice that a number makes is not contiguous: the product with the head's weights
-# would copy them for every prompt.
-LAST = torch.tensor([-1])
+# The states that get logits. On CPUs this is no number: the slice that a number makes is not contiguous, and
+# the product with the head's weights would copy them for every prompt.
+LAST, LAST_ON_CPU = 1, torch.tensor([-1])
 CHUNK = 1 << 19  # logits from which tokens are taken at a time on CPUs, few enough for the caches
 
 
@@ -119,7 +119,7 @@ class _Step:
             position_ids=positions,
             past_key_values=self.cache,
             use_cache=True,
-            logits_to_keep=LAST,
+            logits_to_keep=LAST_ON_CPU if ids.device.type == "cpu" else LAST,
         ).logits[:, -1]
 
 
