@@ -33,7 +33,7 @@ class Colour(StrEnum):
 
 
 DASHED = (0, (3, 3))  # a line style
-NUMBER, PERCENT = "{x:z.6g}", "{x:z.4g}%"  # values of an axis, without zeros at their end
+NUMBER, PERCENT = "{x:z.9g}", "{x:z.6g}%"  # values of an axis, without zeros at their end
 WIDTH, HEIGHT = 4.6, 2.9  # inches of 72 units: drawn about as large as a phone shows it
 LEGEND = 50  # characters, with those for the signs, that a line of a legend holds
 STYLE = {
@@ -93,8 +93,8 @@ def canvas(x: str, y: str = "", height: float = HEIGHT) -> tuple[Figure, Axes]:
 
 
 def ticks(count: int, whole: bool = False) -> MaxNLocator:
-    """At most so many values of an axis, as people count: by 1, 2 or 5."""
-    return MaxNLocator(count, steps=[1, 2, 5, 10], integer=whole)
+    """At most so many values of an axis, as people count: by 1, 2, 2.5 or 5."""
+    return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole)
 
 
 def legend(axes: Axes) -> None:
