@@ -57,8 +57,12 @@ def answers(collected: Collected) -> list[Asked]:
         text = clipped(texts[model][prompt], LONGEST)
         return Answer(model, text, grades[model][prompt][0], float(means[model][i]))
 
-    shown = [Asked(asked[i].messages, float(gains[i]), [answer(m, i) for m in models]) for i in taken]
+    shown = [Asked(_clipped(asked[i]), float(gains[i]), [answer(m, i) for m in models]) for i in taken]
     return fitting(shown, size, MOST_BYTES)
+
+
+def _clipped(prompt: Prompt) -> list[Message]:
+    return [Message(role=m["role"], content=clipped(m["content"], LONGEST)) for m in prompt.messages]
 
 
 def _is_there(folder: Path, model: str) -> bool:

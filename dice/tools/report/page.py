@@ -17,7 +17,7 @@ from dice.tools.report.answers import Asked
 from dice.tools.report.beside import Beside
 from dice.tools.report.collect import Collected
 from dice.tools.report.svg import Plot
-from dice.tools.report.text import clipped, duration, embedded, minus, visible
+from dice.tools.report.text import duration, embedded, minus, visible
 from dice.tools.report.verdict import verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -58,7 +58,6 @@ def render(
         left_out=tables.left_out,
         duration=duration,
         minus=minus,
-        clipped=clipped,
         score=score,
         remarks=remarks(collected.benchmarks),
         with_error=with_error,

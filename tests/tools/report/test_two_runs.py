@@ -4,11 +4,11 @@ import fake_world
 import pytest
 from reported import write_evaluation, write_manifest, write_round
 
+from dice.__main__ import ForUsers
 from dice.errors import BadInput
 from dice.recipe import load
 from dice.run.run import create_run
 from dice.stages import evaluate
-from dice.tools.report import write_report
 from dice.tools.report.beside import beside
 from dice.tools.report.collect import collect
 
@@ -88,5 +88,5 @@ def test_a_run_beside_itself_and_beside_one_without_rounds(two):
         beside(collect(ours), collect(ours))
     (theirs.path / "round-1").rename(theirs.path / "elsewhere")
     with pytest.raises(BadInput, match="theirs: no round has begun"):
-        write_report(ours, theirs, quick=True)
+        ForUsers().report(str(ours.path), str(theirs.path), quick=True)
     assert not (ours.path / "report.html").exists()

@@ -126,7 +126,10 @@
 
   function drawn(side, tag) {
     if (part("view").value === "differences") return marked(side, tag);
-    return side.tokens.map((token, index) => (side.rewards?.[index] === undefined ? token : shaded(token, side.rewards[index])));
+    return side.tokens.map((token, index) => {
+      const reward = side.rewards?.[index];
+      return reward === undefined ? token : shaded(token, reward);
+    });
   }
 
   function side(name, data, unit) {
