@@ -63,16 +63,20 @@ class ForUsers:
         elif status.show_run(open_run(run), check):
             sys.exit(1)
 
-    def report(self, run: str, *, quick: bool = False, in_loop: bool = False) -> None:
+    def report(
+        self, run: str, other: str | None = None, *, quick: bool = False, in_loop: bool = False
+    ) -> None:
         """Write a run's report, report.html in its folder.
 
         Args:
+            other: Another run's folder, whose figures are shown beside those of the first.
             quick: Load no model; otherwise those of every round are, to show pairs token by token.
             in_loop: For iter.sh: write it only where the recipe wants it, and never fail.
         """
         from dice.tools.report import report
 
-        report(open_run(run) if quick else open_to_work(run), quick, in_loop)
+        opened = open_run(run) if quick else open_to_work(run)
+        report(opened, open_run(other) if other else None, quick, in_loop)
 
     def score(
         self,

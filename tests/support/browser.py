@@ -3,6 +3,7 @@
 The only package that it needs is websockets, which comes with LLaMA-Factory.
 """
 
+import importlib.util
 import itertools
 import json
 import shutil
@@ -23,6 +24,11 @@ def find_chromium() -> str | None:
     """The browser's program, or None where there is none."""
     names = ("chromium", "chromium-browser", "google-chrome")
     return next((path for name in names if (path := shutil.which(name))), None)
+
+
+# What a browser lacks here, or None.
+ABSENT = None if importlib.util.find_spec("websockets") else "package websockets"
+ABSENT = ABSENT if find_chromium() else "Chromium (Debian: apt-get install chromium)"
 
 
 class Browser:
@@ -66,15 +72,37 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def open(self, page: Path, width: int = 1280, height: int = 900, dark: bool = False) -> None:
-        """Load a file in a window of so many CSS pixels; `events` begins anew."""
+    def open(
+        self, page: Path, width: int = 1280, height: int = 900, dark: bool = False, more: str = ""
+    ) -> None:
+        """Load a file in a window of so many CSS pixels; `events` begins anew.
+
+        `more` follows in its address; it begins with ? where the file is open already.
+        """
         self.events.clear()
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         self.call("Emulation.setDeviceMetricsOverride", **size)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=page.resolve().as_uri())
+        self.call("Page.navigate", url=page.resolve().as_uri() + more)
         self._wait(lambda: self.told("Page.loadEventFired"))
+
+    def press(self, key: str, code: int) -> None:
+        """A key, on whatever has the focus; `code` is its Windows virtual key code."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        for kind in ("keyDown", "keyUp"):
+            self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text
+            )
+
+    def choose(self, name: str, value: str, event: str = "change") -> None:
+        """Give a control, by its id, another value."""
+        self.evaluate(f"{name}.value = {value!r}, {name}.dispatchEvent(new Event({event!r}))")
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """What the page has failed at, or warned of."""
+        kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+        return [told for kind in kinds for told in self.told(kind)]
 
     def told(self, method: str) -> list[dict[str, Any]]:
         """The parameters of all events of a method so far."""

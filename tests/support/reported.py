@@ -6,7 +6,7 @@ from typing import Any
 import fake_world
 
 from dice.run import files
-from dice.run.rows import Prompt, Response, Score, prompt_id
+from dice.run.rows import Judged, Prompt, Response, Score, prompt_id
 from dice.run.run import Run
 from dice.stages import evaluate, pair
 from dice.stages.order import STAGES, execute
@@ -62,6 +62,24 @@ def write_evaluation(run: Run, *rounds: tuple[float, float, float, float]) -> No
     results += [_result(f"round-{t}", *row) for t, row in enumerate(rounds, 1)]
     folder = evaluate.STAGE.folder(run, 0)
     fake_world.write_manifest(folder, "evaluate", rows_in=400, rows_out=1600, results=results, **MEASURED)
+
+
+def write_answers(run: Run, table: Mapping[str, Mapping[str, Sequence[tuple[str, float]]]]) -> None:
+    """What an evaluation leaves: {prompt: {model: (answer, quality) of each sample}}."""
+    folder = evaluate.STAGE.folder(run, 0)
+    asked = [[{"role": "user", "content": text}] for text in table]
+    prompts = [Prompt(prompt_id(messages), messages) for messages in asked]
+    files.write_rows(folder / "prompts.jsonl", prompts)
+    for model in next(iter(table.values())):
+        found = [
+            ((prompt.prompt_id, sample), text, quality)
+            for prompt, models in zip(prompts, table.values(), strict=True)
+            for sample, (text, quality) in enumerate(models[model])
+        ]
+        responses = [Response(*key, text, len(text), len(text) + 1, "stop", 0) for key, text, _ in found]
+        files.write_rows(files.shard_path(folder / "responses" / model, 0), responses)
+        judged = [Judged(*key, quality) for key, _, quality in found]
+        files.write_rows(folder / "quality" / f"{model}.jsonl", judged)
 
 
 def _result(

@@ -1,10 +1,12 @@
-"""`python -m dice report RUN`: one HTML file that says whether a run worked, and why.
+"""`python -m dice report RUN [OTHER]`: one HTML file that says whether a run worked, and why.
 
 `collect` reads the run's numbers; `verdict`, `tables`, the plots of `comparison` and `figures` (drawn by
-`svg`) and `pairs` (with their `tokens`) are made of them; `page` puts it together. matplotlib and jinja2
-are imported only once there is something to draw.
+`svg`), `beside` (the other run), `answers` to held-out prompts and `pairs` (with their `samples`, `tokens`
+and `difference`) are made of them; `page` puts it together. matplotlib and jinja2 are imported only once
+there is something to draw.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,8 +27,8 @@ PAGE_BYTES = 250_000  # of it for text, tables, style and script
 PLOT_BYTES = 2_400_000  # of it for the plots of rounds: nine of a round take 150,000 to 210,000
 
 
-def report(run: Run, quick: bool, in_loop: bool) -> None:
-    """Write a run's report; with several nodes, node 0 does.
+def report(run: Run, other: Run | None, quick: bool, in_loop: bool) -> None:
+    """Write a run's report, with `other` beside it where there is one; with several nodes, node 0 does.
 
     In the loop only where the recipe wants one, and without a failure if it can't be written.
     """
@@ -35,29 +37,34 @@ def report(run: Run, quick: bool, in_loop: bool) -> None:
     try:
         with machines.meeting("report") as meeting:
             meeting.agree(partial(facts, run))
-            write_report(run, quick) if meeting.leads else meeting.follow()
+            write_report(run, other, quick) if meeting.leads else meeting.follow()
     except Exception as error:
         if not in_loop:
             raise
         say(f"report    not written: {first_line(error)}", mark="!")
 
 
-def write_report(run: Run, quick: bool = False) -> None:
+def write_report(run: Run, other: Run | None = None, quick: bool = False) -> None:
     """Write `report.html` into the run's folder, of what is there so far.
 
     Pairs are shaded token by token, for which both models of a round are loaded, once; `quick` leaves
-    out what is not computed yet. Raises BadInput where no round has begun, or a file can't be read.
+    out what is not computed yet. Raises BadInput where a run has no round that has begun, a file can't
+    be read, or the two can't be compared.
     """
-    collected = collect(run)
-    from dice.tools.report import comparison, page, pairs
+    collected, beside_it = collect(run), collect(other) if other else None
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells of its fonts
+    from dice.tools.report import answers, beside, comparison, page, pairs
 
+    compared = beside.beside(collected, beside_it) if beside_it else None
+    asked = answers.answers(collected)
     models = comparison.of_models(collected)
     plots = _plots(collected.rounds)
-    drawn = _bytes(models) + sum(map(_bytes, plots.values()))
+    drawn = _bytes([*models, *(compared.plots if compared else [])]) + sum(map(_bytes, plots.values()))
     paired = [done for done in collected.rounds if done.paired]
-    room = max(MOST_BYTES - PAGE_BYTES - drawn, 0) // max(len(paired), 1)
+    room = MOST_BYTES - PAGE_BYTES - drawn - sum(map(answers.size, asked))
+    room = max(room, 0) // max(len(paired), 1)
     samples = [pairs.sample(run, done, not quick, room) for done in paired]
-    html = page.render(collected, models, plots, samples)
+    html = page.render(collected, compared, models, plots, asked, samples)
     files.write_text(run.path / "report.html", html)
     count = sum(len(sample["pairs"]) for sample in samples)
     size = len(html.encode()) / 1e6

@@ -2,14 +2,12 @@
 
 import math
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dice.stages.evaluate import Result
 from dice.tools.report.collect import Collected
-from dice.tools.report.svg import DASHED, STYLE, Colour, Plot, canvas, to_svg
+from dice.tools.report.svg import DASHED, PERCENT, Colour, Plot, canvas, drawing, ticks, to_svg
 from dice.tools.report.verdict import STANDARD_ERRORS
 
 
@@ -18,7 +16,7 @@ def of_models(collected: Collected) -> list[Plot]:
     results = collected.results
     if not results:
         return []
-    with matplotlib.rc_context(STYLE):
+    with drawing():
         return [_win_rates(results), _qualities(results), _answer_lengths(results)]
 
 
@@ -34,7 +32,7 @@ def _win_rates(results: list[Result]) -> Plot:
         above = {"xytext": (0, 7), "textcoords": "offset points", "ha": "center", "color": Colour.INK}
         axes.annotate(f"{result.win_rate:.1%}", (100 * result.win_rate, row), **above)
     axes.axvline(50, color=Colour.MUTED, linewidth=1, linestyle=DASHED)
-    axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes.xaxis.set_major_formatter(PERCENT)
     caption = (
         f"Dots: share of comparisons won, ties half. Bars: {STANDARD_ERRORS} standard errors to either side. "
         "Beyond the dashed line is better than the start."
@@ -76,5 +74,5 @@ def _rows(results: list[Result], label: str) -> tuple[Figure, Axes]:
     axes.set_ylim(len(results) - 0.5, -0.6)
     axes.grid(axis="y", visible=False)
     axes.margins(x=0.15)
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(ticks(5))
     return figure, axes

@@ -6,11 +6,10 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from dice.pairing import health, length_balance
 from dice.tools.report.collect import Round, Scored
-from dice.tools.report.svg import DASHED, STYLE, Colour, Plot, canvas, legend, to_svg
+from dice.tools.report.svg import DASHED, PERCENT, Colour, Plot, canvas, drawing, legend, ticks, to_svg
 from dice.tools.report.text import minus
 
 TAIL = 0.1  # percent of the values at either end that a plot may leave out
@@ -24,7 +23,7 @@ UNITS = {"chars": "characters", "tokens": "tokens"}
 def of_round(done: Round) -> list[Plot]:
     """What a round's samples, pairs and training look like, as far as the round has come."""
     plots = []
-    with matplotlib.rc_context(STYLE):
+    with drawing():
         if done.scored and len(done.scored.rewards):
             plots += [_rewards(done), _lengths(done)]
             if len(done.scored.chosen):
@@ -100,7 +99,7 @@ def _stairs(axes: Axes, values: np.ndarray, edges: np.ndarray, colour: str, shad
     heights = np.histogram(values, edges)[0] / (len(values) * np.diff(edges))
     axes.stairs(heights, edges, fill=True, color=colour, alpha=shade, linewidth=0)
     axes.stairs(heights, edges, color=colour, label=label, linewidth=1.5)
-    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.yaxis.set_major_locator(ticks(4))
 
 
 def _outside(values: np.ndarray, edges: np.ndarray) -> str:
@@ -201,7 +200,7 @@ def _balance(done: Round) -> Plot:
         alpha, left, "o", color=Colour.INK, markersize=5, label=minus(f"alpha {alpha:.4g}: {left:+z.1f}")
     )
     axes.set_xlim(min(ends) - room, max(ends) + room)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.xaxis.set_major_locator(ticks(6))
     legend(axes)
     before = pair.figures["length_difference_without_shaping"]
     caption = (
@@ -215,20 +214,16 @@ def _training(done: Round, unit: str, lines: dict[str, str], scale: float = 1.0)
     """Entries of the trainer's log, and of its validation, against its steps; `lines` have their colours."""
     figure, axes = canvas("optimizer step", unit, height=2.4)
     for key, colour in lines.items():
-        label = NAMES.get(key, "training")
-        for entry, where, style in ((key, label, "-"), (f"eval_{key}", f"{label}, validation", "--")):
+        for entry, style in ((key, "-"), (f"eval_{key}", "--")):
             if logged := [(row["step"], scale * row[entry]) for row in done.curves if entry in row]:
+                name = NAMES.get(key, "training") if entry == key else None
                 marker = "o" if len(logged) < 3 else None
-                axes.plot(
-                    *zip(*logged, strict=True),
-                    style,
-                    color=colour,
-                    label=where,
-                    marker=marker,
-                    markersize=3.5,
-                )
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.yaxis.set_major_locator(MaxNLocator(5))
+                look = {"color": colour, "label": name, "marker": marker, "markersize": 3.5}
+                axes.plot(*zip(*logged, strict=True), style, **look)
+    if any(f"eval_{key}" in row for key in lines for row in done.curves):
+        axes.plot([], [], "--", color=Colour.MUTED, label="validation")
+    axes.xaxis.set_major_locator(ticks(6, whole=True))
+    axes.yaxis.set_major_locator(ticks(5))
     legend(axes)
     return figure, axes
 
@@ -251,7 +246,7 @@ def _loss(done: Round) -> Plot:
 def _accuracy(done: Round) -> Plot:
     figure, axes = _training(done, "accuracy", {"rewards/accuracies": Colour.ACCENT}, scale=100)
     axes.axhline(50, color=Colour.MUTED, linewidth=0.8, linestyle=DASHED)
-    axes.yaxis.set_major_formatter(PercentFormatter(decimals=0))
+    axes.yaxis.set_major_formatter(PERCENT)
     first, last = _ends(done, "rewards/accuracies")
     caption = f"Share of pairs whose chosen response is ahead: {first:.0%}, at the end {last:.0%}."
     return _plot(done, "accuracy", "Training: accuracy", figure, caption)

@@ -13,18 +13,25 @@ from dice.launch.console import with_error
 from dice.recipe.load import resolved_yaml
 from dice.tools.benchmarks.results import remarks, score
 from dice.tools.report import tables
+from dice.tools.report.answers import Asked
+from dice.tools.report.beside import Beside
 from dice.tools.report.collect import Collected
 from dice.tools.report.svg import Plot
-from dice.tools.report.text import duration, embedded, visible
+from dice.tools.report.text import duration, embedded, minus, visible
 from dice.tools.report.verdict import verdict
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def render(
-    collected: Collected, models: list[Plot], rounds: dict[int, list[Plot]], pairs: list[dict[str, Any]]
+    collected: Collected,
+    beside: Beside | None,
+    models: list[Plot],
+    rounds: dict[int, list[Plot]],
+    asked: list[Asked],
+    pairs: list[dict[str, Any]],
 ) -> str:
-    """The page as HTML: the run's numbers, plots of its models and by round, and its pairs to read."""
+    """The page as HTML: the run's numbers and plots, another run's beside it, answers and pairs to read."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -40,13 +47,17 @@ def render(
         version=__version__,
         verdict=verdict(collected),
         collected=collected,
+        beside=beside,
+        asked=asked,
         models=models,
         plots=rounds,
         glance=tables.glance(collected),
+        collapse=tables.collapse(collected),
         times=tables.times(collected),
         rows=tables.rows,
         left_out=tables.left_out,
         duration=duration,
+        minus=minus,
         score=score,
         remarks=remarks(collected.benchmarks),
         with_error=with_error,

@@ -1,6 +1,5 @@
-"""Pairs to read: a sample of a round's, with the implicit reward of each token where it is known."""
+"""Pairs to read: some of a round's, with all samples of their prompts, and token rewards where known."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,9 @@ from dice.run import files
 from dice.run.rows import Pair, TokenRewards
 from dice.run.run import Run
 from dice.tools.report.collect import Round
-from dice.tools.report.text import clipped, embedded, visible
+from dice.tools.report.difference import differences
+from dice.tools.report.samples import samples
+from dice.tools.report.text import clipped, embedded, fitting, visible
 from dice.tools.report.tokens import token_rewards
 
 PAIRS = 100  # of a round
@@ -38,18 +39,22 @@ def sample(run: Run, done: Round, compute: bool, room: int) -> dict[str, Any]:
 
     `compute`: token rewards that are not there are computed, which loads both models.
     """
-    path = run.round_dir(done.t) / "pairs.jsonl"
+    folder, settings = run.round_dir(done.t), done.manifest("pair")
+    path = folder / "pairs.jsonl"
     margins = np.array([_margin(pair) for pair in files.read_rows(path, Pair)])
     indices = spread(margins, PAIRS, run.recipe.seed)
     pairs = _read(path, indices)
     found, note = token_rewards(run, done.t, pairs, compute)
     ranks = np.empty(len(margins), int)
     ranks[np.argsort(-margins, kind="stable")] = np.arange(1, len(margins) + 1)
-    shown = [_shown(pair, int(ranks[index]), found) for index, pair in zip(indices, pairs, strict=True)]
-    sizes = itertools.accumulate(len(embedded(pair).encode()) for pair in shown)
-    fitting = [pair for pair, size in zip(shown, sizes, strict=True) if size <= room]
+    unit = settings.recipe["pair"]["length"]
+    others = samples(folder, {pair.prompt_id for pair in pairs}, settings.figures["alpha"], unit)
+    shown = [
+        _shown(pair, int(ranks[index]), found) | {"samples": others.get(pair.prompt_id, [])}
+        for index, pair in zip(indices, pairs, strict=True)
+    ]
     about = {"round": done.t, "of": len(margins), "unit": done.reward_unit, "note": note}
-    return about | {"pairs": fitting}
+    return about | {"pairs": fitting(shown, lambda pair: len(embedded(pair).encode()), room)}
 
 
 def _margin(pair: Pair) -> float:
@@ -66,31 +71,31 @@ def _read(path: Path, indices: Sequence[int]) -> list[Pair]:
 
 def _shown(pair: Pair, rank: int, found: dict[tuple[str, int], TokenRewards]) -> dict[str, Any]:
     prompt = [[visible(m["role"]), visible(clipped(m["content"], LONGEST))] for m in pair.messages]
-    sides = {
-        side: _side(
-            getattr(pair, side),
-            getattr(pair, f"{side}_reward"),
-            getattr(pair, f"{side}_shaped"),
-            found.get((pair.prompt_id, getattr(pair, f"{side}_sample"))),
-        )
-        for side in ("chosen", "rejected")
-    }
-    return {"prompt": prompt, "margin": round(_margin(pair), 3), "rank": rank, **sides}
+    sides = {side: _side(pair, side, found) for side in ("chosen", "rejected")}
+    texts = ("".join(side["tokens"][: side["of_text"]]) for side in sides.values())
+    for side, parts in zip(sides.values(), differences(*texts), strict=True):
+        side["differs"] = parts
+    return {"id": pair.prompt_id, "prompt": prompt, "margin": round(_margin(pair), 3), "rank": rank, **sides}
 
 
-def _side(text: str, reward: float, shaped: float, found: TokenRewards | None) -> dict[str, Any]:
-    side: dict[str, Any] = {"chars": len(text), "reward": round(reward, 3), "shaped": round(shaped, 3)}
+def _side(pair: Pair, name: str, known: dict[tuple[str, int], TokenRewards]) -> dict[str, Any]:
+    """One response; the first `of_text` of its tokens are its text, what follows ends the turn."""
+    text = getattr(pair, name)
+    reward, shaped, sample = (getattr(pair, f"{name}_{what}") for what in ("reward", "shaped", "sample"))
+    side = {"sample": sample, "chars": len(text), "reward": round(reward, 3), "shaped": round(shaped, 3)}
+    found = known.get((pair.prompt_id, sample))
     if found is None or not found.tokens:
-        return side | {"tokens": [visible(clipped(text, LONGEST))]}
-    pieces, rewards, length = [], [], 0
+        return side | {"of_text": 1, "tokens": [visible(clipped(text, LONGEST))]}
+    pieces, rewards, length, of_text = [], [], 0, 0
     for piece, value in _whole(found):
+        of_text += length < len(text)
         if length > LONGEST:
             pieces.append(" … [the rest is left out]")
             break
         pieces.append(visible(piece))
         rewards.append(round(value, 2))
         length += len(piece)
-    return side | {"tokens": pieces, "rewards": rewards}
+    return side | {"of_text": of_text, "tokens": pieces, "rewards": rewards}
 
 
 def _whole(found: TokenRewards) -> Iterator[tuple[str, float]]:

@@ -7,6 +7,9 @@ and paper. Nothing in it depends on the clock, so the same numbers give the same
 import html
 import io
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -14,6 +17,7 @@ import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 
 class Colour(StrEnum):
@@ -29,7 +33,9 @@ class Colour(StrEnum):
 
 
 DASHED = (0, (3, 3))  # a line style
+NUMBER, PERCENT = "{x:z.9g}", "{x:z.6g}%"  # values of an axis, without zeros at their end
 WIDTH, HEIGHT = 4.6, 2.9  # inches of 72 units: drawn about as large as a phone shows it
+LEGEND = 50  # characters, with those for the signs, that a line of a legend holds
 STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -46,6 +52,7 @@ STYLE = {
     "grid.color": Colour.GRID,
     "grid.linewidth": 0.6,
     "text.color": Colour.INK,
+    "text.parse_math": False,
     "xtick.color": Colour.MUTED,
     "ytick.color": Colour.MUTED,
     "xtick.major.size": 0,
@@ -68,20 +75,34 @@ class Plot:
     svg: Markup
 
 
-def canvas(x: str, y: str = "", height: float = HEIGHT) -> tuple[Figure, Axes]:
-    """An empty figure with one pair of axes, which `x` and `y` name.
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Where figures are made and written: in the page's style, without matplotlib's warnings."""
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
-    Call it, and draw, within `matplotlib.rc_context(STYLE)`.
-    """
+
+def canvas(x: str, y: str = "", height: float = HEIGHT) -> tuple[Figure, Axes]:
+    """An empty figure with one pair of axes, which `x` and `y` name. Call it within `drawing`."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    return figure, figure.add_subplot(xlabel=x, ylabel=y)
+    axes = figure.add_subplot(xlabel=x, ylabel=y)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(NUMBER)
+    return figure, axes
+
+
+def ticks(count: int, whole: bool = False) -> MaxNLocator:
+    """At most so many values of an axis, as people count: by 1, 2, 2.5 or 5."""
+    return MaxNLocator(count, steps=[1, 2, 2.5, 5, 10], integer=whole)
 
 
 def legend(axes: Axes) -> None:
-    """The names of what is drawn, above the axes, where there are several."""
-    count = len(axes.get_legend_handles_labels()[0])
-    if count > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=count, borderaxespad=0.2)
+    """The names of what is drawn, above the axes, where there are several; in lines that are not clipped."""
+    names = axes.get_legend_handles_labels()[1]
+    if len(names) > 1:
+        columns = max(1, min(len(names), LEGEND // (max(map(len, names)) + 4)))
+        axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 0.99), ncols=columns, borderaxespad=0.2)
 
 
 def _rounded(attribute: re.Match) -> str:

@@ -1,5 +1,6 @@
 """The tables of a report: rounds at a glance, time, versions. The template makes the simpler ones itself."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -28,6 +29,29 @@ def glance(collected: Collected) -> dict[str, list[str]]:
     figures = _figures(unit, collected.rounds[0].reward_unit)
     lines = {label: [minus(value(r)) for r in collected.rounds] for label, value in figures.items()}
     return {label: values for label, values in lines.items() if {*values} != {NOTHING}}
+
+
+def collapse(collected: Collected) -> dict[str, tuple[str, list[tuple[str, bool]]]]:
+    """What tells a collapse: by figure what is normal, and each round's value and whether it is not that."""
+    lines = {}
+    for key, normal in NORMAL.items():
+        values = [_health(done, key) for done in collected.rounds]
+        if {*values} != {None}:
+            lines[key] = normal, [_beside_normal(value, normal) for value in values]
+    return lines
+
+
+def _health(done: Round, key: str) -> float | None:
+    found = [manifest.figures[key] for manifest in done.manifests if key in manifest.figures]
+    return found[-1] if found else None
+
+
+def _beside_normal(value: float | None, normal: str) -> tuple[str, bool]:
+    if value is None:
+        return NOTHING, False
+    bound = re.match(r"(above|below) ([\d.]+)", normal)
+    odd = bool(bound) and (value <= float(bound[2]) if bound[1] == "above" else value >= float(bound[2]))
+    return minus(f"{value:.3g}"), odd
 
 
 def _manifest(stage: str, words: Callable[[Manifest], str]) -> Callable[[Round], str]:
@@ -72,14 +96,6 @@ def _mixture(pair: Manifest) -> str:
     return f"{pair.figures['generated']:,} + {pair.figures['offline']:,}"
 
 
-def _health(key: str) -> Callable[[Round], str]:
-    def value(done: Round) -> str:
-        found = [manifest.figures[key] for manifest in done.manifests if key in manifest.figures]
-        return f"{found[-1]:.3g}" if found else NOTHING
-
-    return value
-
-
 def _last(key: str, form: str) -> Callable[[Round], str]:
     def value(done: Round) -> str:
         found = [entry[key] for entry in done.curves if key in entry]
@@ -114,7 +130,6 @@ def _figures(unit: str, reward_unit: str) -> dict[str, Callable[[Round], str]]:
         "… of the GPUs' matrix rate": _manifest(
             "train", lambda m: f"{m.figures['share_of_matrix_rate']:.1%}"
         ),
-        **{f"{key} (normal: {normal})": _health(key) for key, normal in NORMAL.items()},
         "Time": _time,
     }
 

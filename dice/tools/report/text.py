@@ -3,7 +3,11 @@
 import json
 import re
 import unicodedata
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import accumulate
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 # Control characters but for newline and tab, halves of characters, and what reorders or hides text.
@@ -31,6 +35,12 @@ def _sign(character: str) -> str:
 def clipped(text: str, limit: int) -> str:
     """At most `limit` characters of a text, and how many more there are."""
     return text if len(text) <= limit else f"{text[:limit]} … [{len(text) - limit:,} more characters]"
+
+
+def fitting(shown: Sequence[T], size: Callable[[T], int], room: int) -> list[T]:
+    """The first ones of what is to be shown, as many as take at most `room` bytes together."""
+    sizes = accumulate(map(size, shown))
+    return [each for each, taken in zip(shown, sizes, strict=True) if taken <= room]
 
 
 def minus(text: str) -> str:

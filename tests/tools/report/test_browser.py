@@ -1,84 +1,24 @@
 """The report as a browser shows it: headless Chromium, on the desktop and on a phone."""
 
-import importlib.util
+import csv
 import json
 import time
 
-import fake_world
 import pytest
-from browser import Browser, find_chromium
-from reported import write_evaluation, write_pairs, write_samples, write_training
+from browser import ABSENT
+from read_page import ATTACK, CARDS, FIRST_PROMPT, FORMULA, make_run
 
-from dice.recipe import load
 from dice.recipe.paths import ROOT
-from dice.run.run import create_run, open_run
-from dice.tools.report import write_report
-
-ABSENT = None if importlib.util.find_spec("websockets") else "package websockets"
-ABSENT = ABSENT if find_chromium() else "Chromium (Debian: apt-get install chromium)"
+from dice.run.run import open_run
+from dice.tools.report import tables, write_report
+from dice.tools.report.collect import collect
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(ABSENT), reason=f"{ABSENT} is not installed"),
 ]
 
-ATTACK = "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
-LONG = "unbroken" * 60
-WORDS = (
-    "apple",
-    "bread",
-    "cloud",
-    "dream",
-    "eagle",
-    "flame",
-    "grape",
-    "horse",
-    "island",
-    "jungle",
-    "kettle",
-    "lemon",
-)
 TINY = ROOT / "results" / "tiny" / "report.html"
-CARDS = "document.querySelectorAll('.pair').length"
-
-
-@pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    """The report of two rounds whose pairs have tokens, one of them with an attack in all its texts."""
-    folder = tmp_path_factory.mktemp("report")
-    settings = fake_world.make_settings(fake_world.make_data(folder / "data"), folder / "results")
-    run = create_run(load.load_recipe("tiny", settings))
-    table = {
-        f"Say {word}.": [(f"good {word}", 3.0 - i / 9), (f"bad {word}", -1.0)] for i, word in enumerate(WORDS)
-    }
-    table[f"Attack {ATTACK}"] = [(f"now {ATTACK}", 0.5), (f"{LONG} \x1b[31m {ATTACK}", -0.5)]
-    for t in (1, 2):
-        write_samples(run, t, table)
-        write_pairs(run, t)
-        write_training(run, t)
-    write_evaluation(run, (0.6, 0.55, 0.01, 110.0), (0.7, 0.6, 0.01, 120.0))
-    write_report(run)
-    return run.path / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    browser = Browser(tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
-
-
-def type_into(browser, name: str, value: str, event: str) -> None:
-    browser.evaluate(f"{name}.value = {value!r}, {name}.dispatchEvent(new Event('{event}'))")
-
-
-def first_prompt(browser) -> str:
-    return browser.evaluate("document.querySelector('.pair .turn').lastChild.textContent")
-
-
-def complaints(browser) -> list[dict]:
-    kinds = ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-    return [told for kind in kinds for told in browser.told(kind)]
 
 
 def requests(browser) -> list[str]:
@@ -103,11 +43,13 @@ def check_plots(browser, rounds: int) -> None:
         assert width > 200 and height > 80 and marks > 5 and text > 10 and label > 10
 
 
-@pytest.mark.parametrize(("width", "dark"), [(1280, False), (1280, True), (360, False), (360, True)])
+@pytest.mark.parametrize(
+    ("width", "dark"), [(1280, False), (1280, True), (390, False), (390, True), (360, False)]
+)
 def test_it_loads_nothing_complains_of_nothing_and_fits(browser, page, width, dark):
     browser.open(page, width=width, dark=dark)
     assert requests(browser) == [page.as_uri()]
-    assert complaints(browser) == []
+    assert browser.complaints() == []
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
     seen = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     assert seen == ("rgb(18, 21, 24)" if dark else "rgb(247, 247, 245)")
@@ -128,69 +70,95 @@ def test_the_report_of_the_tiny_run(browser, width):
     browser.open(TINY, width=width)
     check_plots(browser, run.recipe.rounds)
     assert browser.evaluate("document.documentElement.scrollWidth") <= width
-    assert first_prompt(browser) in prompts
-    prompt = browser.evaluate("document.querySelectorAll('.pair .turn')[3].lastChild.textContent")
-    type_into(browser, "search", prompt, "input")
-    assert browser.evaluate(CARDS) == 1 and first_prompt(browser) == prompt
-    type_into(browser, "search", "nowhere to be found", "input")
+    assert browser.evaluate(FIRST_PROMPT) in prompts
+    prompt = browser.evaluate("document.querySelectorAll('article .turn')[3].lastChild.textContent")
+    browser.choose("search", prompt, "input")
+    assert browser.evaluate(CARDS) == 1 and browser.evaluate(FIRST_PROMPT) == prompt
+    browser.choose("search", "nowhere to be found", "input")
     assert browser.evaluate(CARDS) == 0
     assert requests(browser) == [TINY.as_uri()]
-    assert complaints(browser) == []
+    assert browser.complaints() == []
 
 
 def test_scripts_in_responses_stay_text(browser, page):
     browser.open(page)
-    type_into(browser, "search", "attack", "input")
+    browser.choose("search", "attack", "input")
     assert browser.evaluate(CARDS) == 1
-    assert first_prompt(browser) == f"Attack {ATTACK}"
+    assert browser.evaluate(FIRST_PROMPT) == f"Attack {ATTACK}"
     assert "␛[31m" in browser.evaluate("document.querySelector('.side.rejected .response').textContent")
     assert browser.evaluate("document.title") == "tiny · DICE report"
     assert browser.evaluate("document.querySelectorAll('img, #list script').length") == 0
 
 
-def test_search_and_show_more(browser, page):
+def test_the_same_prompt_is_answered_by_all_models(browser, page):
     browser.open(page)
-    assert browser.evaluate(CARDS) == 10
-    browser.evaluate("more.click()")
-    assert browser.evaluate(CARDS) == 13 and browser.evaluate("more.hidden")
-    type_into(browser, "search", "GOOD Grape", "input")
-    assert browser.evaluate(CARDS) == 1 and first_prompt(browser) == "Say grape."
-    assert "1 with these words" in browser.evaluate("count.textContent")
-    type_into(browser, "search", "nowhere to be found", "input")
-    assert browser.evaluate(CARDS) == 0
+    cards = "document.querySelectorAll('#answers details')"
+    assert browser.evaluate(f"{cards}.length") == 3
+    assert browser.evaluate(f"[...{cards}].map((card) => card.open)") == [True, False, False]
+    browser.evaluate(f"{cards}[1].querySelector('summary').focus()")
+    browser.press("Enter", 13)
+    assert browser.evaluate(f"{cards}[1].open")
+    shown = browser.evaluate(f"[...{cards}[1].querySelectorAll('.side')].map((side) => side.innerText)")
+    assert [text.split()[0] for text in shown] == ["SFT", "DPO", "round-1", "round-2"]
+    assert f"round-2 says {ATTACK}" in shown[3] and "quality 0.75 · mean 0.38" in shown[3]
 
 
-def test_orders(browser, page):
+def downloaded(browser, folder, name):
+    """The rows of a file that the page hands out."""
+    deadline = time.monotonic() + 20
+    while not (folder / name).is_file():
+        assert time.monotonic() < deadline, f"no {name}"
+        time.sleep(0.05)
+    return [*csv.reader((folder / name).open(encoding="utf-8-sig", newline=""))]
+
+
+def test_tables_are_downloaded_as_csv(browser, page, made, tmp_path):
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
     browser.open(page)
-    assert first_prompt(browser) == "Say apple."  # 3 + 1 nats
-    type_into(browser, "order", "low", "change")
-    assert first_prompt(browser).startswith("Attack")  # 0.5 + 0.5
-    type_into(browser, "order", "random", "change")
-    prompts = "[...document.querySelectorAll('.pair .turn')].map((turn) => turn.textContent).join()"
-    shuffled = browser.evaluate(prompts)
-    browser.evaluate("shuffle.click()")
-    assert browser.evaluate(prompts) != shuffled
+    offered = browser.evaluate(
+        """[...document.querySelectorAll('table')].map(
+          (table) => table.id && table.parentNode.nextSibling.textContent)"""
+    )
+    assert len(offered) == 7 and {*offered} == {"CSV"}
+    browser.evaluate("glance.parentNode.nextSibling.click()")
+    head, *rows = downloaded(browser, tmp_path, "glance.csv")
+    assert head == ["", "round 1", "round 2"]
+    known = tables.glance(collect(made))
+    assert [row[0] for row in rows] == [*known]
+    assert dict((row[0], row[1:]) for row in rows)["Training loss at the end"] == ["0.600", "0.600"]
+    browser.evaluate("sources.parentNode.nextSibling.click()")
+    head, *rows = downloaded(browser, tmp_path, "sources.csv")
+    assert {len(row) for row in rows} == {3} and rows[0][:2] == ["round 1, generate", "commit"]
+    browser.evaluate("document.querySelector('.samples summary').click()")
+    time.sleep(0.2)
+    browser.evaluate("document.querySelector('.samples button').click()")
+    name = browser.evaluate("document.querySelector('.samples table').id")
+    assert [row[1] for row in downloaded(browser, tmp_path, f"{name}.csv")[1:]] == ["+3.00", "+0.00", "-1.00"]
+    assert downloaded(browser, tmp_path, f"{name}.csv")[2][-1] == f"'{FORMULA}"  # text, not a formula
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_two_runs_beside_each_other(browser, made, tmp_path_factory, tmp_path, width, dark):
+    other = make_run(tmp_path_factory.mktemp("other"), "changed")
+    write_report(other, made, quick=True)
+    browser.call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
+    browser.open(other.path / "report.html", width=width, dark=dark)
+    assert browser.complaints() == [] and browser.evaluate("document.documentElement.scrollWidth") <= width
+    assert browser.evaluate("document.querySelectorAll('#beside svg').length") == 3
+    browser.evaluate("document.getElementById('two-runs').parentNode.nextSibling.click()")
+    head, *rows = downloaded(browser, tmp_path, "two-runs.csv")
+    assert head == ["figure", "run", "start", "round 1", "round 2"]
+    assert rows[:2] == [["Quality", name, "0.500", "0.600", "0.700"] for name in ("changed", "tiny")]
+
+
+def test_every_control_is_reached_by_keyboard(browser, page):
     browser.open(page)
-    type_into(browser, "order", "random", "change")
-    assert browser.evaluate(prompts) == shuffled  # the same page, the same order
-
-
-def test_tokens_are_shaded_and_tell_their_nats(browser, page):
-    browser.open(page)
-    shade = "getComputedStyle(document.querySelector('.response .token')).backgroundColor"
-    lit = browser.evaluate(shade)
-    assert lit.startswith("rgba(") and not lit.endswith(" 0)")
-    browser.evaluate("document.querySelector('.response .token').click()")
-    assert browser.evaluate("document.querySelector('.readout').textContent").endswith(" nats")
-    browser.evaluate("document.getElementById('shade').click()")
-    assert browser.evaluate(shade) == "rgba(0, 0, 0, 0)"
-
-
-def test_rounds_can_be_chosen(browser, page):
-    browser.open(page)
-    assert browser.evaluate("count.textContent").startswith("Round 2:")
-    type_into(browser, "round", "0", "change")
-    assert browser.evaluate("count.textContent").startswith("Round 1:")
+    controls = "[...document.querySelectorAll('a, button, select, input, summary, .response')]"
+    assert browser.evaluate(f"{controls}.filter((each) => each.tabIndex < 0).length") == 0
+    browser.evaluate("part = document.querySelector('article a'), part.focus()")
+    browser.press("Tab", 9)
+    assert browser.evaluate("document.activeElement.textContent") == "copy as JSON"
 
 
 def test_it_prints(browser, page):

@@ -10,12 +10,13 @@ from dice.errors import StageFailed
 from dice.run import files
 from dice.run.digests import file_digest
 from dice.run.lock import locked
-from dice.run.rows import Pair, TokenRewards
+from dice.run.rows import Pair, Prompt, Response, TokenRewards
 from dice.stages import generate, pair, score
 from dice.stages.order import execute
 from dice.tools.report import pairs, tables
 from dice.tools.report.collect import collect
 from dice.tools.report.pairs import sample, spread
+from dice.tools.report.samples import samples
 from dice.tools.report.text import embedded
 from dice.tools.report.tokens import token_rewards
 
@@ -42,6 +43,33 @@ def test_pairs_fit_into_the_room_that_is_left(run):
     size = len(embedded(whole["pairs"][0]).encode())
     assert len(sample(run, collect(run).rounds[0], False, room=size)["pairs"]) == 1
     assert sample(run, collect(run).rounds[0], False, room=size - 1)["pairs"] == []
+
+
+def test_a_pair_has_all_samples_of_its_prompt(run):
+    """The best first; two of them were not scored, and long ones are cut so that all have room."""
+    folder = run.round_dir(1)
+    (first, second) = (prompt.prompt_id for prompt in files.read_rows(folder / "prompts.jsonl", Prompt))
+    path = files.shard_path(folder / "responses", 1)
+    files.write_rows(path, [Response(first, 3, "x" * 3000, 3000, 9, "length", 0)])
+    found = samples(folder, {first}, alpha=0.5, unit="tokens")
+    assert found == {
+        first: [
+            [1, 3.0, -0.5, 6, 7, "stop", "bbbbbb"],
+            [0, 1.0, -1.5, 4, 5, "stop", "aaaa"],
+            [2, -2.0, -3.5, 2, 3, "stop", "cc"],
+            [3, None, None, 3000, 9, "length", "x" * 2000 + " … [1,000 more characters]"],
+        ]
+    }
+    (shown, other) = sample(run, collect(run).rounds[0], False, room=10_000)["pairs"]
+    assert (shown["id"], other["id"]) == (first, second)
+    assert [row[:3] for row in shown["samples"]] == [
+        [1, 3.0, 3.0],
+        [0, 1.0, 1.0],
+        [2, -2.0, -2.0],
+        [3, None, None],
+    ]
+    files.remove(folder / "responses")
+    assert sample(run, collect(run).rounds[0], False, room=10_000)["pairs"][0]["samples"] == []
 
 
 @pytest.mark.slow
@@ -99,5 +127,6 @@ def test_tokens_that_make_up_a_character_count_as_one(run):
     found, note = token_rewards(run, 1, [one], compute=False)
     assert found["p", 0] == TokenRewards("p", 0, ["", "é", "!"], [0.25, 0.5, -1.0]) and not note
     side = pairs._shown(one, 1, found)["chosen"]
+    assert side["of_text"] == 2
     assert (side["tokens"], side["rewards"]) == (["é", "!"], [0.75, -1.0])
     assert pairs._shown(one, 1, found)["rejected"]["tokens"] == ["no"]

@@ -265,7 +265,7 @@ def test_a_page_of_many_rounds_stays_under_5_mb_and_shows_plots_and_pairs(run, m
     assert len(page.encode()) < 5_000_000
     drawn = [t for t in range(1, 31) if f">plot {t}<" in page]
     assert drawn == [*range(1, 7), *range(26, 31)] and page.count("Its plots are left out") == 19
-    assert page.count('{"prompt":') == 60
+    assert page.count('{"id":') == 60
 
 
 @pytest.mark.slow

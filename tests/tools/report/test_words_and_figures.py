@@ -1,14 +1,17 @@
 """What a report says, piece by piece: the verdict, words made harmless, and what its figures are drawn of."""
 
+import json
 import math
 
 import numpy as np
 import pytest
-from reported import write_round
+from reported import write_manifest, write_round
 
 from dice.stages.evaluate import Result
-from dice.tools.report import figures
+from dice.tools.report import figures, tables
 from dice.tools.report.collect import Collected, collect
+from dice.tools.report.difference import differences
+from dice.tools.report.svg import Colour, canvas, drawing, legend, to_svg
 from dice.tools.report.text import clipped, duration, embedded, minus, visible
 from dice.tools.report.verdict import verdict
 
@@ -88,3 +91,73 @@ def test_bins_suit_the_number_of_values():
     assert len(figures._edges(numbers, 100, whole=False)) == 21  # 2 x the root of 100 bins
     assert figures._edges(np.arange(10), 10, whole=False)[[0, -1]].tolist() == [0, 9]  # of few, all
     assert figures._edges(np.full(5, 2.0), 5, whole=False)[[0, -1]].tolist() == [1.5, 2.5]
+
+
+def cut(text: str, lengths: list[int]) -> list[str]:
+    """A text in the parts that JavaScript makes of it."""
+    units = text.encode("utf-16-le")
+    ends = np.cumsum([0, *lengths]).tolist()
+    assert ends[-1] == len(units) // 2
+    return [units[2 * a : 2 * b].decode("utf-16-le") for a, b in zip(ends, ends[1:], strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "parts", "other_parts"),
+    [
+        (
+            "a big cat.",
+            "a cat, too.",
+            ["", "a", " big", " cat", "", ".", "", ""],
+            ["", "a", "", " cat", ", too", ".", "", ""],
+        ),
+        ("two words", "two  words", ["", "two words", "", ""], ["", "two  words", "", ""]),
+        ("😀 yes", "no 😀", ["", "😀", " yes", ""], ["no", " 😀", "", ""]),
+        ("我喜欢茶", "我喜欢水", ["", "我喜欢", "茶", ""], ["", "我喜欢", "水", ""]),
+        ("", "all new", ["", ""], ["all new", ""]),
+    ],
+)
+def test_words_that_differ(ours, theirs, parts, other_parts):
+    """Parts that differ and parts that both have, in turn."""
+    found = differences(ours, theirs)
+    assert (cut(ours, found[0]), cut(theirs, found[1])) == (parts, other_parts)
+
+
+def test_figures_of_a_collapse_beside_what_is_normal(run):
+    write_manifest(run, 1, "generate", 2, 8, {}, cut_off=1, distinct_3=0.2, tau=-0.05, repeating=0.01)
+    lines = tables.collapse(collect(run))
+    assert lines["distinct_3"] == ("above 0.9", [("0.2", True)])
+    assert lines["tau"] == ("above 0.1", [("−0.05", True)])
+    assert lines["repeating"] == ("below 0.05", [("0.01", False)])
+    assert lines["reward_spread"][1] == [("1.65", False)] and "agreement" not in lines
+
+
+def test_the_legend_of_training_with_validation_is_not_clipped(run):
+    entry = {"step": 20, **{f"eval_rewards/{name}": 0.1 for name in ("chosen", "rejected", "margins")}}
+    with (run.round_dir(1) / "curves.jsonl").open("a") as curves:
+        curves.write(json.dumps(entry) + "\n")
+    lines = {f"rewards/{name}": Colour.INK for name in ("chosen", "rejected", "margins")}
+    with drawing():
+        figure, axes = figures._training(collect(run).rounds[0], "nats", lines)
+        figure.draw_without_rendering()
+    names = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert names == ["chosen", "rejected", "margin", "validation"]
+    assert axes.get_legend().get_window_extent().x1 < figure.bbox.x1
+
+
+def test_axes_have_the_digits_that_tell_their_values_apart():
+    with drawing():
+        figure, axes = canvas("x", "y")
+        axes.plot([0, 1], [0.6931, 0.69311])
+        figure.draw_without_rendering()
+    shown = [label.get_text() for label in axes.get_yticklabels()]
+    assert len({*shown}) == len(shown) > 2 and axes.yaxis.get_offset_text().get_text() == ""
+
+
+def test_matplotlib_does_not_speak(recwarn):
+    with drawing():
+        figure, axes = canvas("x", "漢")
+        for name in ("a" * 300, "漢" * 300):
+            axes.plot([1], [1], label=name)
+        legend(axes)
+        to_svg(figure, "key", "of a legend that has no room")
+    assert not recwarn.list
