@@ -55,10 +55,10 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Fit:
-    """Sizes that fit a machine, if any do."""
+    """Sizes that fit a machine; where none do, the smallest."""
 
     values: dict[str, Any]  # of dice.yaml
-    args: dict[str, Any]  # of dpo.yaml, less what depends on nothing
+    args: dict[str, Any]  # of dpo.yaml and start.yaml, as far as they follow from the machine
     way: str
     planned: Budget
 
@@ -106,19 +106,19 @@ def fit(models: Models, data: Data, lengths: Lengths, machine: Machine, folder: 
     }
     work: Workload | None = None
     for (way, args), per_device in itertools.product(ways.items(), PER_DEVICE):
+        bits = {"quantization_bit": 4} if "quantization_bit" in args else {}  # scoring sees the same weights
+        sized = values | {"score": values["score"] | bits}
         args = {**args, "per_device_train_batch_size": per_device, "num_train_epochs": 1.0}
-        quantized = {"score": values["score"] | {"quantization_bit": 4}} if "quantization_bit" in args else {}
-        recipe = _recipe(values | quantized, args, models, machine, folder)
+        recipe = _recipe(sized, args, models, machine, folder)
         work = work or workload(recipe)
-        planned = Budget(recipe, machine, work)
-        found = Fit(values | quantized, args, way, planned)
-        costs = [planned.cost(stage) for stage in ("train", "score")]
+        found = Fit(sized, args, way, Budget(recipe, machine, work))
+        costs = [found.planned.cost(stage) for stage in ("train", "score")]
         if all(cost.fits(machine.device) if cost else "lora" in args.values() for cost in costs):
             break
-    size = planned.policy
-    rate = next(rate for least, rate in RATES if (size.parameters if size else 0) >= least)
-    rate = LORA_RATE if args["finetuning_type"] == "lora" else rate
-    return replace(found, args={**found.args, "learning_rate": rate})
+    parameters = found.planned.policy.parameters if found.planned.policy else 0
+    rate = next(rate for least, rate in RATES if parameters >= least)
+    rate = LORA_RATE if "lora" in found.args.values() else rate
+    return replace(found, args=found.args | {"learning_rate": rate})
 
 
 def _values(models: Models, data: Data, lengths: Lengths, on_gpu: bool) -> dict[str, Any]:

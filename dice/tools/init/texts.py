@@ -1,5 +1,6 @@
 """The files of a new recipe: YAML and a README, which say what was decided and why."""
 
+import math
 import shlex
 from pathlib import Path
 from typing import Any
@@ -41,13 +42,15 @@ def write(folder: Path, place: str, models: Models, fit: Fit, told: dict[str, st
     if not models.is_there:
         script = ["python", "scripts/data/prepare_dpo.py", f"{place}/start.yaml", models.policy]
         values["prepare"] = shlex.join(script)
+        each = args["per_device_train_batch_size"]
         start = {
             "model_name_or_path": models.reference,
             "dataset": PAIRS,
             "dataset_dir": place,
             "reference_logps": "table",
             "pack_tokens": "auto",
-            "gradient_accumulation_steps": max(1, work.batch // args["per_device_train_batch_size"]),
+            "per_device_train_batch_size": (each := math.gcd(each, work.batch)),
+            "gradient_accumulation_steps": work.batch // each,
             "lr_scheduler_type": "cosine",
             **_paces(max(1, fit.planned.ranked // work.batch)),
         }
@@ -66,23 +69,24 @@ def decisions(models: Models, data: Data, fit: Fit, machine: Machine) -> dict[st
     known = f"{size.parameters / 1e6:,.0f} million parameters, from {size.source}" if size else "size unknown"
     room = cost and f"about {cost.memory / GIB:,.1f} of {machine.device.memory / GIB:,.0f} GiB"
     start, each = map(hours, fit.seconds)
+    best = "the first way that fits, " if cost and cost.fits(machine.device) else ""
     told = {
         "model": f"{models.policy if models.is_there else models.reference} ({known})",
         "start": f"{models.reference} is the model before its DPO",
         "template": f"{models.template}: {models.why}",
         "data": f"{data.told}; used: {counted(len(data.pairs), 'pair')}, {counted(data.count, 'prompt')}",
         "machine": str(machine),
-        "training": f"{fit.way}, the first way that fits: {room or 'its memory is not known'}",
+        "training": f"{fit.way}: {best}{room or 'nobody knows the memory that it takes'}",
         "batch": f"{counted(work.batch, 'pair')} a step, {counted(work.steps, 'step')} a round, "
         f"learning rate {args['learning_rate']:g}",
         "lengths": f"{generate['max_new_tokens']:,} tokens an answer, {fit.values['score']['cutoff_len']:,} "
         "with its prompt, by those of the data",
         "samples": f"{counted(generate['samples'], 'answer')} to a prompt",
-        "time": f"about {each} a round",
+        "time": f"about {each} a round" if each != "?" else "not known for such a GPU or model",
     }
     if not models.is_there:
         told["start"] = f"an SFT model alone; DPO on the pairs makes {models.policy} of it first (`prepare`)"
-        told["time"] += f", after {start} for the start"
+        told["time"] += f", after {start} for the start" if start != "?" else ""
     if not machine.device.is_gpu:
         told["trial"] = "CPUs are slow: one round of few pairs, samples and tokens, to see that it runs"
     return told
