@@ -6,7 +6,6 @@ by the data and by what `plan` estimates for the machine.
 
 import contextlib
 import re
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +62,7 @@ def make_recipe(
         console.print(f"    {topic:<10}{text}")
     if advice := memory_advice(found.planned):
         say(advice, mark="!")
-    console.print(f"\nnext:\n{texts.commands(shlex.quote(folder), models)}")
+    console.print(f"\nnext:\n{texts.commands(folder, models)}")
 
 
 def _free(folder: str) -> Path:

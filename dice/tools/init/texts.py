@@ -7,13 +7,13 @@ from typing import Any
 
 import yaml
 
-from dice.errors import counted
+from dice.errors import counted, printable
 from dice.launch.hardware import GIB, Machine
 from dice.recipe.values import literal
 from dice.run import files
 from dice.tools.init.data import PAIRS, Data
 from dice.tools.init.sizes import Fit, Models
-from dice.tools.plan import hours
+from dice.tools.plan import hours, rounded
 from dice.tools.templates import template
 
 COMMON = {
@@ -66,7 +66,7 @@ def decisions(models: Models, data: Data, fit: Fit, machine: Machine) -> dict[st
     """What was decided and why, by topic."""
     planned, args, generate = fit.planned, fit.args, fit.values["generate"]
     work, size, cost = planned.work, planned.policy, planned.cost("train")
-    known = f"{size.parameters / 1e6:,.0f} million parameters, from {size.source}" if size else "size unknown"
+    known = f"{rounded(size.parameters)} parameters, from {size.source}" if size else "size unknown"
     room = cost and f"about {cost.memory / GIB:,.1f} of {machine.device.memory / GIB:,.0f} GiB"
     start, each = map(hours, fit.seconds)
     best = "the first way that fits, " if cost and cost.fits(machine.device) else ""
@@ -89,7 +89,7 @@ def decisions(models: Models, data: Data, fit: Fit, machine: Machine) -> dict[st
         told["time"] += f", after {start} for the start" if start != "?" else ""
     if not machine.device.is_gpu:
         told["trial"] = "CPUs are slow: one round of few pairs, samples and tokens, to see that it runs"
-    return told
+    return {topic: printable(text) for topic, text in told.items()}
 
 
 def commands(name: str, models: Models) -> str:
@@ -97,7 +97,7 @@ def commands(name: str, models: Models) -> str:
     told = [("python -m dice doctor", "what would go wrong"), ("python -m dice plan", "memory, disk, hours")]
     told += [] if models.is_there else [("python -m dice prepare", "the DPO start; iter.sh makes it as well")]
     told += [("bash scripts/run_dice/iter.sh", "the rounds")]
-    return "\n".join(f"  {f'{command} {name}':<50}  # {what}" for command, what in told)
+    return "\n".join(f"  {f'{command} {shlex.quote(name)}':<50}  # {what}" for command, what in told)
 
 
 def _paces(steps: int) -> dict[str, int]:

@@ -107,7 +107,7 @@ def _model(recipe: Recipe, role: str, size: Size | None) -> str:
     where = "" if there else f"; not on this machine{_to_come(recipe, name, size)}"
     if size is None:
         return f"size unknown{where}"
-    return f"{_count(size.parameters)} parameters, from {size.source}{where}"
+    return f"{rounded(size.parameters)} parameters, from {size.source}{where}"
 
 
 def _to_come(recipe: Recipe, name: str, size: Size | None) -> str:
@@ -116,7 +116,8 @@ def _to_come(recipe: Recipe, name: str, size: Size | None) -> str:
     return f": {gigabytes(download_bytes(name, size))} to download" if size else ": to be downloaded"
 
 
-def _count(number: int) -> str:
+def rounded(number: int) -> str:
+    """A number of parameters for people: 8.0 billion, 135.0 million, 4,096."""
     for scale, unit in ((1e9, "billion"), (1e6, "million")):
         if number >= scale:
             return f"{number / scale:.1f} {unit}"

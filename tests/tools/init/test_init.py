@@ -29,6 +29,9 @@ PAIRS = [
 ]
 
 
+NAMED = {"template": "llama3-custom"}  # to look for it takes a second
+
+
 @pytest.fixture(scope="module")
 def sft(random_model, tmp_path_factory):
     """A random Llama with a chat template."""
@@ -52,7 +55,8 @@ def test_an_sft_model_alone(sft, pairs, tmp_path, capsys):
     """The template is found, the start is to be made, and the recipe is one that loads."""
     make_recipe(str(tmp_path / "mine"), sft, pairs)
     recipe = load_recipe(str(tmp_path / "mine"))
-    assert (recipe.policy, recipe.reference, recipe.template) == (f"{tmp_path}/mine/start", sft, "llama3")
+    assert (recipe.policy, recipe.reference) == (f"{tmp_path}/mine/start", sft)
+    assert recipe.template == "llama3-custom"
     start = yaml.safe_load((tmp_path / "mine" / "start.yaml").read_text())
     assert (start["model_name_or_path"], start["dataset_dir"]) == (sft, recipe.dataset_dir)
     assert recipe.prepare == (
@@ -61,7 +65,7 @@ def test_an_sft_model_alone(sft, pairs, tmp_path, capsys):
     assert check_data(recipe, "prompts", False, {}) == "40 prompts of pairs"
     assert check_data(recipe, "replay.dataset", False, {}) == "40 pairs of pairs"
     printed, readme = capsys.readouterr().out, (tmp_path / "mine" / "README.md").read_text()
-    assert "llama3: by the model's own chat template" in printed and "CPUs are slow" in printed
+    assert "llama3-custom: by the model's own chat template" in printed and "CPUs are slow" in printed
     for command in ("doctor", "plan", "prepare"):
         assert f"python -m dice {command} {tmp_path}/mine" in printed
         assert f"python -m dice {command} {tmp_path}/mine" in readme
@@ -71,7 +75,7 @@ def test_an_sft_model_alone(sft, pairs, tmp_path, capsys):
 def test_a_dpo_model_and_its_sft_model(sft, other_random_model, pairs, tmp_path, capsys):
     """Nothing is to be prepared; prompts of one's own are taken, which need no answers."""
     (tmp_path / "asked.jsonl").write_text('{"instruction": "Why?"}\n{"instruction": "How?"}\n')
-    arguments = {"prompts": str(tmp_path / "asked.jsonl"), "gpus": "2xL40S", "template": "llama3"}
+    arguments = {"prompts": str(tmp_path / "asked.jsonl"), "gpus": "2xL40S", **NAMED}
     make_recipe(str(tmp_path / "mine"), sft, pairs, reference=str(other_random_model), **arguments)
     recipe = load_recipe(str(tmp_path / "mine"))
     assert (recipe.policy, recipe.reference, recipe.prepare) == (sft, str(other_random_model), None)
@@ -99,7 +103,7 @@ FORMATS = {
 def test_formats_of_pairs(sft, name, tmp_path):
     """Each becomes what LLaMA-Factory's ranking format has."""
     (tmp_path / "rows.jsonl").write_text(json.dumps(FORMATS[name]))
-    make_recipe(str(tmp_path / "mine"), sft, str(tmp_path / "rows.jsonl"), template="llama3")
+    make_recipe(str(tmp_path / "mine"), sft, str(tmp_path / "rows.jsonl"), **NAMED)
     (row,) = json.loads((tmp_path / "mine" / "pairs.json").read_text())
     assert row["messages"][0]["content"] == ("Hi\nthere" if name == "alpaca" else "Hi")
     assert (row["chosen"]["content"], row["rejected"]["content"]) == ("a", "b")
@@ -127,6 +131,7 @@ def test_a_model_without_a_chat_template(random_model, pairs, tmp_path):
     assert "has no chat template to compare with" in told and "--template=NAME says which" in told
 
 
+@pytest.mark.slow
 def test_a_template_that_differs_in_its_default_system_prompt_alone(sft, pairs, tmp_path, capsys):
     """Every template of LLaMA-Factory's llama3 family has none; this model has one."""
     model = shutil.copytree(sft, tmp_path / "model")
@@ -135,7 +140,7 @@ def test_a_template_that_differs_in_its_default_system_prompt_alone(sft, pairs, 
     default = f"{{% if messages[0].role != 'system' %}}{header}{{% endif %}}{{% for m in messages %}}"
     (model / "chat_template.jinja").write_text(own.replace("{% for m in messages %}", default, 1))
     make_recipe(str(tmp_path / "mine"), str(model), pairs)
-    assert "llama3: the model's own but for the default system prompt" in capsys.readouterr().out
+    assert "llama3-custom: the model's own but for the default system prompt" in capsys.readouterr().out
 
 
 def test_models_that_are_of_no_use(sft, pairs, tmp_path):
@@ -150,16 +155,17 @@ def test_models_that_are_of_no_use(sft, pairs, tmp_path):
 
 def test_pairs_of_another_format(sft, tmp_path):
     (tmp_path / "other.jsonl").write_text('{"question": "Hi", "good": "a", "bad": "b"}')
-    told = refused(tmp_path, str(tmp_path / "mine"), sft, str(tmp_path / "other.jsonl"), template="llama3")
+    told = refused(tmp_path, str(tmp_path / "mine"), sft, str(tmp_path / "other.jsonl"), **NAMED)
     assert "other.jsonl:1: no column 'chosen'" in told and "data/dataset_info.json" in told
-    told = refused(tmp_path, str(tmp_path / "mine"), sft, "not-registered", template="llama3")
+    told = refused(tmp_path, str(tmp_path / "mine"), sft, "not-registered", **NAMED)
     assert "no data set 'not-registered'; there are: " in told
 
 
+@pytest.mark.slow
 def test_plan_and_doctor_before_the_start_is_made(sft, pairs, tmp_path, capsys):
     """The reference stands in for it: sizes and hours are told, the template is looked at."""
     name = str(tmp_path / "mine")
-    make_recipe(name, sft, pairs, template="llama3")
+    make_recipe(name, sft, pairs, **NAMED)
     plan.show_plan(name, [])
     printed = capsys.readouterr().out
     assert "mine/start: `prepare` makes it; until then the reference stands in for it" in printed
