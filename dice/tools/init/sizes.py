@@ -92,7 +92,7 @@ def _up(number: float, step: int) -> int:
 
 def fit(models: Models, data: Data, lengths: Lengths, machine: Machine, folder: Path) -> Fit:
     """The sizes for data that lies in `folder`: the first way of training that fits into the memory."""
-    on_gpu, several = machine.device.is_gpu, machine.count > 1
+    on_gpu = machine.device.is_gpu
     rows = len({pair.prompt_id for pair in data.pairs})  # of a round's mixture: as many as can be replayed
     batch = next(batch for least, batch in BATCHES if rows >= least)
     train = {"config": "dpo.yaml", "global_batch_size": _up(batch, machine.count)}
@@ -100,8 +100,8 @@ def fit(models: Models, data: Data, lengths: Lengths, machine: Machine, folder: 
     ways = {
         name: way
         for name, way in WAYS.items()
-        if (several or "deepspeed" not in way)
-        and (on_gpu or "quantization_bit" not in way)
+        if ("deepspeed" not in way or (on_gpu and machine.count > 1))
+        and ("quantization_bit" not in way or on_gpu)
         and not (models.is_adapter and way["finetuning_type"] == "full")
     }
     work: Workload | None = None
