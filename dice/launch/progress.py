@@ -1,5 +1,6 @@
 """The progress bar of a stage, and the small files in which its workers count what they have done."""
 
+import contextlib
 import json
 import os
 import time
@@ -84,7 +85,7 @@ def told_of(poll: Callable[[], Tally | tuple[int, int]], unit: str, log: Path) -
         tally, run = Tally(*poll()), os.environ.get(IN_PREPARATION)
         if run and tally != before:
             record = {"run": run, "log": str(log), "unit": unit, "done": tally.done, "total": tally.total}
-            with disk_errors.naming(PREPARING):
+            with contextlib.suppress(OSError):  # a checkout that is not the user's: no reason to fail
                 PREPARING.write_text(json.dumps(record))
             before = tally
         return tally
