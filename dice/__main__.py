@@ -13,17 +13,46 @@ import dice.launch.packages  # noqa: F401  names a package that is missing
 from dice import __version__
 from dice.errors import BadInput
 from dice.launch import command_line
-from dice.launch.console import console, run, shown
+from dice.launch.console import console, run
 from dice.launch.processes import die_with_parent
-from dice.recipe.load import load_recipe
-from dice.run.manifests import Manifest
-from dice.run.run import Run, open_run, open_to_work
+from dice.run.run import open_run, open_to_work
+from dice.tools.loop_commands import ForTheLoop, run_one
 
 # What a command needs besides is imported where it is used: numpy and the stages take a third of a second.
 
 
 class ForUsers:
     """Commands for you:"""
+
+    def init(
+        self,
+        folder: str,
+        *,
+        model: str,
+        pairs: str,
+        prompts: str | None = None,
+        gpus: str | None = None,
+        reference: str | None = None,
+        template: str | None = None,
+    ) -> None:
+        """Write a recipe of your own, sized for your data and GPUs.
+
+        dice init FOLDER --model=MODEL --pairs=PAIRS [--reference=MODEL] [--prompts=PROMPTS] [--gpus=GPUS]
+
+        Without a reference the model is an SFT model, and the recipe makes a DPO model out of it first.
+
+        Args:
+            folder: The recipe's folder, which is made.
+            model: The SFT model, or the DPO model where there is a reference: a folder or a Hub id.
+            pairs: Preference pairs: a file, or a name of data/dataset_info.json.
+            prompts: The prompts of the rounds, by default those of the pairs: a file or a name as well.
+            gpus: The GPUs to size it for, such as 8xA100-80G or 1x24G; by default those found here.
+            reference (MODEL): The model that the DPO model was trained from.
+            template (NAME): The chat template in LLaMA-Factory; by default the model's own is looked up.
+        """
+        from dice.tools.init import make_recipe
+
+        make_recipe(folder, model, pairs, prompts, gpus, reference, template)
 
     def plan(self, recipe: str, *overrides: str) -> None:
         """Print what a recipe would run: memory, disk and hours.
@@ -60,7 +89,7 @@ class ForUsers:
 
         if run is None:
             status.show_all()
-        elif status.show_run(open_run(run), check):
+        elif not status.show_preparation(run) and status.show_run(open_run(run), check):
             sys.exit(1)
 
     def report(
@@ -100,7 +129,7 @@ class ForUsers:
             per_token: Write the reward of each token of a file's responses as well.
         """
         if len(words) == 1 and words[0].isdigit():
-            _stage("score", open_to_work(source), int(words[0]), force)
+            run_one("score", open_to_work(source), int(words[0]), force)
             return
         if (Path(source) / "recipe.yaml").is_file():
             raise BadInput(f"{source} is a run; which round? python -m dice score {source} 1")
@@ -164,7 +193,7 @@ class ForUsers:
             return
         from dice.stages import evaluate
 
-        evaluate.show(evaluate.only_shown(opened) or _stage("evaluate", opened, 0, force))
+        evaluate.show(evaluate.only_shown(opened) or run_one("evaluate", opened, 0, force))
 
     def export(
         self, source: str, round: int | None = None, *, output: str | None = None, push: str | None = None
@@ -218,59 +247,6 @@ class ForUsers:
             sys.exit(1)
 
 
-class ForTheLoop:
-    """Commands that iter.sh runs for you, as it does score, evaluate and report:"""
-
-    def start(self, recipe: str, *overrides: str, force: bool = False) -> None:
-        """Check a recipe, make what it needs, write its run's recipe.yaml."""
-        from dice.stages.prepare import start
-
-        start(recipe, overrides, force)
-
-    def resolve(self, recipe: str, *overrides: str) -> str:
-        """Print a recipe's number of rounds and its run's folder."""
-        loaded = load_recipe(recipe, overrides)
-        return f"{loaded.rounds} {shown(loaded.run_dir)}"
-
-    def hold(self, run: str, recipe: str, *overrides: str) -> None:
-        """Lock a run for the loop that this process belongs to."""
-        from dice.stages.prepare import hold
-
-        hold(open_run(run), recipe, overrides)
-
-    def share(self, run: str) -> None:
-        """Take over what other runs beside this one have done alike."""
-        from dice.tools import reuse
-
-        reuse.reuse(open_run(run))
-
-    def train_rm(self, run: str, *, force: bool = False) -> None:
-        """Train the reward model, where score.reward_model is train."""
-        _stage("train_rm", open_to_work(run), 0, force)
-
-    def generate(self, run: str, round: int, *, force: bool = False) -> None:
-        """Sample K responses to each prompt from the round's policy."""
-        _stage("generate", open_to_work(run), round, force)
-
-    def pair(self, run: str, round: int, *, force: bool = False) -> None:
-        """Balance lengths, pair best and worst, mix in offline pairs."""
-        _stage("pair", open_to_work(run), round, force)
-
-    def train(self, run: str, round: int, *, force: bool = False) -> None:
-        """Train the round's model by DPO, with LLaMA-Factory."""
-        _stage("train", open_to_work(run), round, force)
-
-    def agree(self, run: str, round: int, *, force: bool = False) -> None:
-        """Compare rewards after a round (0: before all) with labels."""
-        _stage("agree", open_to_work(run), round, force)
-
-    def places(self, run: str) -> None:
-        """Print where a run's models, data sets and logs lie."""
-        from dice.tools import status
-
-        status.show_paths(open_run(run))
-
-
 class Commands(ForUsers, ForTheLoop):
     """DICE: bootstrapping language models with DPO implicit rewards.
 
@@ -281,12 +257,6 @@ class Commands(ForUsers, ForTheLoop):
         overrides (key=value): Other values for keys of the recipe, such as rounds=3.
         force: Make finished work anew if it was made with another recipe, or its files were changed.
     """
-
-
-def _stage(name: str, run: Run, round: int, force: bool) -> Manifest | None:
-    from dice.stages.order import run_stage
-
-    return run_stage(name, run, round, force)
 
 
 def main() -> None:

@@ -25,12 +25,14 @@ from dice.data.prompts_and_preferences import (
     messages_of,
     preferences_of,
     prompt_and_answers,
+    prompts_of,
     read_preferences,
+    read_prompts,
     text_of,
     why,
 )
 from dice.errors import BadInput
-from dice.run.rows import Message, Preference
+from dice.run.rows import Message, Preference, Prompt
 
 RESPONSES = ("response", "responses", "output", "completion")
 PROMPTS = ("messages", "conversations", "instruction", "prompt")
@@ -77,6 +79,18 @@ def read_pairs(name: str, dataset_dir: str) -> tuple[list[Preference], Counter[s
         return read_preferences(dataset_dir, name)
     source = _source(path)
     return preferences_of(source, partial(_told_of_pair, source))
+
+
+def read_asked(name: str, dataset_dir: str) -> tuple[list[Prompt], Counter[str]]:
+    """The distinct prompts of a file or data set, whether or not they have answers, and the rows dropped.
+
+    Raises BadInput, naming file and line, where it can't be read or has no prompt.
+    """
+    path = _file(name)
+    if path is None:
+        return read_prompts(dataset_dir, name)
+    source = _source(path)
+    return prompts_of(source, partial(_told, source))
 
 
 def _file(name: str) -> Path | None:

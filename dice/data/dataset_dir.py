@@ -15,7 +15,7 @@ from dice.run.run import open_run
 from dice.run.state import StageFiles
 
 SAMPLED_IDS, SMOOTHING = "sampled_ids.jsonl", "smoothing.jsonl"  # what texts don't tell of pairs
-# How dataset_info.json describes the rows of `_ranking`: the sharegpt format with role/content keys,
+# How dataset_info.json describes the rows of `ranking`: the sharegpt format with role/content keys,
 # which carries system prompts and several turns.
 ENTRY = {
     "formatting": "sharegpt",
@@ -36,7 +36,7 @@ def write(
     """
     sets = {"dataset": generated, "mixed": mixed}
     for name, pairs in sets.items():
-        files.write_array(folder / f"{name}.json", map(_ranking, pairs))
+        files.write_array(folder / f"{name}.json", map(ranking, pairs))
         if trl:
             files.write_array(folder / "trl" / f"{name}.json", map(_conversational, pairs))
     rows = (
@@ -66,7 +66,7 @@ def _ids(pair: Pair | Preference) -> tuple[list[int] | None, list[int] | None]:
     return (pair.chosen_ids, pair.rejected_ids) if isinstance(pair, Pair) else (None, None)
 
 
-def _ranking(pair: Pair | Preference) -> dict[str, Any]:
+def ranking(pair: Pair | Preference) -> dict[str, Any]:
     """LLaMA-Factory's sharegpt ranking format."""
     return {"messages": pair.messages, "chosen": _answer(pair.chosen), "rejected": _answer(pair.rejected)}
 

@@ -27,12 +27,19 @@ def read_prompts(dataset_dir: str, name: str) -> tuple[list[Prompt], Counter[str
     Any set will do: of a preference set or an SFT set, the answers are ignored.
     Raises BadInput where the set can't be read or has no usable prompt.
     """
-    source = find_source(dataset_dir, name)
+    return prompts_of(find_source(dataset_dir, name))
+
+
+def prompts_of(source: Source, told: Told | None = None) -> tuple[list[Prompt], Counter[str]]:
+    """The distinct prompts of a source, as `read_prompts` has them.
+
+    `told` tells the columns of each row, where the source does not.
+    """
     prompts: dict[str, Prompt] = {}
     dropped: Counter[str] = Counter()
     for line, row in readers.read(source):
         try:
-            messages = messages_of(source, row, line)
+            messages = messages_of(told(row, line) if told else source, row, line)
         except Dropped as reason:
             dropped[str(reason)] += 1
             continue
@@ -42,7 +49,7 @@ def read_prompts(dataset_dir: str, name: str) -> tuple[list[Prompt], Counter[str
         else:
             prompts[prompt.prompt_id] = prompt
     if not prompts:
-        raise BadInput(f"{source.place}: data set {name!r} has no usable prompt{why(dropped)}")
+        raise BadInput(f"{source.place}: data set {source.name!r} has no usable prompt{why(dropped)}")
     return list(prompts.values()), dropped
 
 

@@ -63,18 +63,22 @@ GPUS = {
     )
 }
 GIVEN = "as given"  # how an origin begins that is not this machine
-FORM = re.compile(r"(?:(0|[1-9]\d{0,3})\s*[X*])?\s*([A-Z][\w-]*)")
+FORM = re.compile(r"(?:(0|[1-9]\d{0,3})\s*[X*])?\s*([A-Z][\w-]*|[1-9]\d{0,3}GB?)")
 CPU_FLOPS, CPU_BANDWIDTH = 50e9, 10e9  # of one core in float32, and of all of them: an assumption
 
 
 def parse_gpus(text: str) -> Machine:
     """`8xA100-80G` (or `H200`, for one); of `A100`, which has several sizes, the largest, with a hint.
 
+    `1x24G` is any GPU of 24 GiB, of which nobody knows how fast it is.
     Raises BadInput, with the names there are, for anything else.
     """
     found = FORM.fullmatch(text.strip().upper())
     number, name = found.groups() if found else ("1", "")
     name = name.removesuffix("B") if name.endswith("GB") else name
+    if name[:1].isdigit() and number != "0":
+        gib = int(name.removesuffix("G"))
+        return Machine(_gpu(f"GPU of {gib} GiB", gib, math.nan, math.nan), int(number or 1), GIVEN)
     named = [gpu for gpu in GPUS.values() if name and (gpu.name == name or gpu.name.startswith(f"{name}-"))]
     if len({gpu.flops for gpu in named}) != 1 or number == "0":
         example = f"8x{named[-1].name if named else 'A100-80G'}"

@@ -22,7 +22,7 @@ from typing import NamedTuple
 from dice.errors import BadInput, StageFailed, clean
 from dice.launch import complaint, devices, disk_errors, machines
 from dice.launch.console import HELD, signals_held
-from dice.launch.progress import Bar, Tally, read_counters
+from dice.launch.progress import Bar, Tally, read_counters, told_of
 from dice.recipe.paths import ROOT
 
 TAIL_LINES = 15
@@ -163,7 +163,7 @@ def run_logged(
                     command, stdout=file, stderr=file, stdin=subprocess.DEVNULL,
                     env=own, cwd=ROOT, preexec_fn=partial(_begin_child, os.getpid()),
                 )  # fmt: skip
-            with Bar(label, unit, poll) as bar:
+            with Bar(label, unit, told_of(poll, unit, log)) as bar:
                 wait_for(process, bar.update)
         except (BadInput, StageFailed):  # of another node: this one may know the true cause
             with contextlib.suppress(subprocess.TimeoutExpired):

@@ -1,6 +1,8 @@
 """The progress bar of a stage, and the small files in which its workers count what they have done."""
 
+import contextlib
 import json
+import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,6 +13,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from dice.launch import disk_errors
 from dice.launch.console import console
+from dice.recipe.paths import ROOT
+
+PREPARING = ROOT / "data" / ".preparing.json"  # how far a `prepare` is: a checkout has one at a time at work
+IN_PREPARATION = "DICE_PREPARING"  # the run that it prepares, in the environment of what it starts
 
 
 class Tally(NamedTuple):
@@ -68,6 +74,23 @@ class Bar:
             speed = f"{(now.tokens - before.tokens) / (seconds - begun):,.0f} tokens/s"
         left = timedelta(seconds=round((now.total - now.done) / rate))
         return f"{state} · {speed} · {left} left"
+
+
+def told_of(poll: Callable[[], Tally | tuple[int, int]], unit: str, log: Path) -> Callable[[], Tally]:
+    """`poll`; in a recipe's `prepare` it also writes what it counts, for `status`, if that has changed."""
+    before = Tally(0, 0)
+
+    def told() -> Tally:
+        nonlocal before
+        tally, run = Tally(*poll()), os.environ.get(IN_PREPARATION)
+        if run and tally != before:
+            record = {"run": run, "log": str(log), "unit": unit, "done": tally.done, "total": tally.total}
+            with contextlib.suppress(OSError):  # a checkout that is not the user's: no reason to fail
+                PREPARING.write_text(json.dumps(record))
+            before = tally
+        return tally
+
+    return told
 
 
 class Counter:

@@ -13,7 +13,7 @@ from dice.errors import BadInput, Unmade, first_line
 from dice.models import remote_code
 from dice.models.checkpoint import has_tokenizer, tokenizer_home
 from dice.models.encoding import Chat, TemplateIds
-from dice.models.find_template import find_template
+from dice.models.find_template import OtherSystemPrompt, find_template
 from dice.models.llamafactory import llamafactory
 from dice.models.own_template import Unrendered, rendered
 from dice.recipe.keys import AUTO
@@ -35,7 +35,7 @@ def load_chat(
     """The tokenizer of `model` (a folder or a Hub id) with a LLaMA-Factory template.
 
     The other arguments are keys of a recipe. Raises BadInput for an unknown template, a model without a
-    tokenizer, and a template whose special tokens the tokenizer lacks.
+    tokenizer, and a template whose special tokens the tokenizer lacks; for auto as `find_template` does.
     """
     register_templates()
     registry = llamafactory("data.template")
@@ -46,7 +46,10 @@ def load_chat(
         try:
             template = find_template(tokenizer, registry.TEMPLATES, enable_thinking)
         except BadInput as reason:
-            raise BadInput(f"template: auto: {os.fspath(model)!r}: {reason}") from None
+            refusal = f"template: auto: {os.fspath(model)!r}: {reason}"
+            if isinstance(reason, OtherSystemPrompt):
+                raise OtherSystemPrompt(refusal, reason.template) from None
+            raise BadInput(refusal) from None
     known_tokens = set(tokenizer.get_vocab())
     arguments = llamafactory("hparams").DataArguments(template=template, enable_thinking=enable_thinking)
     try:

@@ -28,7 +28,19 @@ PROMPTS = {
     "a system prompt and several turns": [SYSTEM, USER, ANSWER, USER],
 }
 WHOLE = "a whole conversation"
+WITH_SYSTEM = {kind for kind, messages in PROMPTS.items() if SYSTEM in messages}
 SHOWN = 30  # characters of a difference
+
+
+class OtherSystemPrompt(BadInput):
+    """No template reads as the model's own does, but `template` does so wherever there is a system prompt.
+
+    Where there is none, it has another default one, or none.
+    """
+
+    def __init__(self, message: str, template: str) -> None:
+        super().__init__(message)
+        self.template = template
 
 
 def find_template(
@@ -37,7 +49,8 @@ def find_template(
     """The name of the first of `templates` whose token ids are those of the tokenizer's own chat template.
 
     Those for text alone come first. Raises BadInput where there is none, with the two nearest and
-    their first difference, and where the tokenizer has no chat template, or one that can't be rendered.
+    their first difference, and where the tokenizer has no chat template, or one that can't be rendered;
+    OtherSystemPrompt where the nearest differs in its default system prompt alone.
     """
     if not tokenizer.chat_template:
         raise BadInput(
@@ -55,16 +68,18 @@ def find_template(
         if not differences:
             return name
         near.append((len(differences), -sum(differences.values()), name, chat, differences))
-    told = []
-    for *_, name, chat, differences in sorted(near, key=lambda entry: entry[:3])[:2]:
+    told, nearest = [], sorted(near, key=lambda entry: entry[:3])[:2]
+    for *_, name, chat, differences in nearest:
         kind, at = next(iter(differences.items()))
         ours, own = (
             tokenizer.decode(ids[max(0, at - 1) :])[:SHOWN] for ids in (_ours(chat, kind), theirs[kind])
         )
         told.append(f"{name} ({kind}: {ours!r} instead of {own!r})")
-    raise BadInput(
-        f"no template of LLaMA-Factory's reads as the model's own does; nearest are {', '.join(told)}"
-    )
+    refusal = f"no template of LLaMA-Factory's reads as the model's own does; nearest are {', '.join(told)}"
+    with_system = WITH_SYSTEM & theirs.keys()
+    if nearest and with_system and with_system.isdisjoint(nearest[0][-1]):
+        raise OtherSystemPrompt(refusal, nearest[0][2])
+    raise BadInput(refusal)
 
 
 def _own(tokenizer: "PreTrainedTokenizerBase", thinks: bool) -> Iterator[tuple[str, list[int]]]:

@@ -60,6 +60,20 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def is_taken(folder: Path) -> bool:
+    """Whether another process is in such a block; not known, so False, where the file system has no locks."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+    return False
+
+
 def take_for_loop(folder: Path) -> None:
     """Take the lock on the inherited file descriptor, for the loop: this process's parent.
 

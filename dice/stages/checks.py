@@ -247,6 +247,17 @@ def to_be_made(recipe: Recipe, place: Place) -> dict[str, str]:
     return missing
 
 
+def stand_in(recipe: Recipe, later: dict[str, str]) -> Recipe:
+    """The recipe with its reference as the policy, where `prepare` is still to make the policy out of it.
+
+    The policy will be as large as the reference, and read text as it does. Where the reference is to be made
+    too, or nothing is, it is the recipe itself. `later` is what `to_be_made` found.
+    """
+    if "policy" not in later or "reference" in later:
+        return recipe
+    return recipe.model_copy(update={"policy": recipe.reference})
+
+
 def home(role: str, name: str) -> str:
     """What to load a model by: its folder where it is on this machine, else its name on the Hub."""
     return str(check_model(role, name) or name)

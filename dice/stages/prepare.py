@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dice.errors import BadInput, StageFailed, Unmade, counted
 from dice.inference.load import resolve_engine
-from dice.launch import machines, processes
+from dice.launch import machines, processes, progress
 from dice.launch.console import console, say, shown
 from dice.launch.devices import NODE_VARIABLES, node_rank
 from dice.models import remote_code
@@ -57,7 +57,7 @@ def start(name: str, overrides: Sequence[str], force: bool = False) -> Run:
         if recipe.prepare:
             lock.require_free(run.path)  # what another loop has begun with must stay as it is
             with lock.alone(ROOT):  # a run that was started beside this one prepares the same files
-                prepare(recipe.prepare)
+                prepare(recipe.prepare, run.path)
         meeting.announce("checks")
         examine_all(after_preparation(recipe, place, download=True))
         meeting.gather()
@@ -78,7 +78,7 @@ def prepare_recipe(name: str, overrides: Sequence[str]) -> None:
         return
     lock.require_free(recipe.run_dir)
     with lock.alone(ROOT):
-        prepare(recipe.prepare)
+        prepare(recipe.prepare, recipe.run_dir)
     say(f"prepare   what {Path(name).name} starts from is here", mark="+")
 
 
@@ -146,11 +146,11 @@ def _superseded(run: Run) -> Iterator[tuple[Stage, int]]:
             yield stage, t
 
 
-def prepare(command: str) -> None:
-    """Run the recipe's own preparation; it is expected to return at once when there is nothing to do.
+def prepare(command: str, run: Path) -> None:
+    """Run the preparation of a recipe's run; it is expected to return at once when there is nothing to do.
 
-    One program with arguments, no shell; `python` is this Python. Raises BadInput where it can't be
-    run, StageFailed where it fails.
+    `status` tells of it meanwhile. One program with arguments, no shell; `python` is this Python.
+    Raises BadInput where it can't be run, StageFailed where it fails.
     """
     try:
         words = shlex.split(command)
@@ -158,6 +158,7 @@ def prepare(command: str) -> None:
             words[0] = sys.executable
         # What it trains, it trains on this machine alone.
         own = {key: value for key, value in processes.environment().items() if key not in NODE_VARIABLES}
+        own[progress.IN_PREPARATION] = str(run)
         # Killed with the loop, it leaves nothing at work beside the preparation of the next start.
         ending = partial(processes.die_with_parent, os.getpid())
         process = subprocess.Popen(words, cwd=ROOT, env=own, preexec_fn=ending)
@@ -165,6 +166,7 @@ def prepare(command: str) -> None:
             processes.wait_for(process)
         finally:
             processes.end(process)
+            progress.PREPARING.unlink(missing_ok=True)
         status = process.returncode
     except (ValueError, IndexError, OSError) as error:
         raise BadInput(f"prepare: {command!r} is no command that can be run ({error})") from None

@@ -1,12 +1,15 @@
 """What of a run is done, running, failed and why: a table of rounds and stages, and where everything lies."""
 
+from pathlib import Path
+from typing import Any
+
 from rich.table import Table
 from rich.text import Text
 
 from dice.errors import BadInput, counted, printable
 from dice.launch.console import console, shown
-from dice.launch.progress import read_counters
-from dice.recipe.paths import resolve
+from dice.launch.progress import PREPARING, read_counters
+from dice.recipe.paths import ROOT, resolve
 from dice.recipe.seal import is_sealed
 from dice.run import files, lock
 from dice.run.run import Run, open_run
@@ -14,6 +17,27 @@ from dice.run.stage import Stage
 from dice.run.state import Found, State
 from dice.stages.order import ROUND, stages_of
 from dice.tools.benchmarks.results import in_words, results
+
+
+def show_preparation(run: str) -> bool:
+    """Say how far the preparation of a run is that is not begun. Returns whether there is one at work."""
+    told = _preparing()
+    is_its = told and Path(told["run"]) in (Path(run).absolute(), resolve(run), resolve("results") / run)
+    if not is_its or (Path(told["run"]) / "recipe.yaml").is_file():
+        return False
+    console.print(_in_words(told))
+    return True
+
+
+def _preparing() -> dict[str, Any] | None:
+    """What the `prepare` that is at work in this checkout has counted last; None where none is."""
+    return files.read_json(PREPARING) if lock.is_taken(ROOT) else None
+
+
+def _in_words(told: dict[str, Any]) -> str:
+    done, total, unit = told["done"], told["total"], told["unit"]
+    count = f"step {done:,} of {total:,}" if unit == "steps" else f"{done:,} of {total:,} {unit}"
+    return printable(f"{shown(Path(told['run']))}: preparing: {count}; log {shown(Path(told['log']))}")
 
 
 def show_run(run: Run, check: bool = False) -> bool:
@@ -73,8 +97,10 @@ def _cells(run: Run, stage: Stage, t: int, found: Found, running: bool) -> tuple
 
 def show_all() -> None:
     """Every run under results/, with the stages that are done."""
+    if told := _preparing():
+        console.print(_in_words(told))
     runs = sorted(path.parent for path in resolve("results").glob("*/recipe.yaml"))
-    if not runs:
+    if not runs and not told:
         console.print("no runs under results/ yet; `bash scripts/run_dice/iter.sh tiny` makes one")
     for path in runs:
         try:

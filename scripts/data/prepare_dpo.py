@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 import prepare_ultrafeedback
 from dice.errors import BadInput
 from dice.launch import devices
-from dice.launch.console import run, say
+from dice.launch.console import run, say, shown
 from dice.models import trainer
 from dice.recipe.paths import resolve
 from dice.run import files
@@ -60,7 +60,9 @@ def prepare(config: str, output: str, *overrides: str) -> None:
     if checkpoint := trainer.last_complete(work):
         fitted["resume_from_checkpoint"] = str(checkpoint)
     files.write_json(work / "settings.json", settings)
-    say(f"prepare   DPO of {settings['model_name_or_path']} on {settings['dataset']}, once")
+    say(
+        f"prepare   DPO of {settings['model_name_or_path']} on {settings['dataset']}, once; log: {shown(log)}"
+    )
     trained = trainer.train(fitted, log, "start")
     trainer.collect(work, target)
     say(f"prepare   {output}: trained on {trained.train_rows:,} pairs", mark="+")

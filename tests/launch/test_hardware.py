@@ -27,13 +27,21 @@ def test_gpus_that_are_given(text, count, name):
     assert parse_gpus(text) == Machine(GPUS[name], count, "as given")
 
 
+def test_a_gpu_of_which_its_memory_is_known_alone():
+    found = parse_gpus("2x24G")
+    assert (found.device.memory, found.count, found.device.is_gpu) == (24 * GIB, 2, True)
+    assert math.isnan(found.device.flops) and parse_gpus("16gb").device.memory == 16 * GIB
+
+
 def test_gpus_that_come_in_several_sizes():
     found = parse_gpus("8xA100")
     assert (found.device, found.count) == (A100, 8)
     assert str(found).endswith("80 GiB each, as given; write gpus=8xA100-40G if it is that")
 
 
-@pytest.mark.parametrize("text", ["rtx", "", "8", "banana", "0xH200", "-1xH200", "8x", "1.5xH200", "H200,"])
+@pytest.mark.parametrize(
+    "text", ["rtx", "", "8", "banana", "0xH200", "-1xH200", "8x", "1.5xH200", "H200,", "0x24G"]
+)
 def test_gpus_that_make_no_sense(text):
     with pytest.raises(BadInput, match=r"^gpus is .*; it must be like \d+x.*; there are: A10G, .*RTX-5090$"):
         parse_gpus(text)

@@ -2,7 +2,8 @@
 
 import json
 
-from dice.launch.progress import Bar, Counter, Tally, read_counters
+from dice.launch import progress
+from dice.launch.progress import Bar, Counter, Tally, read_counters, told_of
 
 
 def test_the_bar_tells_prompts_tokens_and_time_left():
@@ -29,3 +30,23 @@ def test_counters_of_all_workers_add_up(tmp_path):
     assert read_counters(tmp_path) == Tally(5, 10, 150)
     assert json.loads((tmp_path / "1.json").read_text()) == [2, 0, 50]
     assert read_counters(tmp_path / "nothing") == Tally(0, 0)
+
+
+def test_what_a_preparation_counts_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "PREPARING", tmp_path / "preparing.json")
+    counts = iter([(0, 0), (3, 40), (3, 40)])
+    told = told_of(lambda: next(counts), "steps", tmp_path / "start.log")
+    monkeypatch.setenv(progress.IN_PREPARATION, "results/mine")
+    assert told() == Tally(0, 0) and not (tmp_path / "preparing.json").exists()
+    assert told() == Tally(3, 40)
+    record = {"run": "results/mine", "log": f"{tmp_path}/start.log", "unit": "steps", "done": 3, "total": 40}
+    assert json.loads((tmp_path / "preparing.json").read_text()) == record
+    (tmp_path / "preparing.json").unlink()
+    assert told() == Tally(3, 40) and not (tmp_path / "preparing.json").exists()  # nothing new
+
+
+def test_other_work_tells_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(progress, "PREPARING", tmp_path / "preparing.json")
+    monkeypatch.delenv(progress.IN_PREPARATION, raising=False)
+    assert told_of(lambda: (3, 40), "steps", tmp_path / "log")() == Tally(3, 40)
+    assert not (tmp_path / "preparing.json").exists()

@@ -6,6 +6,7 @@ from small_tokenizers import CHATML, byte_level
 
 from dice.errors import BadInput
 from dice.models.chat_template import load_chat, load_tokenizer
+from dice.models.find_template import OtherSystemPrompt
 
 
 @pytest.mark.parametrize("name", [name for name, family in FAMILIES.items() if family.found])
@@ -28,6 +29,8 @@ def test_a_family_that_is_not(name, tmp_path):
     with pytest.raises(BadInput, match=r"reads as the model's own does; nearest are .*instead of") as refused:
         load_chat(make_tokenizer(FAMILIES[name], tmp_path), "auto")
     assert f"{FAMILIES[name].nearest}" in str(refused.value)
+    if name == "SmolLM2":  # whose default system prompt alone is another one
+        assert refused.type is OtherSystemPrompt and refused.value.template == "smollm2"
 
 
 def test_a_template_that_thinks_or_not(tmp_path):

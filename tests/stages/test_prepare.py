@@ -180,13 +180,13 @@ def test_every_recipes_training_file_is_known_to_llama_factory(name):
 
 def test_preparation_that_fails(tmp_path):
     with pytest.raises(Exception, match="failed with status 3"):
-        prepare.prepare("python -c 'raise SystemExit(3)'")
+        prepare.prepare("python -c 'raise SystemExit(3)'", tmp_path)
 
 
 def test_preparation_that_is_no_command():
     for command in ("no-such-command", "python 'unbalanced", ""):
         with pytest.raises(BadInput, match="is no command that can be run"):
-            prepare.prepare(command)
+            prepare.prepare(command, ROOT)
 
 
 def test_too_few_offline_pairs_for_gamma(fake_settings):

@@ -136,3 +136,40 @@ def test_a_list_of_runs_of_which_one_is_spoiled(begun, tmp_path, monkeypatch, ca
     status.show_all()
     first, second = capsys.readouterr().out.splitlines()
     assert "/a: can't be read: " in first and "0 of 8 stages done" in second
+
+
+@pytest.fixture
+def preparing(tmp_path, monkeypatch):
+    """A preparation's counts, of the run `results/mine` in a checkout of the test's own."""
+    told = {"run": str(tmp_path / "results" / "mine"), "log": "/x/start.log"}
+    monkeypatch.setattr(status, "PREPARING", tmp_path / "preparing.json")
+    monkeypatch.setattr(status, "ROOT", tmp_path)
+    files.write_json(tmp_path / "preparing.json", {**told, "unit": "steps", "done": 120, "total": 1400})
+    return told
+
+
+def test_a_preparation_that_is_at_work(preparing, tmp_path, capsys):
+    with lock.alone(tmp_path):
+        assert status.show_preparation(preparing["run"])
+        assert (
+            capsys.readouterr().out == f"{preparing['run']}: preparing: step 120 of 1,400; log /x/start.log\n"
+        )
+        assert not status.show_preparation(str(tmp_path / "results" / "another"))
+        status.show_all()
+        assert "preparing: step 120 of 1,400" in capsys.readouterr().out
+        files.write_text(tmp_path / "results" / "mine" / "recipe.yaml", "")
+        assert not status.show_preparation(preparing["run"])  # its stages are told
+
+
+def test_a_preparation_that_was_killed(preparing, capsys):
+    """Its counts are left, but nobody is at work."""
+    assert not status.show_preparation(preparing["run"])
+    status.show_all()
+    assert "preparing" not in capsys.readouterr().out
+
+
+def test_counts_of_other_things_than_steps(preparing, tmp_path, capsys):
+    files.write_json(tmp_path / "preparing.json", {**preparing, "unit": "prompts", "done": 30, "total": 160})
+    with lock.alone(tmp_path):
+        assert status.show_preparation(preparing["run"])
+    assert "preparing: 30 of 160 prompts" in capsys.readouterr().out

@@ -19,7 +19,15 @@ from dice.launch.console import console, shown
 from dice.models import hub
 from dice.recipe.keys import Recipe
 from dice.recipe.load import origin
-from dice.stages.checks import ROLES, Check, Place, after_preparation, before_preparation, to_be_made
+from dice.stages.checks import (
+    ROLES,
+    Check,
+    Place,
+    after_preparation,
+    before_preparation,
+    stand_in,
+    to_be_made,
+)
 from dice.stages.data_checks import data_sets
 from dice.stages.prepare import load
 from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look, of_check
@@ -71,9 +79,13 @@ def findings(recipe: Recipe, place: Place) -> Findings:
 
 def _all(recipe: Recipe, place: Place) -> Findings:
     later = to_be_made(recipe, place)
-    quick = [*before_preparation(recipe, place), *after_preparation(recipe, place)]
+    case = Case(stand_in(recipe, later), later)
+    if case.is_stand_in:
+        what = f"{recipe.policy} is still to be made: {recipe.reference} stands in for it in what follows"
+        yield Finding(OPEN, "stand-in", what)
+        del later["fit"]
+    quick = [*before_preparation(recipe, place), *after_preparation(case.recipe, place)]
     yield from _made([(check.topic, partial(_quick, recipe, check, later)) for check in quick])
-    case = Case(recipe, later)
     real = engine_named(recipe.generate.engine).reads_models
     groups = [run_checks, text_checks, model_checks] if real else [run_checks]
     for group in groups:

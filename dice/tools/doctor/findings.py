@@ -46,6 +46,11 @@ class Case:
     recipe: Recipe
     later: dict[str, str]  # what `prepare` is still to make, by topic
 
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether the recipe's policy is its reference, since the real one is still to be made."""
+        return "policy" in self.later and self.recipe.policy == self.recipe.reference
+
     @cached_property
     def budget(self) -> Budget:
         """Raises BadInput where data that is here can't be read."""
@@ -67,7 +72,7 @@ class Case:
 
     def home(self, role: str) -> str | None:
         """The folder of a complete model on this machine; None where there is none."""
-        if role in self.later:
+        if role in self.later and not self.is_stand_in:
             return None
         try:
             folder = check_model(role, getattr(self.recipe, role))

@@ -62,6 +62,9 @@ def _model_checks(case: Case) -> Findings:
         if score.reward != "implicit":
             yield Finding(OPEN, "rewards", f"{score.reward} rewards are computed by a run alone")
             return
+        if case.is_stand_in:
+            yield Finding(OPEN, "rewards", "not known before the policy is made")
+            return
         scorer.use(case.home("reference"))
         reference = scorer.token_logps(rows)
     except BadInput as error:

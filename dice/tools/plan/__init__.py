@@ -18,7 +18,7 @@ from dice.recipe.keys import Recipe
 from dice.recipe.load import load_recipe, origin
 from dice.recipe.paths import resolve
 from dice.run.run import Run
-from dice.stages.checks import ROLES, Place, after_preparation, before_preparation, to_be_made
+from dice.stages.checks import ROLES, Place, after_preparation, before_preparation, stand_in, to_be_made
 from dice.stages.prepare import load
 from dice.tools.plan.budget import Budget, budget
 from dice.tools.plan.estimate import BANDWIDTH, SCORING, TRAINING, Cost
@@ -42,13 +42,14 @@ def show_plan(name: str, overrides: Sequence[str]) -> None:
     recipe, machine, given = _read(name, overrides)
     hub.settle()
     here = not machine.origin.startswith(GIVEN)
-    _refuse(recipe, lambda key: origin(name, given, key), here)
+    later = to_be_made(recipe, lambda key: origin(name, given, key))
+    _refuse(recipe, lambda key: origin(name, given, key), here, later)
     run = Run(recipe.run_dir, recipe)
-    planned = with_measured_lengths(budget(recipe, machine), run)
+    planned = with_measured_lengths(budget(stand_in(recipe, later), machine), run)
     rows = list(rows_of(planned, run, here))
     count = counted(recipe.rounds, "round")
     console.print(f"\nplan of {name}: {count} in {shown(run.path)}; nothing is run\n")
-    _show_subject(planned)
+    _show_subject(planned, recipe.policy)
     _show_stages(planned, rows)
     _show_disk(planned)
     _show_advice(planned, shlex.join([name, *given]))
@@ -73,9 +74,8 @@ def _read(name: str, overrides: Sequence[str]) -> tuple[Recipe, Machine, list[st
     return recipe, machine, given
 
 
-def _refuse(recipe: Recipe, place: Place, here: bool) -> None:
+def _refuse(recipe: Recipe, place: Place, here: bool, later: dict[str, str]) -> None:
     """Raises BadInput for what `start` would refuse; what is not on this machine yet is passed over."""
-    later = to_be_made(recipe, place)
     checks = [*before_preparation(recipe, place), *after_preparation(recipe, place)]
     for check in checks:
         elsewhere = not here and check.topic in ("batch", "engine", "engines", "packages")
@@ -84,12 +84,14 @@ def _refuse(recipe: Recipe, place: Place, here: bool) -> None:
                 check.examine()
 
 
-def _show_subject(planned: Budget) -> None:
-    """The machine, the models, the data."""
+def _show_subject(planned: Budget, policy: str) -> None:
+    """The machine, the models, the data. The plan may be of another policy, which stands in for `policy`."""
     recipe, work = planned.recipe, planned.work
     lines = {"machine": str(planned.machine)}
     for role in ROLES:
         lines[role] = f"{getattr(recipe, role)}: {_model(recipe, role, getattr(planned, role))}"
+    if policy != recipe.policy:
+        lines["policy"] = f"{policy}: `prepare` makes it; until then the reference stands in for it"
     lines["data"] = f"{counted(work.prompts, 'prompt')} ({recipe.prompts})"
     if work.offline:
         lines["data"] += f", {counted(work.offline, 'replayed pair')} ({recipe.replay.dataset})"
@@ -105,7 +107,7 @@ def _model(recipe: Recipe, role: str, size: Size | None) -> str:
     where = "" if there else f"; not on this machine{_to_come(recipe, name, size)}"
     if size is None:
         return f"size unknown{where}"
-    return f"{_count(size.parameters)} parameters, from {size.source}{where}"
+    return f"{rounded(size.parameters)} parameters, from {size.source}{where}"
 
 
 def _to_come(recipe: Recipe, name: str, size: Size | None) -> str:
@@ -114,7 +116,8 @@ def _to_come(recipe: Recipe, name: str, size: Size | None) -> str:
     return f": {gigabytes(download_bytes(name, size))} to download" if size else ": to be downloaded"
 
 
-def _count(number: int) -> str:
+def rounded(number: int) -> str:
+    """A number of parameters for people: 8.0 billion, 135.0 million, 4,096."""
     for scale, unit in ((1e9, "billion"), (1e6, "million")):
         if number >= scale:
             return f"{number / scale:.1f} {unit}"

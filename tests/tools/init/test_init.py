@@ -1,0 +1,231 @@
+"""A recipe of one's own out of a model and preference pairs."""
+
+import json
+import shutil
+from functools import partial
+
+import numpy as np
+import pytest
+import yaml
+from chat_templates import FAMILIES
+from commands import run_dice, run_script
+from doctored import found
+
+from dice.errors import BadInput
+from dice.launch.hardware import parse_gpus
+from dice.recipe.load import load_recipe, origin
+from dice.recipe.paths import ROOT
+from dice.run.rows import Message, Preference
+from dice.stages.data_checks import check_data
+from dice.stages.prepare import load
+from dice.tools import doctor, plan
+from dice.tools.doctor.findings import FAULT, OPEN
+from dice.tools.init import make_recipe, sizes
+from dice.tools.init.data import Data
+from dice.tools.init.sizes import Models, fit, lengths_of
+
+PAIRS = [
+    {"prompt": f"Tell me of {n} cats.", "chosen": f"There are {n} cats.", "rejected": f"No {n}"}
+    for n in range(40)
+]
+
+
+NAMED = {"template": "llama3-custom"}  # to look for it takes a second
+
+
+@pytest.fixture(scope="module")
+def sft(random_model, tmp_path_factory):
+    """A random Llama with a chat template."""
+    folder = shutil.copytree(random_model, tmp_path_factory.mktemp("models") / "sft")
+    (folder / "chat_template.jinja").write_text(FAMILIES["Llama 3"].template)
+    return str(folder)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    path = tmp_path / "some.json"
+    path.write_text(json.dumps(PAIRS))
+    return str(path)
+
+
+def made(folder):
+    return {name: yaml.safe_load((folder / name).read_text()) for name in ("dice.yaml", "dpo.yaml")}
+
+
+def test_an_sft_model_alone(sft, pairs, tmp_path, capsys):
+    """The template is found, the start is to be made, and the recipe is one that loads."""
+    make_recipe(str(tmp_path / "mine"), sft, pairs)
+    recipe = load_recipe(str(tmp_path / "mine"))
+    assert (recipe.policy, recipe.reference) == (f"{tmp_path}/mine/start", sft)
+    assert recipe.template == "llama3-custom"
+    start = yaml.safe_load((tmp_path / "mine" / "start.yaml").read_text())
+    assert (start["model_name_or_path"], start["dataset_dir"]) == (sft, recipe.dataset_dir)
+    assert recipe.prepare == (
+        f"python scripts/data/prepare_dpo.py {tmp_path}/mine/start.yaml {tmp_path}/mine/start"
+    )
+    assert check_data(recipe, "prompts", False, {}) == "40 prompts of pairs"
+    assert check_data(recipe, "replay.dataset", False, {}) == "40 pairs of pairs"
+    printed, readme = capsys.readouterr().out, (tmp_path / "mine" / "README.md").read_text()
+    assert "llama3-custom: by the model's own chat template" in printed and "CPUs are slow" in printed
+    for command in ("doctor", "plan", "prepare"):
+        assert f"python -m dice {command} {tmp_path}/mine" in printed
+        assert f"python -m dice {command} {tmp_path}/mine" in readme
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "some.json"]
+
+
+def test_a_dpo_model_and_its_sft_model(sft, other_random_model, pairs, tmp_path, capsys):
+    """Nothing is to be prepared; prompts of one's own are taken, which need no answers."""
+    (tmp_path / "asked.jsonl").write_text('{"instruction": "Why?"}\n{"instruction": "How?"}\n')
+    arguments = {"prompts": str(tmp_path / "asked.jsonl"), "gpus": "2xL40S", **NAMED}
+    make_recipe(str(tmp_path / "mine"), sft, pairs, reference=str(other_random_model), **arguments)
+    recipe = load_recipe(str(tmp_path / "mine"))
+    assert (recipe.policy, recipe.reference, recipe.prepare) == (sft, str(other_random_model), None)
+    assert check_data(recipe, "prompts", False, {}) == "2 prompts of prompts"
+    assert not (tmp_path / "mine" / "start.yaml").exists() and "prepare" not in capsys.readouterr().out
+    assert (recipe.generate.samples, recipe.rounds) == (16, 2)
+
+
+FORMATS = {
+    "alpaca": {"instruction": "Hi", "input": "there", "chosen": "a", "rejected": "b"},
+    "sharegpt": {
+        "conversations": [{"from": "human", "value": "Hi"}],
+        "chosen": {"from": "gpt", "value": "a"},
+        "rejected": {"from": "gpt", "value": "b"},
+    },
+    "ultrafeedback": {
+        "prompt": "Hi",
+        "chosen": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "a"}],
+        "rejected": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "b"}],
+    },
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats_of_pairs(sft, name, tmp_path):
+    """Each becomes what LLaMA-Factory's ranking format has."""
+    (tmp_path / "rows.jsonl").write_text(json.dumps(FORMATS[name]))
+    make_recipe(str(tmp_path / "mine"), sft, str(tmp_path / "rows.jsonl"), **NAMED)
+    (row,) = json.loads((tmp_path / "mine" / "pairs.json").read_text())
+    assert row["messages"][0]["content"] == ("Hi\nthere" if name == "alpaca" else "Hi")
+    assert (row["chosen"]["content"], row["rejected"]["content"]) == ("a", "b")
+
+
+def refused(tmp_path, *arguments, **more):
+    """What init refuses leaves nothing behind."""
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BadInput) as caught:
+        make_recipe(*arguments, **more)
+    assert sorted(tmp_path.rglob("*")) == before
+    return str(caught.value)
+
+
+def test_a_folder_that_is_taken(sft, pairs, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert "init writes into a new or empty folder" in refused(tmp_path, str(tmp_path / "mine"), sft, pairs)
+    assert "letters, digits" in refused(tmp_path, str(tmp_path / "my recipe"), sft, pairs)
+    assert "comes with DICE" in refused(tmp_path, "tiny", sft, pairs)
+
+
+def test_a_model_without_a_chat_template(random_model, pairs, tmp_path):
+    told = refused(tmp_path, str(tmp_path / "mine"), str(random_model), pairs)
+    assert "has no chat template to compare with" in told and "--template=NAME says which" in told
+
+
+@pytest.mark.slow
+def test_a_template_that_differs_in_its_default_system_prompt_alone(sft, pairs, tmp_path, capsys):
+    """Every template of LLaMA-Factory's llama3 family has none; this model has one."""
+    model = shutil.copytree(sft, tmp_path / "model")
+    own = FAMILIES["Llama 3"].template
+    header = "<|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+    default = f"{{% if messages[0].role != 'system' %}}{header}{{% endif %}}{{% for m in messages %}}"
+    (model / "chat_template.jinja").write_text(own.replace("{% for m in messages %}", default, 1))
+    make_recipe(str(tmp_path / "mine"), str(model), pairs)
+    assert "llama3-custom: the model's own but for the default system prompt" in capsys.readouterr().out
+
+
+def test_models_that_are_of_no_use(sft, pairs, tmp_path):
+    assert "--model: 'gone' is neither" in refused(tmp_path, str(tmp_path / "mine"), "gone", pairs)
+    (tmp_path / "adapter").mkdir()
+    config = {"base_model_name_or_path": sft}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    shutil.copy(f"{sft}/model.safetensors", tmp_path / "adapter" / "adapter_model.safetensors")
+    told = refused(tmp_path, str(tmp_path / "mine"), str(tmp_path / "adapter"), pairs)
+    assert "is an adapter; merge it first: python -m dice export" in told
+
+
+def test_pairs_of_another_format(sft, tmp_path):
+    (tmp_path / "other.jsonl").write_text('{"question": "Hi", "good": "a", "bad": "b"}')
+    told = refused(tmp_path, str(tmp_path / "mine"), sft, str(tmp_path / "other.jsonl"), **NAMED)
+    assert "other.jsonl:1: no column 'chosen'" in told and "data/dataset_info.json" in told
+    told = refused(tmp_path, str(tmp_path / "mine"), sft, "not-registered", **NAMED)
+    assert "no data set 'not-registered'; there are: " in told
+
+
+@pytest.mark.slow
+def test_plan_and_doctor_before_the_start_is_made(sft, pairs, tmp_path, capsys):
+    """The reference stands in for it: sizes and hours are told, the template is looked at."""
+    name = str(tmp_path / "mine")
+    make_recipe(name, sft, pairs, **NAMED)
+    plan.show_plan(name, [])
+    printed = capsys.readouterr().out
+    assert "mine/start: `prepare` makes it; until then the reference stands in for it" in printed
+    assert "?" not in printed.partition("in all")[2].partition("\n")[0]
+    assert found("stand-in", recipe=name).level == OPEN
+    for topic in ("fit", "chat template", "memory", "token ids"):
+        assert found(topic, recipe=name).level not in (FAULT, OPEN)
+    findings = doctor.findings(load(name, []), partial(origin, name, []))
+    assert [(f.level, f.what) for f in findings][-1] == (OPEN, "not known before the policy is made")
+
+
+def data_of(rows):
+    pairs = [Preference(f"{n}", [Message(role="user", content="Hi")], "a", "b") for n in range(len(rows))]
+    return Data(pairs, None, np.array(rows), "")
+
+
+def test_lengths_by_hand():
+    """Rows of 30 and 600 tokens: a CPU leaves the long one out; 64 tokens an answer are its least."""
+    data = data_of([[20, 10], [400, 200]])
+    kept, lengths = lengths_of(data, None, on_gpu=False)
+    assert (len(kept.pairs), lengths) == (1, sizes.Lengths(row=128, answer=64))
+    kept, lengths = lengths_of(data, None, on_gpu=True)  # 99% of 10 and 200 is 198.1; 256 are a GPU's least
+    assert (len(kept.pairs), lengths) == (2, sizes.Lengths(row=768, answer=256))
+    with pytest.raises(BadInput, match="all of them have over 25 tokens"):
+        lengths_of(data, 25, on_gpu=True)
+
+
+@pytest.mark.parametrize(
+    ("model", "gpus", "way"),
+    [
+        ("some/model-0.5b", "1x24G", "full"),
+        ("some/model-3b", "8xA100-40G", "full, shared out by ZeRO-3"),
+        ("some/model-3b", "1xRTX-4090", "LoRA"),
+        ("some/model-8b", "1xA100-80G", "LoRA"),
+        ("some/model-14b", "1xRTX-4090", "LoRA on weights in 4 bits"),
+    ],
+)
+def test_ways_of_training(model, gpus, way, tmp_path):
+    """The first that fits; 16 bytes a parameter for full training, 2 for LoRA, half a byte in 4 bits."""
+    data = data_of([[20, 10]] * 3)
+    data.write(tmp_path)
+    models = Models("start", model, "llama3", "", False, False)
+    found = fit(models, data, sizes.Lengths(1024, 512), parse_gpus(gpus), tmp_path)
+    assert found.way == way
+    assert found.planned.cost("train").fits(found.planned.machine.device)
+    assert found.args["learning_rate"] == (5e-6 if "LoRA" in way or "0.5b" in model else 5e-7)
+
+
+@pytest.mark.slow
+def test_the_whole_way_to_a_round(sft, pairs, tmp_path):
+    """The commands that init names make a start and a round; the start is made once."""
+    name, results = str(tmp_path / "mine"), f"results_dir={tmp_path / 'results'}"
+    assert run_dice("init", name, f"--model={sft}", f"--pairs={pairs}").returncode == 0
+    prepared = run_dice("prepare", name, results)
+    assert prepared.returncode == 0, prepared.stderr
+    assert "trained on 40 pairs" in prepared.stdout and "start.log" in prepared.stdout
+    assert not (ROOT / "data" / ".preparing.json").exists()
+    # A random model ends few of its answers, so that a round has few pairs.
+    overrides = (results, "generate.engine=hf", "train.global_batch_size=2", "report=false")
+    loop = run_script("bash", "scripts/run_dice/iter.sh", name, *overrides)
+    assert loop.returncode == 0, loop.stdout + loop.stderr
+    assert (tmp_path / "results" / "mine" / "round-1" / "model").is_dir()
