@@ -238,6 +238,8 @@ def test_a_server_of_wandb_gets_each_row_once(run, quiet, monkeypatch, tmp_path)
     for entry, row in zip(entries, rows, strict=True):
         assert entry.figures.items() <= row.items() and row[entry.axis] == entry.step
     assert json.loads((folder / "wandb.json").read_text())["id"] == name
+    written = [path.read_bytes() for path in run.path.rglob("*") if path.is_file()]
+    assert not [content for content in written if KEY.encode() in content]
 
 
 @pytest.mark.slow
