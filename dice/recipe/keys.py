@@ -10,15 +10,15 @@ Any key can be overridden in OmegaConf's dot notation, `replay.gamma=0.25`. The 
 import re
 import unicodedata
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dice.errors import BadInput, spelled
 from dice.recipe.gates import gates_of
 from dice.recipe.groups import Evaluate, Generate, Group, MaybePath, Pair, Replay, Score, Train
 from dice.recipe.paths import ROOT, here, resolve
-from dice.recipe.values import Text, Whole, require
+from dice.recipe.values import Text, Whole, as_list, require
 
 AUTO = "auto"  # the template that reads text as the policy's own chat template does
 ENCODING = ("template", "template_ids", "special_tokens_in_text", "enable_thinking")
@@ -44,6 +44,8 @@ class Recipe(Group):
     results_dir: MaybePath = "results"
     prepare: Text | None = None  # a command that makes what the recipe needs, run before round 1
     report: bool = True  # whether the loop writes report.html, after each round and at its end
+    # Loggers that get the run's figures and pairs: a name or a list; none is an empty list.
+    report_to: Annotated[list[Literal["wandb", "tensorboard", "mlflow"]], BeforeValidator(as_list)] = []
     trust_remote_code: bool = False  # run the Python code that a model's folder brings along
     # Figures that must keep within bounds, as distinct_3 >= 0.5, or the loop stops; with warn it goes on.
     gates: list[Text] | Literal["warn"] = []

@@ -54,6 +54,11 @@ def read_as(kind: type, *others: type) -> BeforeValidator:
     return BeforeValidator(convert)
 
 
+def as_list(value: Any) -> Any:
+    """A name as a list of one; `none` and null, as LLaMA-Factory reads them, as a list of nothing."""
+    return [] if value in (None, "none", ["none"]) else [value] if isinstance(value, str) else value
+
+
 def _passed_on(args: dict[Any, Any]) -> dict[str, Any]:
     """Refuses what JSON has no word for, and secrets."""
     for key, value in [("", args), *inside(args)]:

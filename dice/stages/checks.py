@@ -52,10 +52,12 @@ def before_preparation(recipe: Recipe, place: Place) -> list[Check]:
     """Checks of the recipe itself; after these its `prepare` may run."""
     batch = Check("batch", partial(check_batch, recipe), "set train.global_batch_size or NPROC_PER_NODE")
     names = Check("names", partial(check_names, recipe), "correct the name, or register the data set")
+    loggers = Check("loggers", partial(check_loggers, recipe, place), "install it, or leave it out")
     if not engine_named(recipe.generate.engine).reads_models:
-        return [batch, names]
+        return [batch, loggers, names]
     return [
         batch,
+        loggers,
         Check("engine", partial(check_engine, recipe, place), "install vLLM, or set generate.engine=hf"),
         Check("engines", partial(check_gpus, recipe), "set generate.tensor_parallel or NPROC_PER_NODE"),
         Check("template", partial(check_template, recipe, place), "set template to one of those names"),
@@ -141,6 +143,18 @@ def check_packages(recipe: Recipe, place: Place) -> str:
         if not importlib.util.find_spec(name):
             raise BadInput(f"{place(key)}: {key} needs {name}, which is not installed: pip install {name}")
     return ", ".join(name for _, name in needed) or "nothing optional is asked for"
+
+
+def check_loggers(recipe: Recipe, place: Place) -> str:
+    """Raises BadInput for a logger of report_to that is not installed."""
+    for name in recipe.report_to:
+        found = importlib.util.find_spec(name)
+        if not found or not found.origin:  # a folder that the logger has written to is no package
+            raise BadInput(
+                f"{place('report_to')}: report_to needs {name}, which is not installed: "
+                "pip install -e '.[loggers]'"
+            )
+    return ", ".join(recipe.report_to) or "none is asked for"
 
 
 def check_template(recipe: Recipe, place: Place) -> str:

@@ -47,10 +47,18 @@ def base_config(
         "dataset_dir": str(folder / "dataset"),
         "output_dir": str(folder / "train"),
         "seed": seed % (1 << 31),
-        "report_to": recipe.train.args.get("report_to", "none"),
+        "report_to": _loggers(recipe),
         "run_name": f"{recipe.run}-{name}",
         "trackio_space_id": args.get("trackio_space_id"),  # without a word it would be a public one
     }
+
+
+def _loggers(recipe: Recipe) -> str | list[str]:
+    """The loggers of the training file, but for those that get the whole run: each has one run of it."""
+    asked = recipe.train.args.get("report_to") or "none"
+    if isinstance(asked, str):
+        return "none" if asked in recipe.report_to else asked
+    return [name for name in asked if name not in recipe.report_to] or "none"
 
 
 def fitted(recipe: Recipe, args: dict[str, Any]) -> dict[str, Any]:
