@@ -45,6 +45,7 @@ MADE_FROM = (
 )  # fmt: skip
 SIZES = {"pairs": 400, "prompts": 160, "held_out": 150, "held_out_pairs": 80}  # prompts of each set
 KINDS = ("max_words", "one_sentence", "numbered_list", "question_end")  # few, so that the start learns each
+SAMPLING_SEED = 42  # of the instruct model's answers, whatever the seed of the rounds is
 TWO = 0.15  # share of the prompts that ask for two things
 LABELLED = {"preferences": "pairs", "held_out_preferences": "held_out_pairs"}  # data set -> its prompts
 
@@ -79,8 +80,8 @@ def main(source: Literal["auto", "hub", "package"] = "auto", seed: int = 1, tuni
 def answers_of(asked: str) -> dict[str, list[str]]:
     """The instruct model's answers to a set of prompts, by prompt; those that were cut off are left out."""
     instruct = [f"{role}={WORLD / 'instruct'}" for role in ("policy", "reference")]
-    place = [f"results_dir={WORLD / 'answers'}", f"run={asked}"]
-    answering = create_run(load("smollm2", [*instruct, *place, f"prompts=smollm2_{asked}", "prepare=null"]))
+    own = [f"results_dir={WORLD / 'answers'}", f"run={asked}", f"seed={SAMPLING_SEED}", "prepare=null"]
+    answering = create_run(load("smollm2", [*instruct, *own, f"prompts=smollm2_{asked}"]))
     execute(generate.STAGE, answering, 1)
     folder = answering.round_dir(1)
     rows = files.read_rows(folder / "prompts.jsonl", Prompt)
