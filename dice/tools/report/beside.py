@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from dice.errors import BadInput
 from dice.launch.console import shown, with_error
 from dice.run.manifests import differences
@@ -14,6 +12,7 @@ from dice.tools.report.figures import UNITS
 from dice.tools.report.svg import NUMBER, PERCENT, Colour, Plot, canvas, drawing, legend, ticks, to_svg
 from dice.tools.report.tables import NOTHING, glance
 
+LOOKS = (Colour.ACCENT, Colour.INK), ("o-", "s--")  # colours and styles of the two lines of a plot
 Lines = dict[str, list[str]]  # by figure, values in words from the start (round 0) on
 MEASURES: dict[str, Callable[[Result], str]] = {
     "Quality": lambda result: f"{result.quality:.3f}",
@@ -124,12 +123,12 @@ def _rates(results: list[Result]) -> list[tuple[int, float]]:
 
 
 def _mean_length(done: Round) -> float | None:
-    return float(np.mean(done.scored.lengths)) if done.scored and len(done.scored.lengths) else None
+    return done.scored.lengths.mean() if done.scored and len(done.scored.lengths) else None
 
 
 def _median_margin(done: Round) -> float | None:
     pair = done.manifest("pair")
-    return pair.figures.get("margins", {}).get("50%") if pair else None
+    return (pair.figures.get("margins") or {}).get("50%") if pair else None
 
 
 def _plot(
@@ -137,17 +136,12 @@ def _plot(
 ) -> Plot:
     """A line for each of the two runs, by round."""
     figure, axes = canvas("round", label, height=2.4)
-    for name, points, colour, style in zip(
-        names, both, (Colour.ACCENT, Colour.INK), ("o-", "s--"), strict=True
-    ):
-        if points:
-            axes.plot(*zip(*points, strict=True), style, color=colour, label=name, markersize=4)
+    values = []
+    for name, points, colour, style in zip(names, both, *LOOKS, strict=True):
+        axes.plot([t for t, _ in points], [value for _, value in points], style, color=colour, label=name)
+        values.append(f"{name}: {', '.join(f'{value:.4g}' for _, value in points)}")
     axes.xaxis.set_major_locator(ticks(6, whole=True))
     axes.yaxis.set_major_locator(ticks(5))
     axes.yaxis.set_major_formatter(form)
     legend(axes)
-    values = "; ".join(
-        f"{name}: {', '.join(f'{value:.4g}' for _, value in points)}"
-        for name, points in zip(names, both, strict=True)
-    )
-    return Plot(title, "", to_svg(figure, f"beside-{title}", f"{title} by round. {values}"))
+    return Plot(title, "", to_svg(figure, f"beside-{title}", f"{title} by round. {'; '.join(values)}"))

@@ -62,6 +62,7 @@ STYLE = {
     "legend.handlelength": 1.2,
     "legend.columnspacing": 1.2,
     "lines.linewidth": 1.6,
+    "lines.markersize": 4,
     "lines.solid_capstyle": "round",
 }
 
