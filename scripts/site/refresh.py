@@ -8,23 +8,29 @@ anchor where it is not to begin at the top. The commands are run in the root of 
 other, and must succeed.
 """
 
+import base64
+import contextlib
 import re
-import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "tests" / "support"))
+from browser import ABSENT, Browser  # noqa: E402
+
 BLOCK = re.compile(r"(?<=^```console\n)\$ (?P<command>.+)\n(?P<said>[\s\S]*?)(?=^```$)", re.MULTILINE)
 PICTURE = re.compile(r'!\[[^\]]*\]\((?P<file>\S+) "(?P<page>\S+) (?P<width>\d+)x(?P<height>\d+)"\)')
 
 
 def refresh(page: Path) -> None:
-    """Rewrite a page. Raises CalledProcessError where a command or the browser fails."""
+    """Rewrite a page. Raises CalledProcessError where a command fails."""
     text = BLOCK.sub(lambda block: f"$ {block['command']}\n{said(block['command'])}", page.read_text())
-    for picture in PICTURE.finditer(text):
-        take(picture, page.parent / picture["file"])
     page.write_text(text)
+    with tempfile.TemporaryDirectory() as profile, contextlib.closing(Browser(Path(profile))) as browser:
+        for picture in PICTURE.finditer(text):
+            take(browser, picture, page.parent / picture["file"])
 
 
 def said(command: str) -> str:
@@ -34,18 +40,18 @@ def said(command: str) -> str:
     return ran.stdout.rstrip("\n") + "\n"
 
 
-def take(picture: re.Match[str], target: Path) -> None:
+def take(browser: Browser, picture: re.Match[str], target: Path) -> None:
     """Take a picture of a page, in a window of the size given."""
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if not browser:
-        sys.exit("error: a picture needs Chromium (Debian: apt-get install chromium)")
+    page, _, anchor = picture["page"].partition("#")
+    browser.open(ROOT / page, int(picture["width"]), int(picture["height"]))
+    if anchor:
+        browser.evaluate(f"document.getElementById({anchor!r}).scrollIntoView({{behavior: 'instant'}})")
     target.parent.mkdir(exist_ok=True)
-    window = [f"--window-size={picture['width']},{picture['height']}", "--hide-scrollbars"]
-    shot = ["--headless", "--no-sandbox", f"--screenshot={target}", (ROOT / picture["page"]).as_uri()]
-    shot[-1] = shot[-1].replace("%23", "#")  # the anchor
-    subprocess.run([browser, *window, *shot], check=True, capture_output=True)
+    target.write_bytes(base64.b64decode(browser.call("Page.captureScreenshot")["data"]))
     print(target, flush=True)
 
 
 if __name__ == "__main__":
+    if ABSENT:
+        sys.exit(f"error: pictures need {ABSENT}")
     refresh(Path(sys.argv[1]).resolve())
