@@ -186,17 +186,18 @@ class ForUsers:
         opened = open_to_work(source)
         export_model.export_round(opened, opened.checked_round(round), output, push)
 
-    def register(self, round_dir: str, *, name: str, mixed: bool = False) -> None:
+    def register(self, round_dir: str, *, name: str, mixed: bool = False, force: bool = False) -> None:
         """Add a round's pairs to data/dataset_info.json.
 
         Args:
             round_dir: The round's folder, such as results/tiny/round-1.
             name: The name of the new data set.
             mixed: Take all that the round trained on, offline pairs included.
+            force: Replace another entry of the same round; those of other data are never replaced.
         """
         from dice.data.dataset_dir import register
 
-        register(round_dir, name, mixed)
+        register(round_dir, name, mixed, force)
 
     def ablate(self, recipe: str, *words: str, plan: bool = False, cells: bool = False) -> None:
         """Print and write an ablation's table; ablate.sh makes its runs.
