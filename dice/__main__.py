@@ -13,11 +13,10 @@ import dice.launch.packages  # noqa: F401  names a package that is missing
 from dice import __version__
 from dice.errors import BadInput
 from dice.launch import command_line
-from dice.launch.console import console, run, shown
+from dice.launch.console import console, run
 from dice.launch.processes import die_with_parent
-from dice.recipe.load import load_recipe
-from dice.run.manifests import Manifest
-from dice.run.run import Run, open_run, open_to_work
+from dice.run.run import open_run, open_to_work
+from dice.tools.loop_commands import ForTheLoop, run_one
 
 # What a command needs besides is imported where it is used: numpy and the stages take a third of a second.
 
@@ -34,14 +33,28 @@ class ForUsers:
 
         show_plan(recipe, list(overrides))
 
-    def doctor(self, recipe: str, *overrides: str) -> None:
+    def doctor(
+        self, recipe: str, *overrides: str, benchmark: str | None = None, **options: str | float
+    ) -> None:
         """Find out in a minute what would go wrong with a recipe.
 
-        Status 0: nothing is at fault; 1: a run would go wrong; 2: `dice start` would refuse the recipe.
-        """
-        from dice.tools.doctor import examine
+        dice doctor RECIPE [key=value ...]
+        dice doctor RECIPE --benchmark=NAME [--tasks=NAME[,NAME]] [--judge=MODEL] [--first=N] [...]
 
-        sys.exit(examine(recipe, list(overrides)))
+        Status 0: nothing is at fault; 1: a run would go wrong; 2: `dice start` would refuse the recipe.
+        With a benchmark its package, questions and judge are looked at instead, and what it would cost.
+
+        Args:
+            benchmark (NAME): One of alpaca_eval2, arena_hard, mt_bench, lm_eval, with the flags below.
+        """
+        from dice.tools import doctor
+        from dice.tools.benchmarks import evaluation
+
+        if benchmark is None:
+            _refuse_options("doctor", options)
+            sys.exit(doctor.examine(recipe, list(overrides)))
+        given = evaluation.parse(options)
+        sys.exit(doctor.examine_benchmark(recipe, list(overrides), benchmark, given))
 
     def prepare(self, recipe: str, *overrides: str) -> None:
         """Make the models and data that a recipe starts from, no more."""
@@ -96,7 +109,7 @@ class ForUsers:
             per_token: Write the reward of each token of a file's responses as well.
         """
         if len(words) == 1 and words[0].isdigit():
-            _stage("score", open_to_work(source), int(words[0]), force)
+            run_one("score", open_to_work(source), int(words[0]), force)
             return
         if (Path(source) / "recipe.yaml").is_file():
             raise BadInput(f"{source} is a run; which round? python -m dice score {source} 1")
@@ -134,18 +147,6 @@ class ForUsers:
 
         Args:
             benchmark (NAME): One of alpaca_eval2, arena_hard, mt_bench, lm_eval.
-            questions (FILE): The benchmark's questions, instead of the Hub's file.
-            references (FILE[,FILE]): Answers to compare with, instead of the Hub's file.
-            judge (MODEL): The judging model's name on the server.
-            judge_prompts (FILE): The benchmark's own prompts for the judge, in its own format.
-            judge_options (JSON): More of each request to the judge; null leaves a key out.
-            concurrency (N): Requests to the judge at once; 8 by default.
-            models (NAME[,NAME]): The models to evaluate, such as DPO,round-2; by default all but SFT.
-            first (N): The first N questions only, for a try-out.
-            temperature (T): The temperature of sampling, instead of the benchmark's.
-            max_new_tokens (N): The longest answer in tokens, instead of the benchmark's.
-            length_data (FILE): AlpacaEval's df_gamed.csv, instead of the Hub's.
-            tasks (NAME[,NAME]): The tasks of lm_eval, such as ifeval,gsm8k, or paths of task files.
         """
         opened = open_to_work(run)
         if benchmark is not None:
@@ -153,14 +154,13 @@ class ForUsers:
 
             evaluation.evaluate(opened, benchmark, evaluation.parse(options), force)
             return
-        if options:
-            raise BadInput(f"evaluate: --{next(iter(options))} needs --benchmark=NAME")
+        _refuse_options("evaluate", options)
         if not opened.recipe.evaluate.judge:
             console.print("  evaluate  this recipe has no judge; nothing to do")
             return
         from dice.stages import evaluate
 
-        evaluate.show(evaluate.only_shown(opened) or _stage("evaluate", opened, 0, force))
+        evaluate.show(evaluate.only_shown(opened) or run_one("evaluate", opened, 0, force))
 
     def export(
         self, source: str, round: int | None = None, *, output: str | None = None, push: str | None = None
@@ -215,59 +215,6 @@ class ForUsers:
             sys.exit(1)
 
 
-class ForTheLoop:
-    """Commands that iter.sh runs for you, as it does score, evaluate and report:"""
-
-    def start(self, recipe: str, *overrides: str, force: bool = False) -> None:
-        """Check a recipe, make what it needs, write its run's recipe.yaml."""
-        from dice.stages.prepare import start
-
-        start(recipe, overrides, force)
-
-    def resolve(self, recipe: str, *overrides: str) -> str:
-        """Print a recipe's number of rounds and its run's folder."""
-        loaded = load_recipe(recipe, overrides)
-        return f"{loaded.rounds} {shown(loaded.run_dir)}"
-
-    def hold(self, run: str, recipe: str, *overrides: str) -> None:
-        """Lock a run for the loop that this process belongs to."""
-        from dice.stages.prepare import hold
-
-        hold(open_run(run), recipe, overrides)
-
-    def share(self, run: str) -> None:
-        """Take over what other runs beside this one have done alike."""
-        from dice.tools import reuse
-
-        reuse.reuse(open_run(run))
-
-    def train_rm(self, run: str, *, force: bool = False) -> None:
-        """Train the reward model, where score.reward_model is train."""
-        _stage("train_rm", open_to_work(run), 0, force)
-
-    def generate(self, run: str, round: int, *, force: bool = False) -> None:
-        """Sample K responses to each prompt from the round's policy."""
-        _stage("generate", open_to_work(run), round, force)
-
-    def pair(self, run: str, round: int, *, force: bool = False) -> None:
-        """Balance lengths, pair best and worst, mix in offline pairs."""
-        _stage("pair", open_to_work(run), round, force)
-
-    def train(self, run: str, round: int, *, force: bool = False) -> None:
-        """Train the round's model by DPO, with LLaMA-Factory."""
-        _stage("train", open_to_work(run), round, force)
-
-    def agree(self, run: str, round: int, *, force: bool = False) -> None:
-        """Compare rewards after a round (0: before all) with labels."""
-        _stage("agree", open_to_work(run), round, force)
-
-    def places(self, run: str) -> None:
-        """Print where a run's models, data sets and logs lie."""
-        from dice.tools import status
-
-        status.show_paths(open_run(run))
-
-
 class Commands(ForUsers, ForTheLoop):
     """DICE: bootstrapping language models with DPO implicit rewards.
 
@@ -277,13 +224,26 @@ class Commands(ForUsers, ForTheLoop):
         recipe: A recipe's name, such as tiny, or the folder of one of your own.
         overrides (key=value): Other values for keys of the recipe, such as rounds=3.
         force: Make finished work anew if it was made with another recipe, or its files were changed.
+
+    Options:
+        questions (FILE): The benchmark's questions, instead of the Hub's file.
+        references (FILE[,FILE]): Answers to compare with, instead of the Hub's file.
+        judge (MODEL): The judging model's name on the server.
+        judge_prompts (FILE): The benchmark's own prompts for the judge, in its own format.
+        judge_options (JSON): More of each request to the judge; null leaves a key out.
+        concurrency (N): Requests to the judge at once; 8 by default.
+        models (NAME[,NAME]): The models to evaluate, such as DPO,round-2; by default all but SFT.
+        first (N): The first N questions only, for a try-out.
+        temperature (T): The temperature of sampling, instead of the benchmark's.
+        max_new_tokens (N): The longest answer in tokens, instead of the benchmark's.
+        length_data (FILE): AlpacaEval's df_gamed.csv, instead of the Hub's.
+        tasks (NAME[,NAME]): The tasks of lm_eval, such as ifeval,gsm8k, or paths of task files.
     """
 
 
-def _stage(name: str, run: Run, round: int, force: bool) -> Manifest | None:
-    from dice.stages.order import run_stage
-
-    return run_stage(name, run, round, force)
+def _refuse_options(command: str, options: dict[str, object]) -> None:
+    if options:
+        raise BadInput(f"{command}: --{next(iter(options))} needs --benchmark=NAME")
 
 
 def main() -> None:
