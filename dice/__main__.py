@@ -163,11 +163,17 @@ class ForUsers:
         evaluate.show(evaluate.only_shown(opened) or run_one("evaluate", opened, 0, force))
 
     def export(
-        self, source: str, round: int | None = None, *, output: str | None = None, push: str | None = None
+        self,
+        source: str,
+        round: int | None = None,
+        *,
+        output: str | None = None,
+        push: str | None = None,
+        pairs: bool = False,
     ) -> None:
         """Write a model as a plain Hugging Face folder with a card.
 
-        dice export RUN ROUND [--output=FOLDER] [--push=OWNER/NAME]
+        dice export RUN ROUND [--output=FOLDER] [--push=OWNER/NAME [--pairs]]
         dice export CHECKPOINT --output=FOLDER [--push=OWNER/NAME]
 
         Adapters are merged, and the parts of DeepSpeed's and FSDP's checkpoints gathered.
@@ -177,14 +183,15 @@ class ForUsers:
             round: The round of the run whose model it is.
             output (FOLDER): Where the model goes; for a round a folder of the run by default.
             push (OWNER/NAME): The Hub's repository to upload it to, which is private at first.
+            pairs: Upload the pairs of all rounds so far as well, as the data set OWNER/NAME-pairs.
         """
         from dice.tools import export_model
 
         if round is None and not (Path(source) / "recipe.yaml").is_file():
-            export_model.export_checkpoint(source, output, push)
+            export_model.export_checkpoint(source, output, push, pairs)
             return
         opened = open_to_work(source)
-        export_model.export_round(opened, opened.checked_round(round), output, push)
+        export_model.export_round(opened, opened.checked_round(round), output, push, pairs)
 
     def register(self, round_dir: str, *, name: str, mixed: bool = False, force: bool = False) -> None:
         """Add a round's pairs to data/dataset_info.json.
