@@ -12,6 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from dice.launch import disk_errors
 from dice.launch.console import console
 
+WIDE = 80  # columns of a terminal that has room for a bar: the text beside it takes up to 55
+BESIDE = 14 if console.width < WIDE else 24  # columns of what stands before that text
+
 
 class Tally(NamedTuple):
     """How far some work is."""
@@ -31,7 +34,7 @@ class Bar:
         self.unit, self.poll = unit, poll
         self.progress = Progress(
             TextColumn("    {task.description:<9}"),
-            BarColumn(bar_width=max(8, min(32, console.width - 70))),  # the text beside it takes up to 55
+            *([BarColumn(bar_width=min(32, console.width - 70))] if console.width >= WIDE else []),
             TextColumn("{task.fields[state]}"),
             console=console,
             transient=True,
@@ -67,7 +70,10 @@ class Bar:
         if now.tokens:
             speed = f"{(now.tokens - before.tokens) / (seconds - begun):,.0f} tokens/s"
         left = timedelta(seconds=round((now.total - now.done) / rate))
-        return f"{state} · {speed} · {left} left"
+        parts = [state, speed, f"{left} left"]
+        while len(parts) > 1 and len(" · ".join(parts)) > console.width - BESIDE:
+            parts.pop(1)
+        return " · ".join(parts)
 
 
 class Counter:

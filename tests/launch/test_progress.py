@@ -2,6 +2,8 @@
 
 import json
 
+from dice.launch import progress
+from dice.launch.console import console
 from dice.launch.progress import Bar, Counter, Tally, read_counters
 
 
@@ -29,3 +31,11 @@ def test_counters_of_all_workers_add_up(tmp_path):
     assert read_counters(tmp_path) == Tally(5, 10, 150)
     assert json.loads((tmp_path / "1.json").read_text()) == [2, 0, 50]
     assert read_counters(tmp_path / "nothing") == Tally(0, 0)
+
+
+def test_a_narrow_terminal_gets_what_matters_most(monkeypatch):
+    """Whole parts are left out, the rate first."""
+    monkeypatch.setattr(progress, "BESIDE", console.width - 40)
+    bar = Bar("generate", "prompts", lambda: (0, 0))
+    bar.describe(Tally(200, 1200, 9_000), 130.0)
+    assert bar.describe(Tally(600, 1200, 49_000), 150.0) == "600 of 1,200 prompts · 0:00:30 left"
