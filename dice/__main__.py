@@ -63,14 +63,28 @@ class ForUsers:
 
         show_plan(recipe, list(overrides))
 
-    def doctor(self, recipe: str, *overrides: str) -> None:
+    def doctor(
+        self, recipe: str, *overrides: str, benchmark: str | None = None, **options: str | float
+    ) -> None:
         """Find out in a minute what would go wrong with a recipe.
 
-        Status 0: nothing is at fault; 1: a run would go wrong; 2: `dice start` would refuse the recipe.
-        """
-        from dice.tools.doctor import examine
+        dice doctor RECIPE [key=value ...]
+        dice doctor RECIPE --benchmark=NAME [--tasks=NAME[,NAME]] [--judge=MODEL] [--first=N] [...]
 
-        sys.exit(examine(recipe, list(overrides)))
+        Status 0: nothing is at fault; 1: a run would go wrong; 2: `dice start` would refuse the recipe.
+        With a benchmark its package, questions and judge are looked at instead, and what it would cost.
+
+        Args:
+            benchmark (NAME): One of alpaca_eval2, arena_hard, mt_bench, lm_eval, with the flags below.
+        """
+        from dice.tools import doctor
+        from dice.tools.benchmarks import evaluation
+
+        if benchmark is None:
+            _refuse_options("doctor", options)
+            sys.exit(doctor.examine(recipe, list(overrides)))
+        given = evaluation.parse(options)
+        sys.exit(doctor.examine_benchmark(recipe, list(overrides), benchmark, given))
 
     def prepare(self, recipe: str, *overrides: str) -> None:
         """Make the models and data that a recipe starts from, no more."""
@@ -170,18 +184,6 @@ class ForUsers:
 
         Args:
             benchmark (NAME): One of alpaca_eval2, arena_hard, mt_bench, lm_eval.
-            questions (FILE): The benchmark's questions, instead of the Hub's file.
-            references (FILE[,FILE]): Answers to compare with, instead of the Hub's file.
-            judge (MODEL): The judging model's name on the server.
-            judge_prompts (FILE): The benchmark's own prompts for the judge, in its own format.
-            judge_options (JSON): More of each request to the judge; null leaves a key out.
-            concurrency (N): Requests to the judge at once; 8 by default.
-            models (NAME[,NAME]): The models to evaluate, such as DPO,round-2; by default all but SFT.
-            first (N): The first N questions only, for a try-out.
-            temperature (T): The temperature of sampling, instead of the benchmark's.
-            max_new_tokens (N): The longest answer in tokens, instead of the benchmark's.
-            length_data (FILE): AlpacaEval's df_gamed.csv, instead of the Hub's.
-            tasks (NAME[,NAME]): The tasks of lm_eval, such as ifeval,gsm8k, or paths of task files.
         """
         opened = open_to_work(run)
         if benchmark is not None:
@@ -189,8 +191,7 @@ class ForUsers:
 
             evaluation.evaluate(opened, benchmark, evaluation.parse(options), force)
             return
-        if options:
-            raise BadInput(f"evaluate: --{next(iter(options))} needs --benchmark=NAME")
+        _refuse_options("evaluate", options)
         if not opened.recipe.evaluate.judge:
             console.print("  evaluate  this recipe has no judge; nothing to do")
             return
@@ -199,11 +200,17 @@ class ForUsers:
         evaluate.show(evaluate.only_shown(opened) or run_one("evaluate", opened, 0, force))
 
     def export(
-        self, source: str, round: int | None = None, *, output: str | None = None, push: str | None = None
+        self,
+        source: str,
+        round: int | None = None,
+        *,
+        output: str | None = None,
+        push: str | None = None,
+        pairs: bool = False,
     ) -> None:
         """Write a model as a plain Hugging Face folder with a card.
 
-        dice export RUN ROUND [--output=FOLDER] [--push=OWNER/NAME]
+        dice export RUN ROUND [--output=FOLDER] [--push=OWNER/NAME [--pairs]]
         dice export CHECKPOINT --output=FOLDER [--push=OWNER/NAME]
 
         Adapters are merged, and the parts of DeepSpeed's and FSDP's checkpoints gathered.
@@ -213,26 +220,28 @@ class ForUsers:
             round: The round of the run whose model it is.
             output (FOLDER): Where the model goes; for a round a folder of the run by default.
             push (OWNER/NAME): The Hub's repository to upload it to, which is private at first.
+            pairs: Upload the pairs of all rounds so far as well, as the data set OWNER/NAME-pairs.
         """
         from dice.tools import export_model
 
         if round is None and not (Path(source) / "recipe.yaml").is_file():
-            export_model.export_checkpoint(source, output, push)
+            export_model.export_checkpoint(source, output, push, pairs)
             return
         opened = open_to_work(source)
-        export_model.export_round(opened, opened.checked_round(round), output, push)
+        export_model.export_round(opened, opened.checked_round(round), output, push, pairs)
 
-    def register(self, round_dir: str, *, name: str, mixed: bool = False) -> None:
+    def register(self, round_dir: str, *, name: str, mixed: bool = False, force: bool = False) -> None:
         """Add a round's pairs to data/dataset_info.json.
 
         Args:
             round_dir: The round's folder, such as results/tiny/round-1.
             name: The name of the new data set.
             mixed: Take all that the round trained on, offline pairs included.
+            force: Replace another entry of the same round; those of other data are never replaced.
         """
         from dice.data.dataset_dir import register
 
-        register(round_dir, name, mixed)
+        register(round_dir, name, mixed, force)
 
     def ablate(self, recipe: str, *words: str, plan: bool = False, cells: bool = False) -> None:
         """Print and write an ablation's table; ablate.sh makes its runs.
@@ -259,7 +268,26 @@ class Commands(ForUsers, ForTheLoop):
         recipe: A recipe's name, such as tiny, or the folder of one of your own.
         overrides (key=value): Other values for keys of the recipe, such as rounds=3.
         force: Make finished work anew if it was made with another recipe, or its files were changed.
+
+    Options:
+        questions (FILE): The benchmark's questions, instead of the Hub's file.
+        references (FILE[,FILE]): Answers to compare with, instead of the Hub's file.
+        judge (MODEL): The judging model's name on the server.
+        judge_prompts (FILE): The benchmark's own prompts for the judge, in its own format.
+        judge_options (JSON): More of each request to the judge; null leaves a key out.
+        concurrency (N): Requests to the judge at once; 8 by default.
+        models (NAME[,NAME]): The models to evaluate, such as DPO,round-2; by default all but SFT.
+        first (N): The first N questions only, for a try-out.
+        temperature (T): The temperature of sampling, instead of the benchmark's.
+        max_new_tokens (N): The longest answer in tokens, instead of the benchmark's.
+        length_data (FILE): AlpacaEval's df_gamed.csv, instead of the Hub's.
+        tasks (NAME[,NAME]): The tasks of lm_eval, such as ifeval,gsm8k, or paths of task files.
     """
+
+
+def _refuse_options(command: str, options: dict[str, object]) -> None:
+    if options:
+        raise BadInput(f"{command}: --{next(iter(options))} needs --benchmark=NAME")
 
 
 def main() -> None:

@@ -5,13 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dice.data import dataset_info
+from dice.data import dataset_info, registry
 from dice.errors import BadInput
 from dice.launch.console import say
+from dice.launch.devices import node_rank
+from dice.recipe.keys import Recipe
 from dice.recipe.paths import resolve
 from dice.run import files
 from dice.run.rows import Message, Pair, Preference, SampledIds, pair_key
-from dice.run.run import open_run
+from dice.run.run import Run, open_run
 from dice.run.state import StageFiles
 
 SAMPLED_IDS, SMOOTHING = "sampled_ids.jsonl", "smoothing.jsonl"  # what texts don't tell of pairs
@@ -47,19 +49,43 @@ def write(
     files.write_json(folder / "dataset_info.json", entries)
 
 
-def register(round_dir: str, name: str, mixed: bool = False) -> None:
+def register(round_dir: str, name: str, mixed: bool = False, force: bool = False) -> None:
     """Add a round's generated pairs, or its mixture, to the dataset_info.json of its recipe as `name`.
 
-    `round_dir` is results/RUN/round-N. Raises BadInput where it has no finished pairs or the name is taken.
+    `round_dir` is results/RUN/round-N. Raises BadInput where it has no finished pairs or the name is taken;
+    `force` replaces an entry of the same round.
     """
     folder = next((path for path in (Path(round_dir), resolve(round_dir)) if path.is_dir()), Path(round_dir))
     if not StageFiles(folder, "pair").manifest():
         raise BadInput(f"{round_dir}: no finished pairs here; give a round's folder, results/RUN/round-N")
-    registry_file = resolve(open_run(folder.absolute().parent).recipe.dataset_dir) / "dataset_info.json"
+    _register(open_run(folder.absolute().parent).recipe, folder, name, mixed, force)
+
+
+def register_round(run: Run, t: int, force: bool) -> None:
+    """Add round t's generated pairs under the name that the recipe's `register` gives them, if it does."""
+    if run.recipe.register and node_rank() == 0:
+        _register(run.recipe, run.round_dir(t), f"{run.recipe.register}_{t}", force=force)
+
+
+def _register(recipe: Recipe, folder: Path, name: str, mixed: bool = False, force: bool = False) -> None:
+    registry_file = resolve(recipe.dataset_dir) / "dataset_info.json"
+    entry = _entry(registry_file, folder, mixed)
+    what = registry.register(registry_file, name, entry, folder / "dataset", force)
+    say(f"register  {name}: {what} {registry_file}", mark="=" if what == "in" else "+")
+
+
+def check_names_free(recipe: Recipe) -> None:
+    """Raises BadInput where a name that `register` would give to a round belongs to another data set."""
+    registry_file = resolve(recipe.dataset_dir) / "dataset_info.json"
+    for t in range(1, recipe.rounds + 1) if recipe.register else ():
+        folder, name = recipe.run_dir / f"round-{t}", f"{recipe.register}_{t}"
+        registry.check_free(registry_file, name, _entry(registry_file, folder), folder / "dataset", True)
+
+
+def _entry(registry_file: Path, folder: Path, mixed: bool = False) -> dict[str, Any]:
+    """How dataset_info.json describes the pairs of a round's folder."""
     data = folder.resolve() / "dataset" / ("mixed.json" if mixed else "dataset.json")
-    file_name = os.path.relpath(data, registry_file.resolve().parent)
-    added = dataset_info.register(registry_file, name, {"file_name": file_name, **ENTRY})
-    say(f"register  {name}: {'added to' if added else 'in'} {registry_file}", mark="+" if added else "=")
+    return {"file_name": os.path.relpath(data, registry_file.resolve().parent), **ENTRY}
 
 
 def _ids(pair: Pair | Preference) -> tuple[list[int] | None, list[int] | None]:

@@ -1,17 +1,15 @@
-"""`dataset_info.json`: which data sets there are, how LLaMA-Factory describes each, and a new entry."""
+"""`dataset_info.json`: which data sets there are, how LLaMA-Factory describes each, and what each names."""
 
 import json
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dice.data.registry import read_registry
 from dice.errors import BadInput, first_line, spelled
 from dice.recipe.paths import may_exist, resolve
 from dice.run.digests import file_digest
-from dice.run.files import write_json, write_text
-from dice.run.lock import alone
 
 ALPACA_COLUMNS = {"prompt": "instruction", "query": "input", "response": "output"}
 UNSUPPORTED_COLUMNS = ("tools", "images", "videos", "audios", "kto_tag")  # a prompt here is text alone
@@ -159,7 +157,7 @@ def find_entry(dataset_dir: str, name: str) -> Source:
     Raises BadInput where there is no such entry or it can't be used.
     """
     registry = resolve(dataset_dir) / "dataset_info.json"
-    entries = _registry(registry)
+    entries = read_registry(registry)
     if name not in entries:
         raise BadInput(f"{registry}: no data set {name!r}; there are: {', '.join(sorted(entries))}")
     source = Source(name, registry, entries[name])
@@ -218,61 +216,8 @@ def find_source(dataset_dir: str, name: str) -> Source:
     return source
 
 
-def _registry(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        raise BadInput(f"{path} does not exist; dataset_dir must hold a dataset_info.json")
-    if not path.is_file():
-        raise BadInput(f"{path}: not a file")
-    try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise BadInput(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadInput(f"{path}: {error}") from None
-    if not isinstance(entries, dict):
-        raise BadInput(f"{path}: not a JSON object of data sets")
-    return entries
-
-
 def digest(dataset_dir: str, name: str) -> str:
     """What identifies a data set: its entry and its files' content. A set on the Hub is its id."""
     source = find_entry(dataset_dir, name)
     digests = " ".join(map(file_digest, source.files()))
     return f"{digests} {json.dumps(source.entry, sort_keys=True)}"
-
-
-def register(registry: Path, name: str, entry: dict[str, Any]) -> bool:
-    """Add an entry at the end of a dataset_info.json, every other letter of it left as it is.
-
-    Returns False where that very entry is there already. A registry that does not exist is made.
-    Raises BadInput for a name that is taken or that can't be one.
-    """
-    if not re.fullmatch(r"[^\s,\"\\]+", name):
-        raise BadInput(f"--name is {name!r}; a data set's name has no space, comma, quote or backslash")
-    registry = registry.resolve()
-    registry.parent.mkdir(parents=True, exist_ok=True)
-    with alone(registry.parent):  # what another process adds in between would be lost
-        return _add(registry, name, entry)
-
-
-def _add(registry: Path, name: str, entry: dict[str, Any]) -> bool:
-    if not registry.exists():
-        write_json(registry, {name: entry})
-        return True
-    entries = _registry(registry)
-    if name in entries:
-        if entries[name] == entry:
-            return False
-        raise BadInput(f"{registry}: there is another data set {name!r} already; give another --name")
-    with registry.open(encoding="utf-8", newline="") as file:
-        body, _, after = file.read().rpartition("}")
-    found = re.search(r"\n([ \t]+)\"", body)
-    lines = json.dumps({name: entry}, indent=found[1] if found else 2, ensure_ascii=False).splitlines()[1:]
-    end = "\r\n" if "\r\n" in body else "\n"
-    text = body.rstrip() + ("," if entries else "") + end + end.join(lines) + after
-    mode = registry.stat().st_mode
-    write_text(registry, text)
-    registry.chmod(mode)
-    return True

@@ -3,7 +3,7 @@
 A command is a method, and a group of commands a class, whose docstring is the group's heading. A command's
 docstring says what it does in its first line; a paragraph that begins with `dice` is its usage, and `Args:`
 has a line for each argument and flag: `name: sentence`, or `name (LABEL): sentence`. Sentences that several
-commands share stand in the docstring of the class that joins the groups.
+commands share stand in the docstring of the class that joins the groups; those of **options below `Options:`.
 Help and refusals come from here, in a user's words; fire makes values of the checked words and calls.
 """
 
@@ -51,27 +51,26 @@ def groups(commands: type) -> dict[str, dict[str, Command]]:
 
 
 def arguments(command: Command, commands: type) -> list[Argument]:
-    """The arguments of a command, in their order; those of its **options are what its docstring names."""
+    """The arguments of a command, in their order."""
     shared, own = _sentences(commands), _sentences(command)
     found, parameters = [], dict(list(inspect.signature(command).parameters.items())[1:])
     for name, parameter in parameters.items():
         kind = KINDS.get(parameter.kind) or ("switch" if parameter.annotation is bool else "flag")
         required = kind in ("place", "flag") and parameter.default is Parameter.empty
         if parameter.kind is Parameter.VAR_KEYWORD:
-            names, required = [option for option in own if option not in parameters], False
+            named, required = _sentences(commands, "Options"), False
         else:
-            names = [name]
-        for each in names:
-            label, sentence = own.get(each) or shared[each]
+            named = {name: own.get(name) or shared[name]}
+        for each, (label, sentence) in named.items():
             label = label or each.upper()
             shown = {"switch": f"--{each}", "flag": f"--{each}={label}"}.get(kind, label)
             found.append(Argument(each, kind, shown, sentence, required))
     return found
 
 
-def _sentences(documented: object) -> dict[str, tuple[str, str]]:
-    """Label and sentence of each argument that a docstring explains."""
-    lines = inspect.getdoc(documented).partition("Args:\n")[2].splitlines()
+def _sentences(documented: object, heading: str = "Args") -> dict[str, tuple[str, str]]:
+    """Label and sentence of each argument that a docstring explains under a heading."""
+    lines = inspect.getdoc(documented).partition(f"{heading}:\n")[2].partition("\n\n")[0].splitlines()
     return {match[1]: (match[2], match[3]) for line in lines if (match := ARGUMENT.match(line.strip()))}
 
 

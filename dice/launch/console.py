@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -21,17 +22,35 @@ from dice.launch import devices, disk_errors
 from dice.recipe.paths import ROOT
 
 # Nothing that is shown is taken for rich's markup, [red] say: it may come from a model or a data file.
-console = Console(highlight=False, soft_wrap=True, markup=False)
+# Lines are broken, at words, on a terminal only. Without a color system rich leaves out bold and dim, too.
+console = Console(
+    highlight=False,
+    markup=False,
+    soft_wrap=not sys.stdout.isatty(),
+    color_system=None if os.environ.get("NO_COLOR") else "auto",
+)
 HELD = (signal.SIGINT, signal.SIGTERM)
 # What a path of a user's may meet with: it is too long, or has a file where a folder should be, say.
 MISPLACED = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
+LABEL = 10  # columns of a stage's name
 MARKS = {"+": "[green]✓[/]", "=": "[dim]·[/]", "!": "[yellow]![/]", " ": " "}
 
 
 def say(text: str, mark: str = "=") -> None:
     """One line of a run's story. Marks: + done, = nothing to do, ! worth a look, or none."""
     console.print(f"  {MARKS[mark]}", end=" ", markup=True)
-    console.print(printable(text))
+    console.print(fitted(printable(text), len("  x "), len("  x ") + LABEL))
+
+
+def fitted(text: str, begins: int, later: int) -> str:
+    """A text that begins in column `begins`, on a terminal broken at words, later lines in column `later`."""
+    if not console.is_terminal or begins + len(text) <= console.width:
+        return text
+    first, rest = " " * begins, " " * min(later, console.width // 3)
+    lines = textwrap.wrap(
+        text, console.width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False
+    )
+    return "\n".join(lines)[begins:]
 
 
 def with_error(value: float, error: float | None, form: str = ".1%") -> str:

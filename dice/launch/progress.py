@@ -18,6 +18,9 @@ from dice.recipe.paths import ROOT
 PREPARING = ROOT / "data" / ".preparing.json"  # how far a `prepare` is: a checkout has one at a time at work
 IN_PREPARATION = "DICE_PREPARING"  # the run that it prepares, in the environment of what it starts
 
+WIDE = 80  # columns of a terminal that has room for a bar: the text beside it takes up to 55
+BESIDE = 14 if console.width < WIDE else 24  # columns of what stands before that text
+
 
 class Tally(NamedTuple):
     """How far some work is."""
@@ -37,7 +40,7 @@ class Bar:
         self.unit, self.poll = unit, poll
         self.progress = Progress(
             TextColumn("    {task.description:<9}"),
-            BarColumn(bar_width=max(8, min(32, console.width - 70))),  # the text beside it takes up to 55
+            *([BarColumn(bar_width=min(32, console.width - 70))] if console.width >= WIDE else []),
             TextColumn("{task.fields[state]}"),
             console=console,
             transient=True,
@@ -73,7 +76,10 @@ class Bar:
         if now.tokens:
             speed = f"{(now.tokens - before.tokens) / (seconds - begun):,.0f} tokens/s"
         left = timedelta(seconds=round((now.total - now.done) / rate))
-        return f"{state} · {speed} · {left} left"
+        parts = [state, speed, f"{left} left"]
+        while len(parts) > 1 and len(" · ".join(parts)) > console.width - BESIDE:
+            parts.pop(1)
+        return " · ".join(parts)
 
 
 def told_of(poll: Callable[[], Tally | tuple[int, int]], unit: str, log: Path) -> Callable[[], Tally]:

@@ -202,7 +202,8 @@ class Train(Group):
     @field_validator("args")
     @classmethod
     def _train_by_dpo(cls, args: dict[str, Any]) -> dict[str, Any]:
-        require(args.get("stage") == "dpo", "stage", "must be dpo")
+        reason = "must be dpo; a round makes pairs (KTO's loss for these is pref_loss: kto_pair)"
+        require(args.get("stage") == "dpo", "stage", reason)
         kinds = ("full", "freeze", "lora")
         require(args.get("finetuning_type") in kinds, "finetuning_type", "must be full, freeze or lora")
         size = args.get("per_device_train_batch_size", 1)

@@ -9,6 +9,7 @@ Any key can be overridden in OmegaConf's dot notation, `replay.gamma=0.25`. The 
 
 import re
 import unicodedata
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -22,6 +23,8 @@ from dice.recipe.values import Text, Whole, as_list, require
 
 AUTO = "auto"  # the template that reads text as the policy's own chat template does
 ENCODING = ("template", "template_ids", "special_tokens_in_text", "enable_thinking")
+# `register` is a method of every abstract class, which pydantic's models are; nothing here calls it.
+warnings.filterwarnings("ignore", 'Field name "register" in "Recipe" shadows')
 
 
 class Recipe(Group):
@@ -46,6 +49,7 @@ class Recipe(Group):
     report: bool = True  # whether the loop writes report.html, after each round and at its end
     # Loggers that get the run's figures and pairs: a name or a list; none is an empty list.
     report_to: Annotated[list[Literal["wandb", "tensorboard", "mlflow"]], BeforeValidator(as_list)] = []
+    register: Text | None = None  # each round's pairs become NAME_1, NAME_2, ... of dataset_info.json
     trust_remote_code: bool = False  # run the Python code that a model's folder brings along
     # Figures that must keep within bounds, as distinct_3 >= 0.5, or the loop stops; with warn it goes on.
     gates: list[Text] | Literal["warn"] = []

@@ -4,7 +4,7 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from dice.data import dataset_info
+from dice.data import dataset_dir, dataset_info
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.errors import BadInput, Unmade, counted
 from dice.models import hub
@@ -29,11 +29,13 @@ def data_sets(recipe: Recipe) -> dict[str, tuple[Callable, str]]:
 
 
 def check_names(recipe: Recipe) -> str:
-    """Raises BadInput for data sets that are not registered and functions that do not exist."""
+    """Raises BadInput for data sets or functions that do not exist, and for names that are taken."""
     sets = data_sets(recipe)
     for key, (_, name) in sets.items():
         with naming(key):
             dataset_info.find_entry(recipe.dataset_dir, name)
+    with naming("register"):
+        dataset_dir.check_names_free(recipe)
     if recipe.evaluate.judge:
         evaluate.load_judge(recipe.evaluate.judge)
     if is_function(recipe.score.reward):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from functools import partial
 
+from dice.data import dataset_dir
 from dice.run import stage
 from dice.run.manifests import Manifest
 from dice.run.run import Run
@@ -36,7 +37,8 @@ execute = partial(stage.execute, order=stages_of)
 def run_stage(name: str, run: Run, t: object, force: bool = False) -> Manifest | None:
     """`execute` a stage by its name; None where the run's recipe does not ask for it.
 
-    Raises BadInput where the run has no such round, GateClosed where one of its gates is closed.
+    Raises BadInput where the run has no such round, and where the recipe's `register` names a data set that
+    is another one; GateClosed where one of its gates is closed.
     """
     one = STAGES[name]
     number = run.checked_round(t) if one in ROUND else t
@@ -44,4 +46,6 @@ def run_stage(name: str, run: Run, t: object, force: bool = False) -> Manifest |
         return None
     manifest = execute(one, run, number, force)
     gates.check(run, manifest)
+    if one is pair.STAGE:
+        dataset_dir.register_round(run, number, force)
     return manifest

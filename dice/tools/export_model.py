@@ -8,6 +8,7 @@ import contextlib
 import pickle
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from dice.run import files
 from dice.run.run import Run
 from dice.run.stage import require
 from dice.stages import train
-from dice.tools import model_card
+from dice.tools import export_pairs, model_card
 
 NO_TOKENIZER = ("config.json", "adapter_config.json")
 TOKENIZER = [name for name in trainer.MODEL_FILES if "safetensors" not in name and name not in NO_TOKENIZER]
@@ -36,16 +37,32 @@ GENERATION = "generation_config.json"
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def export_round(run: Run, t: int, output: str | None, push: str | None) -> None:
-    """Export the model of round t, with a model card that says how it came about."""
+def export_round(run: Run, t: int, output: str | None, push: str | None, pairs: bool = False) -> None:
+    """Export the model of round t, with a model card that says how it came about.
+
+    With `pairs`, those of rounds 1 to t are pushed as well, as a data set beside the model.
+    """
+    if pairs and not push:
+        raise BadInput("--pairs goes with --push=OWNER/NAME: they become the data set OWNER/NAME-pairs")
+    if push:
+        _check_push(push)
     require(train.STAGE, run, t)
+    if pairs:
+        export_pairs.check(run, t)
     remote_code.allow(run.recipe.trust_remote_code)
     folder = Path(output).absolute() if output else run.round_dir(t) / "export"
-    _export(Path(run.model(t)), folder, model_card.of_round(run, t), push)
+    data_set = export_pairs.repository(push) if pairs else None
+    _export(Path(run.model(t)), folder, model_card.of_round(run, t, data_set), push)
+    if pairs:
+        with tempfile.TemporaryDirectory() as name:
+            export_pairs.write(run, t, push, Path(name))
+            _push(Path(name), data_set, "dataset")
 
 
-def export_checkpoint(source: str, output: str | None, push: str | None) -> None:
+def export_checkpoint(source: str, output: str | None, push: str | None, pairs: bool = False) -> None:
     """Export any checkpoint folder: a whole model, an adapter, or one that DeepSpeed or FSDP split."""
+    if pairs:
+        raise BadInput(f"--pairs: {source} is a checkpoint, which has no pairs; give a run and a round")
     remote_code.allow(False)
     if not output:
         raise BadInput(f"{source} is a checkpoint; say where its model goes: --output=FOLDER")
@@ -224,16 +241,17 @@ def _check_push(repository: str) -> None:
         raise BadInput(f"--push={repository}: no token of the Hub; run `hf auth login`, or set HF_TOKEN")
 
 
-def _push(folder: Path, repository: str) -> None:
-    """Upload an export to the Hub. Raises BadInput without a right to write."""
+def _push(folder: Path, repository: str, kind: str = "model") -> None:
+    """Upload a folder to the Hub. Raises BadInput without a right to write."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
         api = HfApi()
-        api.create_repo(repository, exist_ok=True, private=True)
-        api.upload_folder(repo_id=repository, folder_path=folder)
+        api.create_repo(repository, repo_type=kind, exist_ok=True, private=True)
+        api.upload_folder(repo_id=repository, repo_type=kind, folder_path=folder)
     except (HfHubHTTPError, OSError) as error:
         reason = first_line(error)
-        raise BadInput(f"--push={repository}: {reason}; the export itself lies in {folder}") from error
-    say(f"export    pushed to {repository} (private; change that on the Hub)", mark="+")
+        there = f"; the export itself lies in {folder}" if kind == "model" else ""
+        raise BadInput(f"--push={repository}: {reason}{there}") from error
+    say(f"export    {kind} pushed to {repository} (private; change that on the Hub)", mark="+")

@@ -5,17 +5,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-import yaml
 from markupsafe import Markup
 
 from dice.errors import printable
 from dice.launch.console import with_error
-from dice.models.checkpoint import HUB_ID
 from dice.recipe.load import resolved_yaml
-from dice.recipe.paths import resolve
 from dice.run.run import Run
 from dice.stages import evaluate, train
 from dice.stages.order import ROUND
+from dice.tools import card_header
+from dice.tools.card_header import without_folders
 from dice.tools.curves import read_curves
 from dice.tools.templates import template
 
@@ -30,19 +29,16 @@ RANKS = {
 }
 
 
-def of_round(run: Run, t: int) -> str:
-    """The card of round t's model: figures of all rounds up to it, data, recipe, versions."""
+def of_round(run: Run, t: int, pairs: str | None = None) -> str:
+    """The card of round t's model: figures of all rounds up to it, data, recipe, versions.
+
+    `pairs` is the Hub's data set that has the pairs of these rounds. Paths of this machine are cut short.
+    """
     recipe, trained, judged = run.recipe, train.STAGE.manifest(run, t), evaluate.STAGE.manifest(run, 0)
-    front = {
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["dpo", "preference-optimization", "dice"],
-        **({"base_model": recipe.policy} if _on_hub(recipe.policy) else {}),
-    }
     return template("model_card.md", finalize=_shown).render(
-        code=_code,
+        code=code,
         table=_table,
-        front=Markup(yaml.safe_dump(front, sort_keys=False)),
+        front=Markup(card_header.of_recipe(recipe, pairs)),
         signature=Markup(SIGNATURE),
         recipe=recipe,
         t=t,
@@ -51,7 +47,7 @@ def of_round(run: Run, t: int) -> str:
         rounds=[_round(run, number) for number in range(1, t + 1)],
         results=judged.figures.get("results", []) if judged else [],
         with_error=with_error,
-        recipe_yaml=Markup(resolved_yaml(recipe).replace(FENCE, "")),
+        recipe_yaml=Markup(without_folders(resolved_yaml(recipe)).replace(FENCE, "")),
         versions=", ".join(f"{name} {version}" for name, version in trained.versions.items()),
         commit=trained.commit or "unknown",
     )
@@ -61,7 +57,7 @@ def plain(source: str) -> str:
     """The card of a checkpoint that belongs to no run."""
     name = Path(source).name
     return (
-        f"---\nlibrary_name: transformers\n---\n{SIGNATURE}\n\nExported from the checkpoint {_code(name)}.\n"
+        f"---\nlibrary_name: transformers\n---\n{SIGNATURE}\n\nExported from the checkpoint {code(name)}.\n"
     )
 
 
@@ -78,13 +74,13 @@ def _shown(value: Any) -> Any:
 
 def _plain(text: Any) -> str:
     """A text that is shown as it is, whatever of Markdown or HTML it holds, in one line."""
-    line = html.escape(printable(" ".join(str(text).split())), quote=False)
+    line = html.escape(printable(without_folders(" ".join(str(text).split()))), quote=False)
     return MARKDOWN.sub(r"\\\g<0>", line)
 
 
-def _code(text: str) -> Markup:
+def code(text: str) -> Markup:
     """A text in the type of code; a backtick would end it."""
-    return Markup(f"`{printable(text).replace('`', chr(39))}`")
+    return Markup(f"`{printable(without_folders(text)).replace('`', chr(39))}`")
 
 
 def _table(rows: list[dict[str, Any]]) -> Markup:
@@ -111,7 +107,3 @@ def _round(run: Run, t: int) -> dict[str, Any]:
         "loss": f"{last['loss']:.3f}" if last else "-",
         "accuracy": f"{last['rewards/accuracies']:.0%}" if "rewards/accuracies" in last else "-",
     }
-
-
-def _on_hub(name: str) -> bool:
-    return bool(HUB_ID.fullmatch(name)) and not resolve(name).is_dir()

@@ -29,7 +29,7 @@ from dice.launch import packages  # noqa: F401  names a package that is missing
 import fire
 import numpy as np
 
-from dice.data import dataset_info
+from dice.data import registry
 from dice.errors import BadInput
 from dice.launch.console import run, say
 from dice.recipe.paths import ROOT
@@ -199,7 +199,7 @@ def main(
     write_array(files[0], drawn)
     write_array(files[1], prompts)
     for name, entry in ENTRIES.items():
-        dataset_info.register(folder / "dataset_info.json", name, entry)
+        registry.register(folder / "dataset_info.json", name, entry)
     write_text(files[2], card(drawn, origin))
     say(f"ultrafeedback: {len(drawn):,} preference pairs and their prompts in {folder}", mark="+")
     say(f"ultrafeedback: {origin[0]}")

@@ -3,17 +3,17 @@
 import json
 import stat
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from commands import run_script
 from fake_world import write_manifest
 
-from dice.data import dataset_info
-from dice.data.dataset_dir import register, write
+from dice.data.dataset_dir import check_names_free, register, register_round, write
 from dice.data.prompts_and_preferences import read_preferences
 from dice.errors import BadInput
 from dice.run.rows import Pair, Preference
+from dice.run.run import Run
+from dice.stages.data_checks import check_names
 
 MESSAGES = [
     {"role": "system", "content": "Be kind."},
@@ -69,9 +69,9 @@ def test_a_round_is_registered_and_nothing_else_is_touched(round_dir, data_dir):
 
 def test_a_name_that_is_taken(round_dir, data_dir):
     before = (data_dir / "dataset_info.json").read_bytes()
-    with pytest.raises(BadInput, match="there is another data set 'some_pairs' already; give another --name"):
+    with pytest.raises(BadInput, match="there is another data set 'some_pairs' already; give another name"):
         register(str(round_dir), "some_pairs")
-    with pytest.raises(BadInput, match="--name is 'a,b'; a data set's name has no space, comma"):
+    with pytest.raises(BadInput, match="'a,b' is no name of a data set: it has a space, a comma"):
         register(str(round_dir), "a,b")
     assert (data_dir / "dataset_info.json").read_bytes() == before
 
@@ -83,31 +83,40 @@ def test_a_round_without_pairs(fake_run):
         register("nowhere", "it")
 
 
-@pytest.mark.parametrize("text", ["{}", "{\n}\n", '{"a": {"file_name": "x"}}', '{\r\n  "a": {}\r\n}\r\n'])
-def test_registries_of_every_look(tmp_path, text):
-    path = tmp_path / "dataset_info.json"
-    path.write_bytes(text.encode())
-    assert dataset_info.register(path, "it", {"file_name": "y"})
-    assert json.loads(path.read_bytes()) == json.loads(text) | {"it": {"file_name": "y"}}
-    assert path.read_bytes().count(b"\r\n") in (0, path.read_bytes().count(b"\n"))
+def test_force_replaces_an_entry_of_the_same_round_only(round_dir, data_dir):
+    users = data_dir / "dataset_info.json"
+    register(str(round_dir), "mine")
+    with pytest.raises(BadInput, match="'mine' is another entry of this round; --force replaces it"):
+        register(str(round_dir), "mine", mixed=True)
+    register(str(round_dir), "mine", mixed=True, force=True)
+    assert len(read_preferences(str(data_dir), "mine")[0]) == 8
+    before = users.read_bytes()
+    with pytest.raises(BadInput, match="there is another data set 'some_pairs' already"):
+        register(str(round_dir), "some_pairs", force=True)
+    assert users.read_bytes() == before
 
 
-def test_a_registry_behind_a_link_stays_one(tmp_path):
-    (tmp_path / "real.json").write_text("{}")
-    (tmp_path / "dataset_info.json").symlink_to("real.json")
-    dataset_info.register(tmp_path / "dataset_info.json", "it", {"file_name": "y"})
-    assert (tmp_path / "dataset_info.json").is_symlink()
-    assert "it" in json.loads((tmp_path / "real.json").read_text())
+def test_a_recipe_registers_its_rounds(fake_run, round_dir, data_dir, capsys):
+    wishing = Run(fake_run.path, fake_run.recipe.model_copy(update={"register": "mine"}))
+    before = (data_dir / "dataset_info.json").read_bytes()
+    register_round(fake_run, 1, force=False)
+    assert (data_dir / "dataset_info.json").read_bytes() == before
+    register_round(wishing, 1, force=False)
+    register_round(wishing, 1, force=False)  # the loop was killed and goes on
+    assert len(read_preferences(str(data_dir), "mine_1")[0]) == 5
+    assert [line.split(":")[1].split()[0] for line in capsys.readouterr().out.splitlines()] == ["added", "in"]
+    check_names_free(wishing.recipe)
 
 
-def test_several_at_once_all_find_their_place(tmp_path):
-    """Without a lock each writes what it has read, and the entries of the others are lost."""
-    registry, names = tmp_path / "dataset_info.json", [f"set-{number}" for number in range(8)]
-    registry.write_text("{}")
-    with ThreadPoolExecutor(len(names)) as pool:
-        added = pool.map(lambda name: dataset_info.register(registry, name, {"file_name": "y"}), names)
-        assert all(added)
-    assert sorted(json.loads(registry.read_text())) == names
+def test_another_runs_names_are_known_before_round_1(fake_run, data_dir):
+    wishing = fake_run.recipe.model_copy(update={"register": "other"})
+    registry = data_dir / "dataset_info.json"
+    entry = {"file_name": "../results/other/round-2/dataset/dataset.json"}
+    registry.write_text(json.dumps(json.loads(registry.read_text()) | {"other_2": entry}))
+    with pytest.raises(BadInput, match="register: .* there is another data set 'other_2' already"):
+        check_names(wishing)
+    with pytest.raises(BadInput, match="register: 'a b_1' is no name of a data set: it has a space"):
+        check_names(wishing.model_copy(update={"register": "a b"}))
 
 
 @pytest.mark.slow

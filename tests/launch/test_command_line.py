@@ -36,7 +36,6 @@ class ForTheLoop:
         Args:
             name: Its name.
             force: Take it by force.
-            first (N): So many.
         """
         calls.append((run, round, name, force, options))
         return "taken"
@@ -49,6 +48,9 @@ class Commands(ForUsers, ForTheLoop):
         run: A run.
         round: A round.
         dry: Nothing is done.
+
+    Options:
+        first (N): So many.
     """
 
 

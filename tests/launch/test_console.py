@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
+from dice.launch import console as console_module
 from dice.launch.console import run
 from dice.recipe.paths import ROOT
 
@@ -67,3 +69,34 @@ def test_a_command_is_no_launchers_worker(monkeypatch):
     seen = {}
     run(lambda: seen.update(os.environ))
     assert not {"WORLD_SIZE", "RANK"} & seen.keys() and seen["MASTER_ADDR"] == "node0"
+
+
+LINE = (
+    "generate  19,200 responses to 1,200 prompts, 18 tokens on average, 21 s (dropped: 2 under 4 characters)"
+)
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_lines_break_at_words_on_a_terminal(width, monkeypatch):
+    monkeypatch.setattr(console_module, "console", Console(width=width, force_terminal=True))
+    first, *rest = console_module.fitted(LINE, 4, 14).splitlines()
+    assert rest and 4 + len(first) <= width and all(len(line) <= width for line in rest)
+    assert " ".join(" ".join([first, *rest]).split()) == " ".join(LINE.split())  # no word is broken
+    assert all(line.startswith(" " * 14) and line[14] != " " for line in rest)
+
+
+def test_lines_of_a_file_stay_whole():
+    assert console_module.fitted(LINE * 9, 4, 14) == LINE * 9
+
+
+def test_no_color_means_no_attributes_at_all():
+    """Neither colors nor bold nor dim, on a terminal."""
+    show = """
+import pty, sys
+code = "from dice.launch.console import say; say('done', '+'); say('so', '=')"
+pty.spawn([sys.executable, "-c", code])
+"""
+    for value, found in (("1", False), ("", True)):
+        env = {**os.environ, "NO_COLOR": value, "TERM": "xterm-256color"}
+        told = subprocess.run([sys.executable, "-c", show], cwd=ROOT, env=env, capture_output=True, text=True)
+        assert "done" in told.stdout and ("\x1b[" in told.stdout) is found

@@ -3,6 +3,7 @@
 import json
 
 from dice.launch import progress
+from dice.launch.console import console
 from dice.launch.progress import Bar, Counter, Tally, read_counters, told_of
 
 
@@ -50,3 +51,11 @@ def test_other_work_tells_nobody(tmp_path, monkeypatch):
     monkeypatch.delenv(progress.IN_PREPARATION, raising=False)
     assert told_of(lambda: (3, 40), "steps", tmp_path / "log")() == Tally(3, 40)
     assert not (tmp_path / "preparing.json").exists()
+
+
+def test_a_narrow_terminal_gets_what_matters_most(monkeypatch):
+    """Whole parts are left out, the rate first."""
+    monkeypatch.setattr(progress, "BESIDE", console.width - 40)
+    bar = Bar("generate", "prompts", lambda: (0, 0))
+    bar.describe(Tally(200, 1200, 9_000), 130.0)
+    assert bar.describe(Tally(600, 1200, 49_000), 150.0) == "600 of 1,200 prompts · 0:00:30 left"

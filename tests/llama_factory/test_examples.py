@@ -69,9 +69,12 @@ def test_a_recipes_training_file_is_of_use_without_the_loop(name):
         assert file["save_steps"] % file["logging_steps"] == 0  # so that curves go on as they were
 
 
-def test_the_qwen_start_fits_its_rounds():
-    folder = ROOT / "scripts/run_dice/recipes/qwen"
-    start, recipe = yaml.safe_load((folder / "start.yaml").read_text()), load_recipe("qwen")
+@pytest.mark.parametrize("name", ["qwen", "qwen-small"])
+def test_a_start_fits_its_rounds(name):
+    folder = ROOT / "scripts/run_dice/recipes" / name
+    start, recipe = yaml.safe_load((folder / "start.yaml").read_text()), load_recipe(name)
     assert start["model_name_or_path"] == recipe.reference
     assert start["template"] == recipe.template and start["dataset"] == recipe.replay.dataset
-    assert recipe.prepare.split()[-2:] == [str((folder / "start.yaml").relative_to(ROOT)), recipe.policy]
+    words = recipe.prepare.split()
+    assert words[2:4] == [str((folder / "start.yaml").relative_to(ROOT)), recipe.policy]
+    assert words[4:] in ([], [f"model_name_or_path={recipe.reference}"])

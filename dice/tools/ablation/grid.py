@@ -126,6 +126,7 @@ def make_grid(name: str, words: Sequence[str]) -> Grid:
     if axis_rounds == 1 and (later := [axis for axis in axes if axis in FROM_ROUND_2]):
         raise BadInput(f"axis_rounds is 1; axis {later[0]} needs 2 or more, for round 1 tells nothing of it")
     given = [word for word in given if not word.startswith("run=")]
+    given += ["register=null"] if recipe.register else []  # one name for the pairs of many runs
     values = _values(name, given, axes)
     cells = []
     for seed in seeds:

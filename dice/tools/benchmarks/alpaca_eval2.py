@@ -22,12 +22,13 @@ from dice.tools.benchmarks import judging
 from dice.tools.benchmarks import questions as files
 from dice.tools.benchmarks.judging import Score
 from dice.tools.benchmarks.questions import Decoding, HubFile, Question
-from dice.tools.benchmarks.task import Benchmark, Reply, Row, Task
+from dice.tools.benchmarks.task import ASSUMED_CHARS, CHARS_PER_TOKEN, Benchmark, Cost, Reply, Row, Task
 
 BASELINE, OLDER_BASELINE = "gpt4_1106_preview", "text_davinci_003"
 ANNOTATE = Path(__file__).with_name("annotate.py")
 VERSION = "0.6.6"
 RETRIES, TIMEOUT = 5, 180.0  # of each question to the judge; seconds for an attempt
+PROMPT_CHARS = 2000  # about, of the package's own words to the judge
 CACHE = "annotations/cache.json"  # of the package: its judgments so far
 
 
@@ -66,13 +67,24 @@ class AlpacaEval2(Benchmark):
     def answers_file(self, generator: str) -> str:
         return self.answers_in
 
-    def judge_stage(self, task: Task) -> Stage:
-        """The stage that has a model's answers judged. Raises BadInput where the package is missing."""
-        python = os.environ.get("ALPACA_EVAL_PYTHON") or sys.executable
-        version, options = _package(python), self.options
-        if options.judge_prompts or options.references:
+    def cost(self) -> Cost:
+        """The package asks once about a question, and reads one token."""
+        self._check_options()
+        shown = PROMPT_CHARS + ASSUMED_CHARS
+        chars = sum(shown + len(each.turns[0]) + len(each.row["output"]) for each in self.questions)
+        return Cost(len(self.questions), chars // CHARS_PER_TOKEN, len(self.questions))
+
+    def _check_options(self) -> None:
+        """Raises BadInput for options that the package has no use for."""
+        if self.options.judge_prompts or self.options.references:
             where = "its prompts in the package and its baseline in the question file"
             raise BadInput(f"alpaca_eval2 has {where}")
+
+    def judge_stage(self, task: Task) -> Stage:
+        """The stage that has a model's answers judged. Raises BadInput where the package is missing."""
+        python = judge_python()
+        version, options = package(python), self.options
+        self._check_options()
         given = options.length_data
         length_data = {"length_data": files.local(given, "length_data")} if given else {}
 
@@ -91,7 +103,12 @@ class AlpacaEval2(Benchmark):
         return Stage("judge", inputs, settings, outputs, judge, task.judged_folder, parts=(CACHE,))
 
 
-def _package(python: str) -> str:
+def judge_python() -> str:
+    """The Python that has the package."""
+    return os.environ.get("ALPACA_EVAL_PYTHON") or sys.executable
+
+
+def package(python: str) -> str:
     """The version of alpaca_eval that a Python has. Raises BadInput where it has none."""
     code = "import importlib.metadata as m; print(m.version('alpaca_eval'))"
     try:
@@ -124,6 +141,7 @@ def _judge(task: Task, run: Run, python: str) -> Outcome:
             "concurrency": server.concurrency,
             "retries": RETRIES,
             "timeout": TIMEOUT,
+            "is_own": task.benchmark.is_own,
             "length_data": options.length_data and str(Path(options.length_data).absolute()),
             "cache": str(folder / CACHE),
             "annotations": str(folder / "annotations.json"),

@@ -41,7 +41,7 @@ def main(settings: dict[str, Any]) -> None:
         single.fn_completions = watched(single.fn_completions, unanswered)
     try:
         annotations = annotator.annotate_head2head(outputs_1=baseline, outputs_2=answers, chunksize=32)
-        found = {**metrics(annotations, settings["length_data"]), "unanswered": len(unanswered)}
+        found = {**metrics(annotations, settings), "unanswered": len(unanswered)}
         rows = [{key: _plain(value) for key, value in row.items()} for row in annotations]
         Path(settings["annotations"]).write_text(json.dumps(rows, indent=1, default=str), "utf-8")
     except openai.OpenAIError as error:
@@ -142,29 +142,35 @@ def _plain(value: Any) -> Any:
     return None if value != value else value
 
 
-def metrics(annotations: list[dict[str, Any]], length_data: str | None) -> dict[str, Any]:
-    """The package's win rate and its length-controlled one, 0 to 100, or `uncontrolled`, why there is none.
-
-    `length_data` is a copy of df_gamed.csv, which the package would load from the Hub.
-    """
-    from alpaca_eval.metrics import glm_winrate, winrate
+def metrics(annotations: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+    """The package's win rate and length-controlled one, 0 to 100, or `uncontrolled`, why it has none."""
+    from alpaca_eval.metrics import winrate
 
     if all(_plain(row["preference"]) is None for row in annotations):
         return {"n_total": 0}
-    found = dict(winrate.get_winrate(annotations))
-    if length_data:
-        glm_winrate.hf_hub_download = lambda **_: length_data
+    found = winrate.get_winrate(annotations) | _length_controlled(annotations, settings)
+    return {key: value if isinstance(value, str) else _plain(float(value)) for key, value in found.items()}
+
+
+def _length_controlled(annotations: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
+    """The setting `length_data` is a copy of df_gamed.csv, which the package would load from the Hub."""
+    if settings["is_own"]:
+        return {"uncontrolled": "the package knows AlpacaEval's questions only, by their position"}
+    from alpaca_eval.metrics import glm_winrate
+
+    if settings["length_data"]:
+        glm_winrate.hf_hub_download = lambda **_: settings["length_data"]
     try:
-        found |= glm_winrate.get_length_controlled_winrate(annotations, save_weights_dir=None)
+        return glm_winrate.get_length_controlled_winrate(annotations, save_weights_dir=None)
     except OSError:  # the Hub can't be reached, and its cache does not have the file
-        found["uncontrolled"] = (
-            "df_gamed.csv of tatsu-lab/alpaca_eval can't be had from the Hub; "
-            "give a copy by --length_data=FILE"
+        reason = (
+            "df_gamed.csv of tatsu-lab/alpaca_eval can't be had from the Hub; give a copy by "
+            "--length_data=FILE"
         )
     except Exception as error:  # whatever a fit to one question, or to a file of another kind, ends in
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        found["uncontrolled"] = f"the package can't fit it to these answers ({reason:.200})"
-    return {key: value if isinstance(value, str) else _plain(float(value)) for key, value in found.items()}
+        first = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"the package can't fit it to these answers ({first:.200})"
+    return {"uncontrolled": reason}
 
 
 if __name__ == "__main__":

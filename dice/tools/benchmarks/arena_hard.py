@@ -27,6 +27,7 @@ BASELINES = {  # by version, then by category; "" is every other
     "v0.1": {"": "gpt-4-0314"},
     "v2.0": {"": "o3-mini-2025-01-31", "creative_writing": "gemini-2.0-flash-001"},
 }
+NEWER_CATEGORIES = {"hard_prompt", "creative_writing"}  # of v2.0
 STRONG = 3  # battles that a verdict "significantly better" counts as
 # What a label says of A, in battles: the share that A wins, and how many they are.
 LABELS = {"A>>B": (1.0, STRONG), "A>B": (1.0, 1), "A=B": (0.5, 1), "A<B": (0.0, 1), "A<<B": (0.0, STRONG)}
@@ -105,6 +106,10 @@ class ArenaHard(JudgedHere):
 
     def question(self, number: int, where: str, row: Row) -> Question:
         return Question(row["uid"], row["category"], (row["prompt"],), row)
+
+    def version_of(self, items: list[Question]) -> str:
+        """v2.0 where a question has one of its categories."""
+        return "v2.0" if {item.category for item in items} & NEWER_CATEGORIES else "v0.1"
 
     def decoding(self, recipe: Recipe) -> Decoding:
         """The most probable token, at most 4,096 of them, as the benchmark's configuration has it."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from dice.errors import BadInput
 from dice.launch.console import say
+from dice.recipe.keys import Recipe
 from dice.rewards.openai_client import Server, environment
 from dice.run.run import Run
 from dice.run.state import StageFiles
@@ -30,33 +31,40 @@ def evaluate(run: Run, name: str, options: Options, force: bool = False) -> list
     judge that came to no score is asked everything again. Raises BadInput for an unknown benchmark, model or
     option, and for a question file of another version; StageFailed for a judge that does not answer.
     """
-    if name not in (*BENCHMARKS, harness.NAME):
-        raise BadInput(f"--benchmark is {name!r}; there are {', '.join([*BENCHMARKS, harness.NAME])}")
+    check(name, options)
     names = _chosen(run, options)
     if name == harness.NAME:
         return harness.evaluate(run, names, options, _notes(options), force)
-    if options.tasks:
-        raise BadInput(f"--tasks is for --benchmark={harness.NAME}; {name} has one set of questions")
     benchmark = BENCHMARKS[name](options)
-    decoding = _decoding(benchmark.decoding(run.recipe), options)
-    server, notes = _server(benchmark), _notes(options, benchmark.judge_model)
-    tasks = [Task(benchmark, decoding, model, server, notes) for model in names]
-    if server and force:
+    sampling, judge = decoding(benchmark, run.recipe), server(benchmark)
+    notes = _notes(options, benchmark.judge_model)
+    tasks = [Task(benchmark, sampling, model, judge, notes) for model in names]
+    if judge and force:
         tasks = [replace(task, anew=not _is_judged(task, run)) for task in tasks]
-    judges = [benchmark.judge_stage(task) for task in tasks if server]  # before anything is sampled
+    judges = [benchmark.judge_stage(task) for task in tasks if judge]  # before anything is sampled
     for stage in [*map(answers.stage, tasks), *judges]:
         execute(stage, run, 0, force)
-    if not server:
+    if not judge:
         say(
             f"judge     not asked: neither OPENAI_BASE_URL nor OPENAI_API_KEY is set; the answers are in "
             f"{tasks[0].folder(run).parent}",
             mark="!",
         )
         return []
-    asked = (tasks[0].name, server.model)
+    asked = (tasks[0].name, judge.model)
     found = [r for r in results.results(run) if (r.benchmark, r.judge) == asked and r.model in names]
     results.show(found)
     return found
+
+
+def check(name: str, options: Options) -> None:
+    """Raises BadInput for an unknown benchmark and for options that it has no use for."""
+    if name not in (*BENCHMARKS, harness.NAME):
+        raise BadInput(f"--benchmark is {name!r}; there are {', '.join([*BENCHMARKS, harness.NAME])}")
+    if name == harness.NAME:
+        harness.check(options)
+    elif options.tasks:
+        raise BadInput(f"--tasks is for --benchmark={harness.NAME}; {name} has one set of questions")
 
 
 def _is_judged(task: Task, run: Run) -> bool:
@@ -119,17 +127,18 @@ def _chosen(run: Run, options: Options) -> list[str]:
     return [name for name in known if (name in options.models if options.models else name != "SFT")]
 
 
-def _decoding(own: Decoding, options: Options) -> Decoding:
+def decoding(benchmark: Benchmark, recipe: Recipe) -> Decoding:
     """The benchmark's way of sampling with what the user wants instead."""
+    options = benchmark.options
     changes: dict[str, Any] = {}
     if options.temperature is not None:
         changes |= {"temperature": float(options.temperature), "by_category": {}}
     if options.max_new_tokens is not None:
         changes["max_new_tokens"] = options.max_new_tokens
-    return replace(own, **changes)
+    return replace(benchmark.decoding(recipe), **changes)
 
 
-def _server(benchmark: Benchmark) -> Server | None:
+def server(benchmark: Benchmark) -> Server | None:
     """The judge of the environment; None where it names none."""
     options, found = benchmark.options, environment()
     return Server(options.judge or benchmark.judge_model, *found, options.concurrency) if found else None

@@ -27,7 +27,7 @@ from dice.stages.evaluate import models
 from dice.stages.order import execute
 from dice.tools.benchmarks import questions as files
 from dice.tools.benchmarks import results
-from dice.tools.benchmarks.harness_worker import TASK_FILES, Asked
+from dice.tools.benchmarks.harness_worker import TASK_FILES, TASKS, Asked
 from dice.tools.benchmarks.results import Result
 from dice.tools.benchmarks.task import Options
 
@@ -101,18 +101,17 @@ def evaluate(
     Where there are several tasks, all are loaded before the first model is. Raises BadInput without the
     package, for options that the harness has no use for, and for tasks or data that can't be had.
     """
-    version = _version()
-    _check(options)
+    installed = version()
     notes += (UNCOMPARED,) if options.questions else ()
-    sources = {_name(task): _source(task) for task in options.tasks}
+    sources = _sources(options)
     found = [
-        Evaluation(task, source, model, version, options, notes)
+        Evaluation(task, source, model, installed, options, notes)
         for task, source in sources.items()
         for model in names
     ]
     stages = [each.stage() for each in found]
     if len(sources) > 1 and not all(stage.state(run, 0).was_done for stage in stages):
-        every = replace(found[0].asked(run), tasks=[*sources.values()], model=None)
+        every = replace(found[0].asked(run), tasks=[*sources.values()], model=None, folder="")
         _have_done(every, run.path / "benchmarks" / "logs" / f"{NAME}.log", "tasks")
     for stage in stages:
         execute(stage, run, 0, force)
@@ -123,7 +122,7 @@ def evaluate(
     return done
 
 
-def _version() -> str:
+def version() -> str:
     """The version of lm_eval. Raises BadInput where it is not installed."""
     try:
         return metadata.version(NAME)
@@ -133,7 +132,7 @@ def _version() -> str:
         ) from None
 
 
-def _check(options: Options) -> None:
+def check(options: Options) -> None:
     """Raises BadInput for options that don't go with the harness, or with each other."""
     for field in fields(options):
         value = getattr(options, field.name)
@@ -145,6 +144,26 @@ def _check(options: Options) -> None:
         files.local(options.questions, "questions")
         if len(options.tasks) > 1 or options.tasks[0].endswith(TASK_FILES):
             raise BadInput("--questions goes with one task of lm_eval's; a task file names its own data")
+
+
+def loaded(folder: Path, options: Options) -> dict[str, int]:
+    """Load tasks for the recipe.yaml in a folder; the number of questions of each, by its name.
+
+    Raises BadInput for tasks or data that can't be had.
+    """
+    questions = options.questions and str(Path(options.questions).absolute())
+    sources = _sources(options)
+    asked = Asked(
+        str(folder), str(Path.cwd()), [*sources.values()], questions, options.first, folder=str(folder)
+    )
+    _have_done(asked, folder / "log", "tasks")
+    sizes = read_json(folder / TASKS)
+    return {name: sizes[source] for name, source in sources.items()}
+
+
+def _sources(options: Options) -> dict[str, str]:
+    """What lm_eval finds each task by, its name or the path of a task file, by its name."""
+    return {_name(task): _source(task) for task in options.tasks}
 
 
 def _source(task: str) -> str:

@@ -22,7 +22,7 @@ from dice.inference.load import resolve_engine
 from dice.launch.worker import Worker
 from dice.models import hub, remote_code
 from dice.recipe.keys import Recipe
-from dice.run.files import remove, write_text
+from dice.run.files import remove, write_json, write_text
 from dice.run.run import open_run
 from dice.stages.evaluate import models
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
 
+TASKS = "tasks.json"  # how many questions each of the loaded tasks has
 TASK_FILES = (".yaml", ".yml")
 
 
@@ -46,7 +47,7 @@ class Asked:
     first: int | None = None
     max_new_tokens: int | None = None
     model: str | None = None  # its name in the run; None: the tasks are loaded, no more
-    folder: str = ""  # where results.json and samples.jsonl go
+    folder: str = ""  # where results.json and samples.jsonl go; of tasks alone, their numbers of questions
 
 
 def work(worker: Worker, asked: str) -> None:
@@ -63,6 +64,11 @@ def work(worker: Worker, asked: str) -> None:
     _settle_checkers()
     if ours.model:
         _evaluate(ours, recipe, manager, *loaded)
+    elif ours.folder:
+        write_json(
+            Path(ours.folder) / TASKS,
+            {name: _size(task, ours.first) for name, task in zip(ours.tasks, loaded, strict=True)},
+        )
 
 
 def load_task(manager: "TaskManager", name: str, questions: str | None) -> "Task | Group":
@@ -171,10 +177,20 @@ def _evaluate(asked: Asked, recipe: Recipe, manager: "TaskManager", task: "Task 
     )
 
 
+def _members(task: "Task | Group") -> "list[Task]":
+    return task.get_all_tasks() if hasattr(task, "get_all_tasks") else [task]
+
+
+def _size(task: "Task | Group", first: int | None) -> int:
+    """How many questions a model would be asked."""
+    sizes = [len(one.eval_docs) for one in _members(task)]
+    return sum(min(size, first or size) for size in sizes)
+
+
 def _check_room(lm: "LM", task: "Task | Group", asked: Asked) -> None:
     """Raises BadInput where answers may be as long as all that the model takes: no question would fit."""
     length = getattr(lm, "max_length", None)  # the dummy has none
-    for one in task.get_all_tasks() if hasattr(task, "get_all_tasks") else [task]:
+    for one in _members(task):
         own = (one.get_config("generation_kwargs") or {}).get("max_gen_toks", 0)
         wanted = (asked.max_new_tokens or own) if one.OUTPUT_TYPE == "generate_until" else 0
         if length and wanted >= length:

@@ -23,7 +23,7 @@ from dice.run.state import StageFiles
 from dice.tools.benchmarks import questions as files
 from dice.tools.benchmarks.questions import Question
 from dice.tools.benchmarks.results import Result, in_words
-from dice.tools.benchmarks.task import Benchmark, Row, Task
+from dice.tools.benchmarks.task import ASSUMED_CHARS, CHARS_PER_TOKEN, Benchmark, Cost, Reply, Row, Task
 
 SHARD = 10  # judgments
 Asked = dict[str, list[Message]]  # what the judge is asked, by the judgment's name
@@ -82,6 +82,29 @@ class JudgedHere(Benchmark):
     ) -> list[Row]:
         """A question's two judgments in the benchmark's format."""
         raise NotImplementedError
+
+    def cost(self) -> Cost:
+        """Of every request, with an answer of x instead of the model's."""
+        prompts, (references, _), made_up = (
+            self.prompts(self.options.judge_prompts),
+            self.references(),
+            Reply("x" * ASSUMED_CHARS, 0, False),
+        )
+        texts = [
+            message["content"]
+            for question in self.questions
+            for n in (0, 1)
+            for message in self.ask(
+                question,
+                self.answer_row(question, "model", [made_up] * len(question.turns)),
+                references.get(question.id),
+                prompts,
+                n,
+            )
+        ]
+        requests = 2 * len(self.questions)
+        longest = self.request_options().get("max_tokens", 0)
+        return Cost(requests, sum(map(len, texts)) // CHARS_PER_TOKEN, requests * longest)
 
     def judge_stage(self, task: Task) -> Stage:
         """The stage that has a model's answers judged.

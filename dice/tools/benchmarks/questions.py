@@ -105,7 +105,8 @@ def check_count(path: Path, count: int, versions: dict[int, str], title: str) ->
     """The version of a benchmark that has so many questions. Raises BadInput where none has."""
     if count not in versions:
         known = " or ".join(f"{size} ({name or 'the one version'})" for size, name in versions.items())
-        raise BadInput(f"{path}: {count:,} questions; {title} has {known}")
+        hint = f" (a file with fewer goes with --first={count})" if 0 < count < min(versions) else ""
+        raise BadInput(f"{path}: {count:,} questions; {title} has {known}{hint}")
     return versions[count]
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dice.errors import counted
 from dice.recipe.keys import Recipe
 from dice.rewards.openai_client import Server
 from dice.run.files import write_rows
@@ -13,6 +14,8 @@ from dice.run.stage import Stage
 from dice.tools.benchmarks import questions as files
 from dice.tools.benchmarks.questions import Decoding, HubFile, Question
 
+ASSUMED_CHARS = 2000  # of an answer, where there is none yet; chat models' answers have about as many
+CHARS_PER_TOKEN = 4
 Row = dict[str, Any]  # of a benchmark's file
 
 
@@ -43,6 +46,15 @@ class Reply:
     cut_off: bool  # whether it ended at the length limit
 
 
+@dataclass(frozen=True)
+class Cost:
+    """What a judge is asked about one model's answers; of tokens it is an estimate, four characters each."""
+
+    requests: int
+    tokens_in: int
+    tokens_out: int  # at most
+
+
 class Benchmark:
     """A benchmark's questions and its own way with them; each benchmark is a class that says how it differs.
 
@@ -57,6 +69,7 @@ class Benchmark:
     key: str  # the column that tells questions apart
     versions: dict[int, str]  # by the number of questions; "" where there is only one version
     answers_in = "model_answer"  # the file or folder with the answers
+    is_own: bool  # whether the questions are a try-out's, from a shorter file of the user's
     is_graded = False  # whether the score is a grade, 1 to 10; else it is a win rate, 0 to 1
     write_rows: Callable[[Path, Any], None] = staticmethod(write_rows)  # of the answers
 
@@ -65,15 +78,24 @@ class Benchmark:
         self.path = files.fetch(options.questions, self.source, "questions")
         rows = files.read_rows(self.path, self.columns, self.hint)
         items = [self.question(number, where, row) for number, (where, row) in enumerate(rows)]
-        self.version = files.check_count(self.path, len(items), self.versions, self.title)
+        self.is_own = bool(options.first and options.questions) and 0 < len(items) < min(self.versions)
+        known = self.versions if not self.is_own else {len(items): self.version_of(items)}
+        self.version = files.check_count(self.path, len(items), known, self.title)
         files.check_distinct(self.path, (str(row[self.key]) for _, row in rows))
         self.notes = self.question_notes(items)  # what of the questions is not the benchmark's own
         self.notes += [files.UNCOMPARED] if options.questions else []
+        self.notes += (
+            [f"{counted(len(items), 'question')}, fewer than the benchmark has"] if self.is_own else []
+        )
         self.questions = items[: options.first]
 
     def question(self, number: int, where: str, row: Row) -> Question:
         """A row of the question file. Raises BadInput, naming `where`, for one that is no question."""
         raise NotImplementedError
+
+    def version_of(self, items: list[Question]) -> str:
+        """The version that questions are of, where their number does not tell."""
+        return next(iter(self.versions.values()))
 
     def question_notes(self, items: list[Question]) -> list[str]:
         """What of the questions is not the benchmark's own. Raises BadInput for another benchmark's."""
@@ -99,6 +121,10 @@ class Benchmark:
     def answers_file(self, generator: str) -> str:
         """The name of the file with the answers of the model that is called `generator`."""
         return f"{self.answers_in}/{generator}.jsonl"
+
+    def cost(self) -> Cost:
+        """What judging one model would cost. Raises BadInput for prompts or references of no use."""
+        raise NotImplementedError
 
     def judge_stage(self, task: "Task") -> Stage:
         """The stage that has a model's answers judged. Raises BadInput where something for it is missing."""

@@ -30,6 +30,8 @@ from dice.stages.checks import (
 )
 from dice.stages.data_checks import data_sets
 from dice.stages.prepare import load
+from dice.tools.benchmarks.task import Options
+from dice.tools.doctor.benchmark import benchmark_checks
 from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look, of_check
 from dice.tools.doctor.models import model_checks
 from dice.tools.doctor.run import run_checks
@@ -47,24 +49,42 @@ def examine(name: str, overrides: Sequence[str]) -> int:
 
     Raises BadInput, all findings printed, where `start` would refuse the recipe.
     """
-    recipe = load(name, overrides)
-    begun = time.monotonic()
+    recipe, place = load(name, overrides), partial(origin, name, overrides)
     hub.settle()
-    console.print(f"\ndoctor of {name} ({shown(recipe.run_dir)}); nothing is changed\n")
-    found = []
-    for finding in findings(recipe, partial(origin, name, overrides)):
+    head = f"doctor of {name} ({shown(recipe.run_dir)}); nothing is changed"
+    found = _told(head, findings(recipe, place))
+    if to_be_made(recipe, place):
+        command = shlex.join(["python", "-m", "dice", "prepare", name, *overrides])
+        console.print(f"`{command}` makes what is not here yet; then ask again")
+    if refused := [finding.what for finding in found if finding.refused]:
+        raise BadInput(refused[0])
+    return int(any(finding.level == FAULT for finding in found))
+
+
+def examine_benchmark(name: str, overrides: Sequence[str], benchmark: str, options: Options) -> int:
+    """Print what `evaluate --benchmark` would meet with in a run of the recipe. Returns 0 or 1, as `examine`.
+
+    Raises BadInput for an unknown benchmark or option.
+    """
+    recipe = load(name, overrides)
+    hub.settle()
+    head = f"doctor of {benchmark} for {name}; nothing is generated"
+    found = _told(head, _made(benchmark_checks(recipe, benchmark, options)))
+    return int(any(finding.level == FAULT for finding in found))
+
+
+def _told(head: str, findings: Findings) -> list[Finding]:
+    """Print findings as they come, and their number by level at the end."""
+    begun, found = time.monotonic(), []
+    console.print(f"\n{head}\n")
+    for finding in findings:
         found.append(finding)
         _show(finding)
     levels = Counter(finding.level for finding in found)
     told = [counted(levels[level], level) for level in (FAULT, WARNING)]
     told += [f"{levels[OPEN]} not known yet"] if levels[OPEN] else []
     console.print(f"\n{', '.join(told)}; {counted(len(found), 'check')} in {time.monotonic() - begun:.0f} s")
-    if to_be_made(recipe, partial(origin, name, overrides)):
-        command = shlex.join(["python", "-m", "dice", "prepare", name, *overrides])
-        console.print(f"`{command}` makes what is not here yet; then ask again")
-    if refused := [finding.what for finding in found if finding.refused]:
-        raise BadInput(refused[0])
-    return int(levels[FAULT] > 0)
+    return found
 
 
 def findings(recipe: Recipe, place: Place) -> Findings:

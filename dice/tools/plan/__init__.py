@@ -10,7 +10,7 @@ from dataclasses import replace
 from dice.errors import BadInput, counted
 from dice.inference.load import engine_named
 from dice.launch import hardware
-from dice.launch.console import console, say, shown
+from dice.launch.console import console, fitted, say, shown
 from dice.launch.hardware import GIB, GIVEN, Device, Machine
 from dice.models import hub
 from dice.models.checkpoint import NotHere, downloaded
@@ -96,7 +96,7 @@ def _show_subject(planned: Budget, policy: str) -> None:
     if work.offline:
         lines["data"] += f", {counted(work.offline, 'replayed pair')} ({recipe.replay.dataset})"
     for key, text in lines.items():
-        console.print(f"{key:<11}{text}")
+        console.print(fitted(f"{key:<11}{text}", 0, 11))
 
 
 def _model(recipe: Recipe, role: str, size: Size | None) -> str:
@@ -167,8 +167,9 @@ def _show_disk(planned: Budget) -> None:
     free = shutil.disk_usage(existing(planned.recipe.run_dir)).free
     there = sum(need) - planned.disk_to_come
     there = f", of which {gigabytes(there)} are there" if there else ""
-    console.print(f"disk       {', '.join(parts)} under results{there}; {gigabytes(free)} are free", end="")
-    console.print("" if planned.disk_to_come < free else "  [bold red]not enough[/]", markup=True)
+    lacking = "" if planned.disk_to_come < free else "; not enough"
+    told = f"disk       {', '.join(parts)} under results{there}; {gigabytes(free)} are free{lacking}"
+    console.print(fitted(told, 0, 11))
 
 
 def _show_advice(planned: Budget, given: str) -> None:

@@ -52,6 +52,11 @@ def test_the_recipe_as_overridden_is_the_center(fake_settings):
     assert made.cells[0].values == (("gamma", "0.25"),) and made.cells[0].recipe.rounds == 2
 
 
+def test_the_runs_register_no_pairs(fake_settings):
+    """They would all want the same name."""
+    assert {cell.recipe.register for cell in make(fake_settings, "register=mine", "seeds=1").cells} == {None}
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

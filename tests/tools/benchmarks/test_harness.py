@@ -44,7 +44,7 @@ SAYS = {
 @pytest.fixture
 def asked(monkeypatch):
     """What processes are asked for; each writes what SAYS has of its task."""
-    monkeypatch.setattr(harness, "_version", lambda: "0.4.13")
+    monkeypatch.setattr(harness, "version", lambda: "0.4.13")
     found = []
 
     def run_logged(command, log, label):

@@ -57,6 +57,28 @@ def test_questions_of_another_version_are_refused(run, tmp_path, name, make, mes
     assert not (run.path / "benchmarks").exists()
 
 
+@pytest.mark.parametrize(
+    ("benchmark", "make"), [(AlpacaEval2, "alpaca_eval"), (ArenaHard, "arena_hard"), (MtBench, "mt_bench")]
+)
+def test_a_try_out_takes_a_shorter_file(tmp_path, benchmark, make):
+    path = getattr(benchmark_files, make)(tmp_path / "q.jsonl", 7)
+    with pytest.raises(BadInput, match="7 questions; .* goes with --first=7"):
+        benchmark(Options(questions=str(path)))
+    made = benchmark(Options(questions=str(path), first=5))
+    assert len(made.questions) == 5 and made.is_own
+    assert "7 questions, fewer than the benchmark has" in made.notes
+    assert len(benchmark(Options(questions=str(path), first=20)).questions) == 7
+
+
+def test_the_version_of_a_shorter_file(tmp_path):
+    path = benchmark_files.arena_hard(tmp_path / "q.jsonl", 501)
+    assert ArenaHard(Options(questions=str(benchmark_files.arena_hard(path, 500)), first=5)).version == "v0.1"
+    rows = [{"uid": "a", "category": "hard_prompt", "prompt": "?"}]
+    assert (
+        ArenaHard(Options(questions=str(benchmark_files.write_lines(path, rows)), first=5)).version == "v2.0"
+    )
+
+
 def test_the_digest_is_of_the_texts_in_their_order():
     one, two = (Question(id, "c", (text,), {}) for id, text in (("1", "a"), ("2", "b")))
     assert len({digest(items) for items in ([one, two], [two, one], [one], [two])}) == 4

@@ -8,13 +8,14 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from dice.errors import BadInput
-from dice.launch.hardware import GIB, GPUS, Machine, recognize
+from dice.launch.hardware import GIB, GPUS, Machine, parse_gpus, recognize
+from dice.recipe.load import load_recipe
 from dice.stages.prepare import load
 from dice.tools import plan
 from dice.tools.plan import estimate, sizes
 from dice.tools.plan.budget import budget
 from dice.tools.plan.estimate import Sampling, Training
-from dice.tools.plan.forecast import gigabytes
+from dice.tools.plan.forecast import gigabytes, memory_advice
 from dice.tools.plan.sizes import Size, size_of
 from dice.tools.plan.workload import workload
 
@@ -199,3 +200,22 @@ def test_work_is_assumed_where_the_data_is_not():
     work = workload(load("llama3", []))
     assert (work.prompts, work.generated, work.offline, work.held_out) == (10176, 5088, 5088, 576)
     assert work.epochs == 1 and "10,176 prompts: the data set is not here yet" in work.assumptions
+
+
+# What the published config.json of Qwen2.5's models says.
+QWEN = {"vocab_size": 151936, "num_key_value_heads": 2, "tie_word_embeddings": True}
+QWEN_1_5B = {
+    "hidden_size": 1536,
+    "intermediate_size": 8960,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 12,
+}
+
+
+@pytest.mark.parametrize("gpus", ["RTX-4070", "RTX-4080"])
+def test_the_small_recipe_fits_small_gpus(tmp_path, gpus):
+    (tmp_path / "config.json").write_text(json.dumps(QWEN | QWEN_1_5B))
+    recipe = load_recipe("qwen-small", [f"policy={tmp_path}", f"reference={tmp_path}"])
+    planned = budget(recipe, parse_gpus(gpus))
+    assert planned.policy.parameters == pytest.approx(1.54e9, rel=0.01)
+    assert memory_advice(planned) is None

@@ -80,7 +80,7 @@ def test_the_plan_of_a_model_that_nobody_knows(capsys):
 def test_a_disk_that_is_too_small(capsys, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 9, 1))
     disk = next(line for line in printed(capsys, "llama3", "gpus=H200").splitlines() if line[:4] == "disk")
-    assert disk.endswith("are free  not enough") and "[" not in disk
+    assert disk.endswith("are free; not enough") and "[" not in disk
 
 
 def test_what_prepare_makes_is_made_by_a_command(capsys, tmp_path):
