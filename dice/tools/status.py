@@ -50,6 +50,8 @@ def show_run(run: Run, check: bool = False) -> bool:
     console.print(f"\n{printable(told)}")
     console.print(f"{worker} is at work on it" if worker else "nobody is at work on it")
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    for _ in range(4):
+        table.add_column(overflow="fold")  # a name that is longer than its column is not cut off
     broken, failures, headings = [], [], set()
     states = [(stage, t, stage.state(run, t, check)) for stage, t in stages_of(run)]
     # Of the unfinished stages, the one that was begun last is the one at work.
