@@ -26,8 +26,8 @@ def told(run: Path) -> Figures:
             manifest = json.loads(path.read_text())
             kept = {key: value for key, value in manifest.items() if key not in NO_FIGURES}
             figures |= {(name, t): [value] for name, value in _leaves(kept, manifest["stage"])}
-        rows = [*map(json.loads, (folder / "curves.jsonl").open())]
-        for row in rows:
+        step = trained
+        for row in map(json.loads, (folder / "curves.jsonl").open()):
             step = trained + row.pop("step")
             figures |= {(name, step): [value] for name, value in _leaves(row, "curves")}
         trained = step
