@@ -22,11 +22,13 @@ from dice.launch import devices, disk_errors
 from dice.recipe.paths import ROOT
 
 # Nothing that is shown is taken for rich's markup, [red] say: it may come from a model or a data file.
-# Lines are broken, at words, on a terminal only. Without a color system rich leaves out bold and dim, too.
+# Lines and tables are broken, at words, on a terminal only. Without a color system rich leaves out bold and
+# dim, too.
 console = Console(
     highlight=False,
     markup=False,
     soft_wrap=not sys.stdout.isatty(),
+    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200,
     color_system=None if os.environ.get("NO_COLOR") else "auto",
 )
 HELD = (signal.SIGINT, signal.SIGTERM)

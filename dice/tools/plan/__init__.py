@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 
+from rich.table import Table
+
 from dice.errors import BadInput, counted
 from dice.inference.load import engine_named
 from dice.launch import hardware
@@ -126,24 +128,22 @@ def rounded(number: int) -> str:
 
 def _show_stages(planned: Budget, rows: list[Row]) -> None:
     device = planned.machine.device
-    lines = [("", "stage", "what", f"memory a {'GPU' if device.is_gpu else 'worker'}", "time", "")]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    memory = f"memory a {'GPU' if device.is_gpu else 'worker'}"
+    for title in ("", "stage", "what", memory, "time", ""):
+        justify = "right" if title in (memory, "time") else "left"
+        table.add_column(title, justify=justify, no_wrap=title != "what")
     for index, row in enumerate(rows):
         first = index == 0 or rows[index - 1].round != row.round
         outside = "before" if row.stage == "train_rm" else "evaluation"
         heading = (f"round {row.round}" if row.round else outside) if first else ""
         time = "" if row.done else hours(row.seconds)
-        lines.append((heading, row.stage, row.rows, _memory(row.cost, device), time, row.state))
+        table.add_row(heading, row.stage, row.rows, _memory(row.cost, device), time, row.state)
     total = sum(row.seconds for row in rows)  # NaN where one of them can't be told
     spent = f"{total / 3600 * planned.machine.count:,.1f} GPU hours" if total > 0 and device.is_gpu else ""
-    lines.append(("in all", "", "", "", hours(total), spent))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    table.add_row("in all", "", spent, "", hours(total), "")
     console.print()
-    for line in lines:
-        cells = [
-            f"{cell:>{width}}" if at in (3, 4) else f"{cell:<{width}}"
-            for at, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        console.print("   ".join(cells).rstrip())
+    console.print(table)
     console.print()
 
 
