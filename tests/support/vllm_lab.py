@@ -1,6 +1,7 @@
 """What vLLM answers in many situations, found in a process of its own."""
 
 import json
+import os
 from pathlib import Path
 
 from dice.errors import BadInput
@@ -49,6 +50,7 @@ def answers(sampled):
 
 def lab(folder: str, output: str) -> None:
     """In a process of its own: what vLLM answers, into a JSON file."""
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "1"  # GiB of each engine: they are all in memory at the end
     models = Path(folder)
     chat, found = load_chat(f"{folder}/plain", "llama3-custom"), {}
 
