@@ -27,7 +27,7 @@ def test_a_healthy_run(settings, tmp_path):
     assert [finding for finding in findings if finding.level in (FAULT, OPEN)] == []
     # Random models: they end no answer, know nothing of labels, and their EOS is the tokenizer's own.
     assert {f.topic for f in findings if f.level == WARNING} <= {"end of turn", "endings", "rewards"}
-    assert len({finding.topic for finding in findings}) == len(findings) == 36
+    assert len({finding.topic for finding in findings}) == len(findings) == 37
     assert sorted(tmp_path.rglob("*")) == before
 
 
