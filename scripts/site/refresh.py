@@ -10,6 +10,7 @@ other, and must succeed.
 
 import base64
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -34,10 +35,14 @@ def refresh(page: Path) -> None:
 
 
 def said(command: str) -> str:
-    """What a command prints, without a terminal's colours."""
+    """What a command prints, in the environment of this Python, with paths from the root on."""
     print(f"$ {command}", flush=True)
-    ran = subprocess.run(["bash", "-c", command], cwd=ROOT, check=True, capture_output=True, text=True)
-    return ran.stdout.rstrip("\n") + "\n"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "DICE_PYTHON": sys.executable}
+    shell = ["bash", "-c", command]
+    ran = subprocess.run(shell, cwd=ROOT, env=env, check=True, capture_output=True, text=True)
+    lines = ran.stdout.replace(f"{ROOT}/", "").rstrip("\n").split("\n")
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def take(browser: Browser, picture: re.Match[str], target: Path) -> None:
