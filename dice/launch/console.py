@@ -28,7 +28,7 @@ console = Console(
     highlight=False,
     markup=False,
     soft_wrap=not sys.stdout.isatty(),
-    width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else 200,
+    width=None if sys.stdout.isatty() else 200,
     color_system=None if os.environ.get("NO_COLOR") else "auto",
 )
 HELD = (signal.SIGINT, signal.SIGTERM)
