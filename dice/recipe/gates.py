@@ -9,20 +9,20 @@ from dice.errors import BadInput
 
 WARN = "warn"  # among the gates: a round that fails one is only warned of
 USUAL = ("distinct_3 >= 0.5", "tau >= 0.1", "agreement >= 0.55")  # where gates are `warn` and nothing else
-# Every figure, and what is normal.
+# Every figure, and what is normal: the sign and the number of a bound, and a word more. No sign: no bound.
 NORMAL = {
-    "distinct_1": "above 0.5",
-    "distinct_2": "above 0.8",
-    "distinct_3": "above 0.9",
-    "distinct_4": "above 0.9",
-    "repeating": "below 0.05",
-    "duplicate_share": "below 0.5",
-    "cut_off_share": "below 0.1",
-    "reward_spread": "above 0, and not falling to it",
-    "kl_per_token": "below 0.2 nats",
-    "chosen_logp": "not falling from round to round",
-    "tau": "above 0.1",
-    "agreement": "above 0.55",
+    "distinct_1": (">", 0.5, ""),
+    "distinct_2": (">", 0.8, ""),
+    "distinct_3": (">", 0.9, ""),
+    "distinct_4": (">", 0.9, ""),
+    "repeating": ("<", 0.05, ""),
+    "duplicate_share": ("<", 0.5, ""),
+    "cut_off_share": ("<", 0.1, ""),
+    "reward_spread": (">", 0.0, ", and not falling to it"),
+    "kl_per_token": ("<", 0.2, " nats"),
+    "chosen_logp": ("", 0.0, "not falling from round to round"),
+    "tau": (">", 0.1, ""),
+    "agreement": (">", 0.55, ""),
 }
 SIGNS = {">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt}
 GATE = re.compile(rf"\s*({'|'.join(NORMAL)})\s*(>=|<=|>|<)\s*([-+]?[0-9]*\.?[0-9]+)\s*")
@@ -34,6 +34,18 @@ class Gate(NamedTuple):
     figure: str
     sign: str
     bound: float
+
+
+def normal(figure: str) -> str:
+    """What is normal of a figure, in words."""
+    sign, bound, more = NORMAL[figure]
+    return f"{'above' if sign == '>' else 'below'} {bound:g}{more}" if sign else more
+
+
+def is_normal(figure: str, value: float) -> bool:
+    """Whether a value is within the figure's normal bound, if it has one."""
+    sign, bound, _ = NORMAL[figure]
+    return not sign or SIGNS[sign](value, bound)
 
 
 def gates_of(recipe: Any) -> list[Gate]:

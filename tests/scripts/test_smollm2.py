@@ -4,6 +4,7 @@ import zipfile
 
 import pytest
 
+import make_start
 import smollm2
 from dice.errors import BadInput
 
@@ -62,3 +63,15 @@ def test_the_tokenizer_is_put_right():
     assert right.decode(right.encode("ab 12é")) == "ab 12é"
     assert (right.eos_token, right.pad_token, right.bos_token) == ("<|im_end|>", "<|im_end|>", "<|im_start|>")
     assert right.chat_template == "{{ messages }}"
+
+
+def test_a_world_of_another_seed_is_left_alone(monkeypatch, tmp_path):
+    monkeypatch.setattr(make_start, "WORLD", tmp_path)
+    monkeypatch.setattr(make_start, "make", lambda folder, source: None)
+    (tmp_path / "dpo").mkdir()
+    make_start.main(seed=1)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    make_start.main(seed=1)
+    with pytest.raises(BadInput, match="was made with another seed, tuning: remove all but instruct/"):
+        make_start.main(seed=2, tuning=True)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before != {}

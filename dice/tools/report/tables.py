@@ -1,12 +1,11 @@
 """The tables of a report: rounds at a glance, time, versions. The template makes the simpler ones itself."""
 
-import re
 from collections.abc import Callable
 
 import numpy as np
 
 from dice.errors import counted
-from dice.recipe.gates import NORMAL
+from dice.recipe.gates import NORMAL, is_normal, normal
 from dice.run.manifests import Manifest
 from dice.stages.order import ROUND
 from dice.tools.report.collect import Collected, Round
@@ -34,10 +33,10 @@ def glance(collected: Collected) -> dict[str, list[str]]:
 def collapse(collected: Collected) -> dict[str, tuple[str, list[tuple[str, bool]]]]:
     """What tells a collapse: by figure what is normal, and each round's value and whether it is not that."""
     lines = {}
-    for key, normal in NORMAL.items():
+    for key in NORMAL:
         values = [_health(done, key) for done in collected.rounds]
         if {*values} != {None}:
-            lines[key] = normal, [_beside_normal(value, normal) for value in values]
+            lines[key] = normal(key), [_beside_normal(key, value) for value in values]
     return lines
 
 
@@ -46,12 +45,8 @@ def _health(done: Round, key: str) -> float | None:
     return found[-1] if found else None
 
 
-def _beside_normal(value: float | None, normal: str) -> tuple[str, bool]:
-    if value is None:
-        return NOTHING, False
-    bound = re.match(r"(above|below) ([\d.]+)", normal)
-    odd = bool(bound) and (value <= float(bound[2]) if bound[1] == "above" else value >= float(bound[2]))
-    return minus(f"{value:.3g}"), odd
+def _beside_normal(key: str, value: float | None) -> tuple[str, bool]:
+    return (NOTHING, False) if value is None else (minus(f"{value:.3g}"), not is_normal(key, value))
 
 
 def _manifest(stage: str, words: Callable[[Manifest], str]) -> Callable[[Round], str]:
