@@ -52,8 +52,9 @@ def load_chat(model: str, **encoding: Any) -> Chat:
 
 
 def identity(model: str) -> str:
-    """What makes a fake model answer differently from another."""
-    return (Path(model) / "config.json").read_text() if Path(model).is_dir() else model
+    """What makes a fake model answer differently from another: never where on the disk it lies."""
+    path = Path(model)
+    return (path / "config.json").read_text() if path.is_dir() else "/".join(path.parts[-2:])
 
 
 class Sampler:
