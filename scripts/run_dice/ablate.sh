@@ -3,7 +3,7 @@
 #
 #   bash scripts/run_dice/ablate.sh tiny                             27 runs; --dry says how long
 #   bash scripts/run_dice/ablate.sh tiny --dry                       what would run, and for how long
-#   bash scripts/run_dice/ablate.sh tiny seeds=1 axes=gamma          a part of it
+#   bash scripts/run_dice/ablate.sh tiny seeds=1 axes=gamma:1        a part of it
 #   bash scripts/run_dice/ablate.sh tiny train.learning_rate=1e-5 run=faster
 #
 # Any key of the recipe can be overridden; seeds, axes (reward, balance, gamma; docs/ablation.md has more) and

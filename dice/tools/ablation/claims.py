@@ -68,7 +68,7 @@ def verdicts(figures: Figures, grid: Grid) -> list[Verdict]:
 
     found = []
     for text, axis, more, less, measure in CLAIMS:
-        if axis in grid.axes:
+        if {(axis, more), (axis, less)} <= {*grid.values}:
             both = (Setting(axis, value, grid.axis_rounds) for value in (more, less))
             found.append(verdict(text, f"{axis} {more} minus {less}", *both, measure))
     for t in range(1, grid.rounds + 1):

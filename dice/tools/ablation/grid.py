@@ -103,6 +103,12 @@ class Grid:
     axis_rounds: int  # of everything else
     cells: list[Cell]
 
+    @property
+    def values(self) -> list[tuple[str, str]]:
+        """Every (axis, value) that a run stands for, in the order of the axes."""
+        there = {value for cell in self.cells for value in cell.values}
+        return [(axis, value) for axis in self.axes for value in AXES[axis] if (axis, value) in there]
+
 
 def make_grid(name: str, words: Sequence[str]) -> Grid:
     """The grid of a recipe with `key=value` overrides, of which `OWN_KEYS` are the grid's own.
@@ -119,7 +125,8 @@ def make_grid(name: str, words: Sequence[str]) -> Grid:
     if not recipe.evaluate.judge:
         raise BadInput(f"{name}: the table is made of evaluations, and this recipe has no evaluate.judge")
     prefix = recipe.run if "run" in asked else f"ablate-{recipe.run}"
-    axes, seeds = _axes(own["axes"]), _seeds(own["seeds"])
+    wanted, seeds = _wanted(own["axes"]), _seeds(own["seeds"])
+    axes = tuple(wanted)
     axis_rounds = _number("axis_rounds", own["axis_rounds"])
     if not 1 <= axis_rounds <= recipe.rounds:
         raise BadInput(f"axis_rounds is {axis_rounds}; it must be between 1 and rounds, {recipe.rounds}")
@@ -127,7 +134,7 @@ def make_grid(name: str, words: Sequence[str]) -> Grid:
         raise BadInput(f"axis_rounds is 1; axis {later[0]} needs 2 or more, for round 1 tells nothing of it")
     given = [word for word in given if not word.startswith("run=")]
     given += ["register=null"] if recipe.register else []  # one name for the pairs of many runs
-    values = _values(name, given, axes)
+    values = _values(name, given, wanted)
     cells = []
     for seed in seeds:
         for cell, (stands_for, changes) in values.items():
@@ -143,13 +150,19 @@ def _own(words: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs if key in OWN_KEYS}
 
 
-def _axes(text: str) -> tuple[str, ...]:
-    axes = tuple(text.split(","))
-    for axis in axes:
+def _wanted(text: str) -> dict[str, list[str]]:
+    """The axes by name, and the values of each: all of them, or those of `axis:value`."""
+    words = text.split(",")
+    wanted: dict[str, list[str]] = {}
+    for word in words:
+        axis, colon, value = word.partition(":")
         if axis not in AXES:
             raise BadInput(f"axes: unknown axis {axis!r}; there are {', '.join(AXES)}")
-    _each_once("axes", axes)
-    return axes
+        if colon and value not in AXES[axis]:
+            raise BadInput(f"axes: {axis} has no value {value!r}; there are {', '.join(AXES[axis])}")
+        wanted.setdefault(axis, []).extend([value] if colon else AXES[axis])
+    _each_once("axes", words)
+    return wanted
 
 
 def _seeds(text: str) -> list[int]:
@@ -172,15 +185,15 @@ def _number(key: str, text: str) -> int:
 Values = dict[str, tuple[tuple[tuple[str, str], ...], list[str]]]
 
 
-def _values(name: str, given: list[str], axes: Sequence[str]) -> Values:
+def _values(name: str, given: list[str], wanted: dict[str, list[str]]) -> Values:
     """Cells by name: what they stand for and change. A value that changes nothing is the center."""
     plain = load_recipe(name, given)
     found: Values = {}
     stands_for: list[tuple[str, str]] = []
-    for axis in axes:
+    for axis, values in wanted.items():
         for value, changes in AXES[axis].items():
             if load_recipe(name, [*given, *changes]) == plain:
                 stands_for.append((axis, value))
-            else:
+            elif value in values:
                 found[f"{axis}-{value}"] = (((axis, value),), changes)
     return {CENTER: (tuple(stands_for), []), **found}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from dice.tools.ablation.grid import AXES, CENTER, Cell, Grid
+from dice.tools.ablation.grid import CENTER, Cell, Grid
 
 CONFIDENCE = 0.95
 
@@ -47,7 +47,7 @@ START = Setting("rounds", "0", 0)
 
 def settings(grid: Grid) -> list[Setting]:
     """The rows of the table, axis by axis."""
-    found = [Setting(axis, value, grid.axis_rounds) for axis in grid.axes for value in AXES[axis]]
+    found = [Setting(*value, grid.axis_rounds) for value in grid.values]
     return found + [Setting("rounds", str(t), t) for t in range(grid.rounds + 1)]
 
 

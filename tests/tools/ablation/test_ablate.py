@@ -16,7 +16,7 @@ from dice.tools import reuse
 from dice.tools.ablation import grid, table
 from dice.tools.ablation.claims import Verdict, verdicts
 from dice.tools.ablation.forecast import _stages, forecast
-from dice.tools.ablation.results import Mean, Setting, collect, difference
+from dice.tools.ablation.results import Mean, Setting, collect, difference, settings
 
 pytestmark = pytest.mark.slow
 
@@ -52,6 +52,19 @@ def test_the_recipe_as_overridden_is_the_center(fake_settings):
     assert made.cells[0].values == (("gamma", "0.25"),) and made.cells[0].recipe.rounds == 2
 
 
+def test_single_values_of_an_axis(fake_settings):
+    """Runs, rows and claims of those values alone, and of the recipe's own."""
+    made = make(fake_settings, "seeds=1", "axes=reward:random,gamma:1,gamma:0,balance", "rounds=1")
+    assert [cell.name for cell in made.cells] == [
+        "dice", "reward-random", "gamma-0", "gamma-1", "balance-off",
+    ]  # fmt: skip
+    rows = [f"{row.axis} {row.value}" for row in settings(made)[:-2]]
+    own = ["reward implicit", "reward random", "gamma 0", "gamma 0.5", "gamma 1"]
+    assert rows == [*own, "balance on", "balance off"]
+    told = [verdict.measured for verdict in verdicts({}, made)]
+    assert len(told) == 5 and not any("judge" in words for words in told)
+
+
 def test_the_runs_register_no_pairs(fake_settings):
     """They would all want the same name."""
     assert {cell.recipe.register for cell in make(fake_settings, "register=mine", "seeds=1").cells} == {None}
@@ -61,6 +74,8 @@ def test_the_runs_register_no_pairs(fake_settings):
     "words, message",
     [
         (["axes=gamma,size"], "axes: unknown axis 'size'; there are reward, balance, gamma"),
+        (["axes=gamma:0.3"], "axes: gamma has no value '0.3'; there are 0, 0.25, 0.5, 0.75, 1"),
+        (["axes=gamma:0,gamma:0"], "axes: gamma:0 is there more than once"),
         (["seeds=1,two"], "seeds: 'two' is no number"),
         (["seeds=\N{SUPERSCRIPT TWO}"], "seeds: .* is no number"),
         (["seeds=1,2,01"], "seeds: 1 is there more than once"),
