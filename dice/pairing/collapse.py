@@ -1,11 +1,20 @@
 """Figures that tell whether a loop collapses: repetition, spread, and rankings that no longer agree. Pure."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
 
 LONGEST = 4  # words of an n-gram
+LONGEST_WORD = 20  # characters; what is longer (a loop without spaces, an address) is read by characters
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai to Chinese
+WORD = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, by its spaces; of scripts that write none, its characters."""
+    return [part for word in WORD.findall(text) for part in (word if len(word) > LONGEST_WORD else (word,))]
 
 
 def distinct(texts: Iterable[str]) -> dict[str, float]:
@@ -16,7 +25,7 @@ def distinct(texts: Iterable[str]) -> dict[str, float]:
     """
     shares: dict[int, list[float]] = {n: [] for n in range(1, LONGEST + 1)}
     for text in texts:
-        words = text.split()
+        words = words_of(text)
         for n, found in shares.items():
             grams = Counter(zip(*(words[start:] for start in range(n)), strict=False))
             if grams:

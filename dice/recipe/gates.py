@@ -50,7 +50,7 @@ def is_normal(figure: str, value: float) -> bool:
 
 def gates_of(recipe: Any) -> list[Gate]:
     """The gates of a recipe. Raises BadInput for what is none, and for a figure that its runs have not."""
-    is_implicit, is_usual = recipe.score.reward == "implicit", recipe.gates == WARN
+    is_implicit, is_usual = recipe.score.reward == "implicit", recipe.gates in (WARN, [WARN])
     needed = {
         "kl_per_token": (is_implicit, "score.reward=implicit"),
         "chosen_logp": (is_implicit, "score.reward=implicit"),
@@ -63,6 +63,12 @@ def gates_of(recipe: Any) -> list[Gate]:
         if not there:
             raise BadInput(f"has {gate.figure}, but no round has that figure; it needs {need}")
     return [gate for gate in found if needed.get(gate.figure, (True,))[0]]
+
+
+def unknown(recipe: Any, t: int, figures: Mapping[str, Any]) -> list[str]:
+    """The figures of the gates that the pairs of round t should tell, and do not."""
+    later = {"agreement"} | ({"tau"} if t == 1 else set())
+    return [gate.figure for gate in gates_of(recipe) if gate.figure not in {*figures, *later}]
 
 
 def failures(recipe: Any, figures: Mapping[str, Any]) -> list[str]:

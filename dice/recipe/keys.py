@@ -139,15 +139,18 @@ class Recipe(Group):
             need("score", key, "score.reward=implicit", score.reward == "implicit")
         if score.average_rounds > 1:
             need("score", "average_rounds", "score.reference=previous", score.reference == "previous")
-        if self.pair.min_confidence:
-            need("pair", "min_confidence", in_nats, self.is_in_nats)
-        if train.smoothing == "confidence":
-            need("train", "smoothing", in_nats, self.is_in_nats)
         if train.smoothing == "consistency":
             need("train", "smoothing", "score.consistency=true", score.consistency)
+        is_dpo = train.args.get("pref_loss", "sigmoid") == "sigmoid"
         for key in train.said("smoothing", "loss"):
-            is_dpo = train.args.get("pref_loss", "sigmoid") == "sigmoid"
             need("train", key, "train.pref_loss=sigmoid", is_dpo)
+        confident = [("pair", "min_confidence")] if self.pair.min_confidence else []
+        confident += [("train", "smoothing")] if train.smoothing == "confidence" else []
+        for key in confident:  # sigma(beta * margin) is the probability that this loss has for a pair
+            need(*key, in_nats, self.is_in_nats)
+            need(*key, "train.pref_loss=sigmoid", is_dpo)
+            need(*key, "a train.loss of whole responses", train.loss != "length_normalized")
+            need(*key, "a train.pref_beta above 0", self.beta > 0)
         try:
             gates_of(self)
         except BadInput as error:

@@ -5,7 +5,8 @@ import importlib.util
 import inspect
 import math
 import signal
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,6 +15,8 @@ from dice.launch.progress import Counter
 from dice.recipe.paths import resolve
 from dice.rewards.source import Scoring, Usable
 from dice.run.run import Run
+
+AGAIN = 1.0  # seconds between alarms: a bare `except:` may have swallowed the first
 
 
 class Source(Scoring):
@@ -37,11 +40,14 @@ def load_function(key: str, spec: str) -> Callable[..., Any]:
     file = resolve(path)
     if not file.is_file():
         raise BadInput(f"{key} {spec!r}: {file} does not exist; give path/to/file.py:function")
-    module_spec = importlib.util.spec_from_file_location("dice_judge", file)
+    module_spec = importlib.util.spec_from_file_location(f"dice_user_{file.stem}", file)
     module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # where a dataclass looks for its module
+    if (folder := str(file.parent)) not in sys.path:
+        sys.path.append(folder)  # for what the file imports from beside it; behind the installed packages
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file may raise
+    except (Exception, SystemExit) as error:  # whatever the user's file may raise
         reason = f"{type(error).__name__}: {first_line(error)}"
         raise BadInput(f"{key} {spec!r}: {file} can't be run ({reason})") from error
     function = getattr(module, name, None)
@@ -59,14 +65,16 @@ def call(
     Raises BadInput where it raises, needs more than `seconds` for a call, or gives anything but a finite
     number for each response.
     """
-    takes_all = [*inspect.signature(function).parameters][:2] == ["prompts", "responses"]
+    takes_all = _parameters(function)[:2] == ["prompts", "responses"]
     found = []
     for batch in filter(None, [texts] if takes_all else ([pair] for pair in texts)):
         what = f"reward function {name} on {batch[0][0]!r:.60}"
         try:
             with _time_limit(seconds):
                 if takes_all:
-                    given = [*function(*([*side] for side in zip(*batch, strict=True)))]
+                    given = function(*([*side] for side in zip(*batch, strict=True)))
+                    if isinstance(given, str | bytes | Mapping):
+                        raise TypeError(f"gives a {type(given).__name__}, not a list of numbers")
                 else:
                     given = [function(*batch[0])]
                 rewards = [float(value) for value in given]
@@ -83,6 +91,14 @@ def call(
     return found
 
 
+def _parameters(function: Callable[..., Any]) -> list[str]:
+    """The names of its parameters, as far as they are known: a builtin's may not be."""
+    try:
+        return [*inspect.signature(function).parameters]
+    except (TypeError, ValueError):
+        return []
+
+
 class _TooLong(BaseException):
     """No Exception: a function that catches all of these must not go on."""
 
@@ -95,7 +111,7 @@ def _time_limit(seconds: float) -> Iterator[None]:
         raise _TooLong
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN)
     try:
         yield
     finally:

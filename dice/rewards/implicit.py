@@ -110,11 +110,10 @@ class Source(Scoring):
 
     def _score(self, shard: Path, row: Logps, others: list[float]) -> Score:
         """The row to write, from the log-probs under the models besides the policy."""
-        score, (policy, reference) = self.recipe.score, self.run.ends(self.t)
+        score, reference = self.recipe.score, self.run.ends(self.t)[1]
         logps = dict(zip(self.run.reads(self.t), (row.logp, *others), strict=True))
-        rounds = policy - reference if score.reference == "previous" else 1
         length = len(row.response_ids) if score.normalize == "tokens" else 1
-        reward = (row.logp - logps[reference]) / rounds / length
+        reward = (row.logp - logps[reference]) / self.run.averaged(self.t) / length
         made = score_of(shard, row, reward, (row.logp, logps[reference], row.logp_check))
         if score.consistency and self.t > 1:
             policy, reference = self.run.ends(self.t - 1)

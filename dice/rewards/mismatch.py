@@ -17,8 +17,8 @@ ROUNDING = {True: 0.15, False: 2e-3}  # in less than single precision, and in si
 class Mismatch:
     """Takes a round's scores, one by one; of interest are those that both know the log-prob of."""
 
-    def __init__(self, per_token: bool = False) -> None:
-        self.per_token = per_token  # whether rewards are
+    def __init__(self, per_token: bool = False, rounds: int = 1) -> None:
+        self.per_token, self.rounds = per_token, rounds  # whether rewards are, and what they are a mean of
         self.apart: list[float] = []  # nats, of a response: once more minus the log-prob that counts
         self.n_tokens = 0
         self.rewards: dict[str, list[tuple[float, float]]] = defaultdict(list)  # by either, of each prompt
@@ -28,7 +28,7 @@ class Mismatch:
             apart = score.logp_check - score.logp_policy
             self.apart.append(apart)
             self.n_tokens += score.n_tokens
-            other = score.reward + apart / (score.n_tokens if self.per_token else 1)
+            other = score.reward + apart / self.rounds / (score.n_tokens if self.per_token else 1)
             self.rewards[score.prompt_id].append((score.reward, other))
 
     def figures(self) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from dice.run.run import Run
 
 SHARD = 1024  # responses: what workers share out
 NO_PAIRS = {"min_chars": 0, "max_chars": 1 << 60, "min_confidence": 0.0}
-ALONE = {"average_rounds": 1, "consistency": False, "reference": "previous"}  # of a run of a single round
+# Of a run of a single round, and of answers that no engine has sampled.
+ALONE = {"average_rounds": 1, "consistency": False, "reference": "previous", "policy_logps": "scorer"}
 
 
 @dataclass(frozen=True)

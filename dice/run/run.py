@@ -49,6 +49,11 @@ class Run:
         score, t = self.recipe.score, max(t, 1)
         return t - 1, t - 1 - (t if score.reference == "first" else min(score.average_rounds, t))
 
+    def averaged(self, t: int) -> int:
+        """Over how many rounds the reward of round t is a mean; 1 against a reference that is kept."""
+        policy, reference = self.ends(t)
+        return policy - reference if self.recipe.score.reference == "previous" else 1
+
     def reads(self, t: int) -> list[int]:
         """The rounds whose models read the responses of round t for implicit rewards, its policy's first."""
         before = self.ends(t - 1) if self.recipe.score.consistency and t > 1 else ()

@@ -27,6 +27,7 @@ WARNING = (
     "the reward agrees with {} of the held-out labels, and a coin with half of them: a round on it is likely "
     "to be wasted; check policy, reference and template"
 )
+REPLAYED = "the prompts of {} of the {} of evaluate.preferences are in replay.dataset, too: not held out"
 WORK = "pairs"  # the folder in which the pairs get their rewards
 
 
@@ -77,13 +78,18 @@ def _run(run: Run, t: int) -> Outcome:
         raise BadInput(f"evaluate.preferences: {recipe.evaluate.preferences}: no pair can be scored")
     dropped["pairs with an answer that can't be scored"] = len(margins) - len(known)
     found = Agreement.of(known)
+    warnings = [] if found.share >= LEAST else [WARNING.format(found)]
+    if recipe.replay.gamma > 0:
+        replayed = {one.prompt_id for one in read_preferences(recipe.dataset_dir, recipe.replay.dataset)[0]}
+        if shared := sum(pair.prompt_id in replayed for pair in pairs):
+            warnings.append(REPLAYED.format(shared, counted(len(pairs), "pair")))
     return Outcome(
         rows_in=len(pairs),
         rows_out=len(known),
         summary=f"{source.title} agree with {found} of {counted(len(known), 'held-out label')}",
         dropped=dict(dropped),
         figures={"agreement": found.share, **({"agreement_error": found.error} if found.pairs > 1 else {})},
-        warnings=[] if found.share >= LEAST else [WARNING.format(found)],
+        warnings=warnings,
     )
 
 

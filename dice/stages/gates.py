@@ -2,13 +2,15 @@
 
 from dice.errors import GateClosed
 from dice.launch.console import say, shown
-from dice.recipe.gates import WARN, failures
+from dice.recipe.gates import WARN, failures, unknown
 from dice.run.manifests import Manifest
 from dice.run.run import Run
 
 
 def check(run: Run, manifest: Manifest) -> None:
     """Raises GateClosed where a stage's figures fail a gate, or warns, where the recipe says so."""
+    if manifest.stage == "pair" and (missing := unknown(run.recipe, manifest.round, manifest.figures)):
+        say(f"{'':<10}gate: round {manifest.round} has no {', '.join(missing)} to judge it by", mark="!")
     if not (failed := failures(run.recipe, manifest.figures)):
         return
     told = f"gate: {'; '.join(failed)} ({manifest.stage} of round {manifest.round})"

@@ -30,6 +30,7 @@ from dice.run.stage import Outcome, Stage, makers
 from dice.stages import generate
 
 RANKED = "offline"  # the folder in which offline pairs get the margins that they are chosen by
+UNCERTAIN = 0.1  # the share of pairs that `train.smoothing: confidence` smooths: those of the least margins
 LOOKED_AT = 1000  # responses whose words are counted, the first one to each of as many prompts
 
 
@@ -116,9 +117,10 @@ def _collapse(table: Table, choice: Choice, texts: list[str]) -> dict[str, Any]:
     chosen = (table.logp_policy / np.maximum(table.n_tokens, 1))[picks.rows, picks.chosen]
     taus = collapse.taus(table.rewards, table.reward_before, there)
     known = taus[~np.isnan(taus)]
+    spread = collapse.mean_and_deviation(table.rewards, there)[1][there.sum(1) > 1]
     found = {
         **collapse.distinct(texts),
-        "reward_spread": collapse.mean_and_deviation(table.rewards, there)[1].mean(),
+        "reward_spread": spread.mean() if len(spread) else np.nan,
         "kl_per_token": gone,
         "chosen_logp": chosen.sum() / max(len(chosen), 1),
         "tau": known.mean() if len(known) else np.nan,
@@ -130,7 +132,8 @@ def _smoothing(recipe: Recipe, table: Table, pairs: list[Pair]) -> Iterator[Smoo
     """How likely each pair is to be ordered wrongly; by consistency nothing is known of round 1's."""
     if recipe.train.smoothing == "confidence":  # DPO's model: sigma(beta * margin) is right
         margins = np.array([pair.chosen_shaped - pair.rejected_shaped for pair in pairs])
-        wrong = 1 / (1 + np.exp(recipe.beta * margins))
+        uncertain = margins <= np.quantile(margins, UNCERTAIN) if pairs else margins
+        wrong = np.where(uncertain, 1 / (1 + np.exp(recipe.beta * margins)), 0.0)
     else:
         taus = collapse.taus(table.rewards, table.reward_before, table.present)
         wrong = np.nan_to_num((1 - taus) / 2)[[table.row_of[pair.prompt_id] for pair in pairs]]

@@ -37,7 +37,7 @@ def _run(run: Run, t: int) -> Outcome:
     dropped: Tally[str] = Tally()
     rows = tokens = 0
     total = 0.0
-    mismatch = Mismatch(per_token=recipe.score.normalize == "tokens")
+    mismatch = Mismatch(recipe.score.normalize == "tokens", run.averaged(t))
     for score in scored(run, t):
         if isinstance(score, Dropped):
             dropped[score.reason] += 1

@@ -43,7 +43,7 @@ def show_agreement(name: str, recipe: str | None, overrides: Sequence[str]) -> N
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
         raise BadInput(f"{name}: no pair can be scored ({reasons})")
     title = f"{name}: {counted(len(kept), 'pair')}, {_source(loaded)}"
-    _print(title, kept, dropped, source_of(loaded).unit)
+    _print(title, kept, dropped, loaded)
 
 
 def _source(recipe: Recipe) -> str:
@@ -53,10 +53,13 @@ def _source(recipe: Recipe) -> str:
         return f"reward model {shown(Path(Run(recipe.run_dir, recipe).reward_model()))}"
     if score.reward == "judge":
         return f"judge {recipe.policy if score.judge == 'policy' else score.judge}"
-    return f"{recipe.policy} against {recipe.reference}" if score.reward == "implicit" else "random rewards"
+    if score.reward == "implicit":
+        return f"{recipe.policy} against {recipe.reference}"
+    return source_of(recipe).title
 
 
-def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str], unit: str) -> None:
+def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str], recipe: Recipe) -> None:
+    unit, is_per_token = source_of(recipe).unit, recipe.score.normalize == "tokens"
     rewards = np.array([[score.reward for score in pair] for pair in kept])
     chars = np.array([[score.n_chars for score in pair] for pair in kept])
     tokens = np.array([[score.n_tokens for score in pair] for pair in kept])
@@ -91,7 +94,7 @@ def _print(title: str, kept: list[tuple[Score, Score]], dropped: Counter[str], u
         ),
         ("reward and length", correlation(rewards.ravel(), chars.ravel())),
         ("margin and length difference", correlation(margins, longer)),
-        ("reward per token agrees", str(Agreement.of(per_token))),
+        *([] if is_per_token else [("reward per token agrees", str(Agreement.of(per_token)))]),
         ("the longer answer agrees", str(Agreement.of(longer))),
     ):
         console.print(f"{label:<30}{value}")

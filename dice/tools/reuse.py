@@ -17,8 +17,10 @@ from dice.run.lock import locked
 from dice.run.run import Run, open_run
 from dice.run.stage import Stage, facts, require_unchanged
 from dice.run.state import State
-from dice.stages import train_reward_model
+from dice.stages import agreement, train_reward_model
 from dice.stages.order import stages_of
+
+BESIDE = (agreement.STAGE, train_reward_model.STAGE)  # sampling waits for neither
 
 
 def reuse(run: Run) -> None:
@@ -35,7 +37,7 @@ def reuse(run: Run) -> None:
         with locked(run.path):
             for stage, t in stages_of(run):
                 done = stage.state(run, t).was_done or take_over(stage, run, t, others)
-                if not done and stage is not train_reward_model.STAGE:
+                if not done and stage not in BESIDE:
                     return
 
 

@@ -9,7 +9,8 @@ can be had, and else the seeded sample. The card says which.
 
 Writes data/ultrafeedback_10k.json (preferences), data/ultrafeedback_10k_prompts.json (their prompts) and
 a card with counts and lengths, data/ultrafeedback_10k.md; data/dataset_info.json registers both sets
-(with --output FOLDER: that folder's). Does nothing where all three exist.
+(with --output FOLDER: that folder's).
+Does nothing where all three exist. Another sample replaces them only if the card is removed first.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterable
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ BLOBS = {  # git's names of the two published files
     "preference.json": "27dc96a24838824e2ec507c4236bd555ab38850d",
     "prompt.json": "fe0335987fae21d8cb8308c7ec69b5475fa7a969",
 }
+PUBLISHED = f"The subset that the paper's authors published, `{PAPER}`."
 HUB_ID = "HuggingFaceH4/ultrafeedback_binarized"
 SAMPLES = ("seeded", "paper", "auto")
 KEYS = ("instruction", "chosen", "rejected")
@@ -122,7 +125,7 @@ def published(source: str | None) -> tuple[list[dict[str, str]], list[dict[str, 
             opened = open(place, "rb") if source else urllib.request.urlopen(place, timeout=60)  # noqa: SIM115
             with opened as file:
                 content = file.read()
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             raise BadInput(f"{place} can't be read: {error}") from error
         if blob_hash(content) != blob:
             raise BadInput(f"{place}: its git blob hash is {blob_hash(content)}; the published one is {blob}")
@@ -176,15 +179,19 @@ def main(
     """Write the sample and its card, and register it, unless it is there already."""
     folder = Path(output) if output else ROOT / "data"
     files = [folder / f"{NAME}.json", folder / f"{NAME}_prompts.json", folder / f"{NAME}.md"]
-    if all(file.exists() for file in files):
-        return
     if sample not in SAMPLES:
         raise BadInput(f"--sample is {sample!r}; it must be one of {', '.join(SAMPLES)}")
+    if all(file.exists() for file in files):
+        found = "paper" if PUBLISHED in files[2].read_text(encoding="utf-8") else "seeded"
+        say(f"ultrafeedback: the {found} sample is in {folder}")
+        if sample not in (found, "auto"):
+            raise BadInput(f"--sample is {sample}; remove {files[2]} to make that one instead")
+        return
     drawn = prompts = None
     if sample != "seeded":
         try:
             drawn, prompts = published(source)
-            origin = [f"The subset that the paper's authors published, `{PAPER}`."]
+            origin = [PUBLISHED]
         except BadInput as error:
             if sample == "paper":
                 raise

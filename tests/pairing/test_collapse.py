@@ -17,6 +17,7 @@ def test_distinct_n_grams_of_texts():
         "repeating": 0.0,
     }
     assert distinct(["so " * 20, "one two three four five"])["repeating"] == 0.5
+    assert distinct(["你好" * 5])["distinct_3"] == 2 / 8 and distinct(["ab" * 20])["repeating"] == 1.0
     assert distinct([]) == {} and distinct([""]) == {}
 
 

@@ -42,6 +42,7 @@ def test_warn_goes_on(fake_settings):
     assert gates_of(usual) == [Gate("distinct_3", ">=", 0.5)] and WARN in usual.gates
     words = ["gates=warn", "score.consistency=true", "evaluate.preferences=some_pairs"]
     assert len(gates_of(load_recipe("tiny", [*fake_settings, *words]))) == 3
+    assert gates_of(load_recipe("tiny", [*fake_settings, "gates=[warn]"])) == gates_of(usual)
     both = load_recipe("tiny", [*fake_settings, "gates=[repeating < 0.1, warn]"])
     assert gates_of(both) == [Gate("repeating", "<", 0.1)] and WARN in both.gates
     assert gates_of(load_recipe("tiny", fake_settings)) == []

@@ -8,6 +8,7 @@ from fake_world import write_manifest
 from dice.errors import BadInput
 from dice.launch.worker import Worker
 from dice.recipe.load import load_recipe
+from dice.rewards import function
 from dice.rewards.function import call, load_function
 from dice.rewards.scoring import scored, settings, work
 from dice.run import files
@@ -43,6 +44,9 @@ def test_one_response_at_a_time_or_all_of_them():
         (lambda prompts, responses: [1.0], "1 values for 2 responses"),
         (lambda prompts, responses: 1.0, "TypeError: .*not.* iterable|TypeError: Value after"),
         (lambda prompts, responses: [1.0, float("inf")], "gives nan or inf"),
+        (lambda prompts, responses: "12", "TypeError: gives a str, not a list of numbers"),
+        (lambda prompts, responses: {1: 0.5, 2: 0.5}, "TypeError: gives a dict, not a list of numbers"),
+        (max, "ValueError: could not convert string to float"),  # its parameters are not known
     ],
 )
 def test_what_a_function_must_not_do(function, told):
@@ -63,6 +67,37 @@ def test_a_function_that_never_returns_is_ended():
         call(stubborn, "f", TEXTS, 0.05)
     time.sleep(0.06)  # the alarm of a call that has ended rings no more
     assert call(lambda prompt, response: 2, "f", TEXTS, 0.05) == [2.0, 2.0]
+
+
+def test_a_function_that_swallows_the_alarm_is_ended_by_the_next(monkeypatch):
+    monkeypatch.setattr(function, "AGAIN", 0.05)
+
+    def deaf(prompt, response):
+        try:
+            while True:
+                time.sleep(0.01)
+        except:  # noqa: E722
+            while True:
+                time.sleep(0.01)
+
+    with pytest.raises(BadInput, match="no answer in 0.05 seconds"):
+        call(deaf, "f", TEXTS, 0.05)
+
+
+def test_a_file_of_some_size(tmp_path):
+    """A dataclass and a module beside it, as in a script that is run by itself."""
+    (tmp_path / "beside_the_rewards.py").write_text("FACTOR = 2\n")
+    (tmp_path / "mine.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n"
+        "from beside_the_rewards import FACTOR\n"
+        "@dataclass\nclass Answer:\n    text: str\n"
+        "def length(prompt, response):\n    return FACTOR * len(Answer(response).text)\n"
+    )
+    assert load_function("score.reward", f"{tmp_path / 'mine.py'}:length")("", "four") == 8
+    (tmp_path / "script.py").write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(BadInput, match=r"script.py can't be run \(SystemExit: 0\)"):
+        load_function("score.reward", f"{tmp_path / 'script.py'}:length")
 
 
 def test_where_the_function_is_must_be_right(fake_settings, tmp_path):

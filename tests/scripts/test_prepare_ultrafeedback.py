@@ -155,6 +155,10 @@ def test_the_paper_s_sample_from_a_local_copy(papers_files, tmp_path, capsys):
         "The subset that the paper's authors published" in (tmp_path / "out/ultrafeedback_10k.md").read_text()
     )
     assert "published" in capsys.readouterr().out
+    prepare_ultrafeedback.main(output=str(tmp_path / "out"), sample="auto")
+    assert "the paper sample is in" in capsys.readouterr().out
+    with pytest.raises(BadInput, match=r"--sample is seeded; remove .*ultrafeedback_10k.md to make that one"):
+        prepare_ultrafeedback.main(output=str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize("name", ["preference.json", "prompt.json"])

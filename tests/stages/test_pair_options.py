@@ -79,7 +79,7 @@ def test_only_implicit_rewards_are_in_nats(fake_settings, word):
 
 @pytest.mark.parametrize("kind", ["confidence", "consistency"])
 def test_how_likely_a_pair_is_to_be_ordered_wrongly(round_of, kind):
-    """By margins of 3 and 1: sigma(-0.3) and sigma(-0.1). By tau of 1/3 and none: (1 - 1/3) / 2 and 0."""
+    """Margins of 3 and 1, of which the smaller is smoothed: 0, sigma(-0.1). Tau of 1/3 and none: 1/3, 0."""
     table = {"q": [("best", 2.0), ("middle", 1.0), ("worst", -1.0)], "r": [("up", 1.0), ("down", 0.0)]}
     run = round_of(table, alpha=0, min_samples=2, gamma=0.5)
     (part,) = files.shards(run.round_dir(1) / "scores")
@@ -93,7 +93,7 @@ def test_how_likely_a_pair_is_to_be_ordered_wrongly(round_of, kind):
     found = {row["pair_key"]: row["smoothing"] for row in map(json.loads, lines)}
     keys = [pair_key(one["messages"], one["chosen"], one["rejected"]) for one in pairs_of(run)]
     expected = {
-        "confidence": [1 / (1 + math.exp(0.3)), 1 / (1 + math.exp(0.1))],
+        "confidence": [0.0, 1 / (1 + math.exp(0.1))],
         "consistency": [1 / 3, 0.0],
     }
     assert [found[key] for key in keys] == pytest.approx(expected[kind])
@@ -112,6 +112,15 @@ def test_how_likely_a_pair_is_to_be_ordered_wrongly(round_of, kind):
         ),
         (["train.loss=wpo", "train.pref_loss=ipo"], "train.loss is 'wpo'; it needs train.pref_loss=sigmoid"),
         (["train.smoothing=confidence", "train.pref_loss=orpo"], "it needs train.pref_loss=sigmoid"),
+        (
+            ["pair.min_confidence=0.6", "train.pref_loss=ipo"],
+            "confidence is 0.6; it needs train.pref_loss",
+        ),
+        (
+            ["pair.min_confidence=0.6", "train.loss=length_normalized", "train.pref_beta=5"],
+            "pair.min_confidence is 0.6; it needs a train.loss of whole responses",
+        ),
+        (["train.smoothing=confidence", "train.pref_beta=0"], "it needs a train.pref_beta above 0"),
     ],
 )
 def test_losses_that_need_something_else(fake_settings, words, message):

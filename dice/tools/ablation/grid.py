@@ -32,7 +32,7 @@ PAPER: dict[str, dict[str, list[str]]] = {
 # What was published since, each asked for by its name.
 OPTIONS: dict[str, dict[str, list[str]]] = {
     "rejected": {value: [f"pair.rejected={value}"] for value in ("worst", "sigma", "random")},
-    "confidence": {value: [f"pair.min_confidence={value}"] for value in ("0", "0.75")},
+    "confidence": {value: [f"pair.min_confidence={value}"] for value in ("0", "0.55", "0.65")},
     "select": {value: [f"replay.select={value}"] for value in ("random", "top", "bottom")},
     "normalize": {value: [f"score.normalize={value}"] for value in ("none", "tokens")},
     "average": {value: [f"score.average_rounds={value}"] for value in ("1", "2")},

@@ -135,7 +135,7 @@ def _show_stages(planned: Budget, rows: list[Row]) -> None:
         table.add_column(title, justify=justify, no_wrap=title != "what")
     for index, row in enumerate(rows):
         first = index == 0 or rows[index - 1].round != row.round
-        outside = "before" if row.stage == "train_rm" else "evaluation"
+        outside = "before" if row.stage in ("train_rm", "agree") else "evaluation"
         heading = (f"round {row.round}" if row.round else outside) if first else ""
         time = "" if row.done else hours(row.seconds)
         table.add_row(heading, row.stage, row.rows, _memory(row.cost, device), time, row.state)

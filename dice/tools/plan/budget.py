@@ -82,7 +82,9 @@ class Budget:
             share = 1 if stage == "generate" else self.evaluated / work.responses
             return replace(cost, seconds=cost.seconds * share)
         if stage == "score":
-            return self._scoring(size)
+            return self._scoring(size, work)
+        if stage == "agree":
+            return self._scoring(size, replace(work, prompts=self.labelled, samples=2))
         if stage == "train_rm":
             epochs = train_reward_model.training_args(recipe)["num_train_epochs"]
             steps = math.ceil(self.ranked * epochs / work.batch)
@@ -92,9 +94,9 @@ class Budget:
             work = replace(work, offline=work.offline + work.generated)
         return estimate.train(size, machine, work, self.training, self.longest)
 
-    def _scoring(self, size: Size) -> Cost | None:
-        """Of a round's rewards; None where that is somebody else's affair, or of unknown length."""
-        score, machine, work = self.recipe.score, self.machine, self.work
+    def _scoring(self, size: Size, work: Workload) -> Cost | None:
+        """Of rewards; None where that is somebody else's affair, or of unknown length."""
+        score, machine = self.recipe.score, self.machine
         if score.reward == "random":
             return estimate.pair(work)
         if score.reward == "judge" or is_function(score.reward):
@@ -111,6 +113,12 @@ class Budget:
         """Pairs that a reward model is trained on: the offline ones, as many as prompts where unknown."""
         offline = rows_here(self.recipe, read_preferences, self.recipe.replay.dataset)
         return len(offline) or self.work.prompts
+
+    @cached_property
+    def labelled(self) -> int:
+        """Held-out preferences that rewards are held against."""
+        name = self.recipe.evaluate.preferences
+        return (len(rows_here(self.recipe, read_preferences, name)) or HELD_OUT) if name else 0
 
     @cached_property
     def evaluated(self) -> int:

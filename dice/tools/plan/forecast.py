@@ -54,6 +54,7 @@ def rows_of(planned: Budget, run: Run, here: bool) -> Iterator[Row]:
         "train_rm": "a reward model of the offline pairs",
         "pair": f"{counted(work.generated, 'pair')} and {work.offline:,} offline",
         "train": f"{counted(work.steps, 'step')} of {counted(work.batch, 'pair')}",
+        "agree": counted(planned.labelled, "held-out label"),
         "evaluate": counted(planned.evaluated, "answer"),
     }
     measured = _measured(planned, run) if here else {}

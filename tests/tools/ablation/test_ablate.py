@@ -10,9 +10,7 @@ from fake_world import write_manifest
 from dice.errors import BadInput
 from dice.run import files
 from dice.run.run import create_run
-from dice.run.stage import Outcome, Stage, execute
 from dice.stages.order import stages_of
-from dice.tools import reuse
 from dice.tools.ablation import grid, table
 from dice.tools.ablation.claims import Verdict, verdicts
 from dice.tools.ablation.forecast import _stages, forecast
@@ -211,54 +209,6 @@ def test_a_run_that_was_ended_in_a_later_round_leaves_a_gap(first, fake_settings
     assert first("rounds=2").is_done is False and not collect(made)
     pretend(first("rounds=2"), round_1=0.6)  # evaluated before round 2 was trained
     assert not first("rounds=2").is_done
-
-
-@pytest.fixture
-def stage():
-    """A stage that writes its setting into a file."""
-
-    def run(run, t):
-        files.write_text(run.round_dir(t) / "out" / "text", str(run.recipe.seed))
-        return Outcome(1, 1, "wrote")
-
-    return Stage("write", lambda run, t: {}, lambda run, t: {"seed": run.recipe.seed}, ("out",), run)
-
-
-@pytest.fixture
-def runs(fake_settings):
-    """Makes runs beside each other."""
-
-    def run(name, seed=1):
-        made = grid.load("tiny", [*fake_settings, f"run={name}", f"seed={seed}"])
-        return create_run(made)
-
-    return run
-
-
-def test_a_stage_is_taken_over_where_its_manifest_would_be_the_same(stage, runs):
-    first, second = runs("first"), runs("second")
-    execute(stage, first, 1)
-    assert reuse.take_over(stage, second, 1, [runs("other", seed=2), first]) == first
-    paths = [run.round_dir(1) / "out" / "text" for run in (first, second)]
-    assert paths[0].samefile(paths[1])
-    manifest = stage.manifest(second, 1)
-    assert manifest.shared_from == str(first.round_dir(1))
-    assert execute(stage, second, 1) == manifest  # done before
-
-    files.write_text(paths[1], "something else")  # as everything is written: the file is replaced
-    assert paths[0].read_text() == "1"
-
-
-def test_nothing_is_taken_over_that_is_another_or_damaged_or_begun(stage, runs):
-    first, second, third = runs("first"), runs("second"), runs("third", seed=3)
-    execute(stage, first, 1)
-    assert reuse.take_over(stage, third, 1, [first]) is None  # another setting
-    files.write_json(second.round_dir(1) / "write.started.json", {})
-    assert reuse.take_over(stage, second, 1, [first]) is None  # this run's own has begun
-    (second.round_dir(1) / "write.started.json").unlink()
-    files.write_text(first.round_dir(1) / "out" / "text", "damaged")
-    assert reuse.take_over(stage, second, 1, [first]) is None
-    assert not (second.round_dir(1) / "out").exists()
 
 
 @pytest.mark.slow
