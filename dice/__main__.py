@@ -101,9 +101,7 @@ class ForUsers:
         """
         from dice.tools import status
 
-        if run is None:
-            status.show_all()
-        elif not status.show_preparation(run) and status.show_run(open_run(run), check):
+        if status.show(run, check):
             sys.exit(1)
 
     def report(
@@ -231,7 +229,7 @@ class ForUsers:
         export_model.export_round(opened, opened.checked_round(round), output, push, pairs)
 
     def register(self, round_dir: str, *, name: str, mixed: bool = False, force: bool = False) -> None:
-        """Add a round's pairs to data/dataset_info.json.
+        """Add a round's pairs to its recipe's dataset_info.json.
 
         Args:
             round_dir: The round's folder, such as results/tiny/round-1.

@@ -40,6 +40,10 @@ BESIDE_TEXT = {"input": "query", "history": "history"}  # of a prompt that is a 
 UNSUPPORTED = ("tools", "images", "videos", "audios")  # a prompt here is text alone
 
 
+class NoColumn(BadInput):
+    """A row without a column that has to be there; it may be there by another name."""
+
+
 @dataclass(frozen=True)
 class Answered:
     """A row of the input: its prompt and the responses to it."""
@@ -112,7 +116,10 @@ def _source(path: Path) -> Source:
 def _told_of_pair(source: Source, row: dict[str, Any], line: str) -> Source:
     for name in ("chosen", "rejected"):
         if row.get(name) is None:
-            raise BadInput(f"{line}: no column {name!r}; a preference set has chosen and rejected")
+            raise NoColumn(
+                f"{line}: no column {name!r}; a preference set has chosen and rejected, this row has: "
+                f"{', '.join(row) or 'nothing'}"
+            )
     return _told(source, row, line)
 
 
@@ -127,7 +134,7 @@ def _told(source: Source, row: dict[str, Any], line: str) -> Source:
     if not named and isinstance(row.get("chosen"), list):
         named = ["chosen"]  # the turns before the answer
     if not named:
-        raise BadInput(
+        raise NoColumn(
             f"{line}: no prompt in sight; a row needs one of the columns prompt, instruction, messages, "
             f"conversations, this one has: {', '.join(row) or 'nothing'}"
         )

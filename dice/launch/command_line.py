@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from inspect import Parameter
+from os.path import expanduser
 from typing import Literal
 
 import fire
@@ -111,9 +112,9 @@ def _fitting(name: str, taken: list[Argument], words: list[str]) -> list[str]:
         if flag.kind == "switch" and equals:
             raise BadInput(f"{name}: {key} takes no value; write {key}, or leave it out")
         value = value if equals else "yes" if flag.kind == "switch" else next(rest, "--")
-        if not equals and value.startswith("--"):
+        if not value or (not equals and value.startswith("--")):
             raise BadInput(f"{name}: {key} needs a value: {flag.shown}")
-        given[flag.name] = value
+        given[flag.name] = expanduser(value)  # a shell leaves the ~ of --flag=~/folder alone
     see = f"; see `dice {name} --help`"
     places = [flag for flag in flags.values() if flag.kind == "place" and flag.name not in given]
     if len(in_place) > len(places) and not any(argument.kind == "words" for argument in taken):

@@ -66,7 +66,7 @@ GPUS = {
     )
 }
 GIVEN = "as given"  # how an origin begins that is not this machine
-FORM = re.compile(r"(?:(0|[1-9]\d{0,3})\s*[X*])?\s*([A-Z][\w-]*|[1-9]\d{0,3}GB?)")
+FORM = re.compile(r"(?:(0|[1-9]\d{0,3})\s*[X*])?\s*([A-Z][\w-]*|[1-9]\d{0,3}G(?:I?B)?)")
 CPU_FLOPS, CPU_BANDWIDTH = 50e9, 10e9  # of one core in float32, and of all of them: an assumption
 
 
@@ -78,14 +78,14 @@ def parse_gpus(text: str) -> Machine:
     """
     found = FORM.fullmatch(text.strip().upper())
     number, name = found.groups() if found else ("1", "")
-    name = name.removesuffix("B") if name.endswith("GB") else name
+    name = re.sub("GI?B$", "G", name)
     if name[:1].isdigit() and number != "0":
         gib = int(name.removesuffix("G"))
         return Machine(_gpu(f"GPU of {gib} GiB", gib, math.nan, math.nan), int(number or 1), GIVEN)
     named = [gpu for gpu in GPUS.values() if name and (gpu.name == name or gpu.name.startswith(f"{name}-"))]
     if len({gpu.flops for gpu in named}) != 1 or number == "0":
         example = f"8x{named[-1].name if named else 'A100-80G'}"
-        raise BadInput(f"gpus is {text!r}; it must be like {example}; there are: {', '.join(GPUS)}")
+        raise BadInput(f"gpus is {text!r}; it must be like {example} or 1x24G; there are: {', '.join(GPUS)}")
     *others, largest = sorted(named, key=lambda gpu: gpu.memory)
     hint = "".join(f"; write gpus={number or 1}x{gpu.name} if it is that" for gpu in others)
     return Machine(largest, int(number or 1), f"{GIVEN}{hint}")

@@ -115,7 +115,8 @@ def resolved_yaml(recipe: Recipe) -> str:
 
 
 def _source(name: str, overrides: Sequence[str]) -> Source:
-    for path in (RECIPES / name / "dice.yaml", Path(name) / "dice.yaml", Path(name)):
+    shipped, own = RECIPES / name / "dice.yaml", (Path(name) / "dice.yaml", Path(name))
+    for path in (shipped, *own) if name in recipe_names() else (*own, shipped):
         if may_exist(path) and path.is_file():
             path = path.resolve()
             written = {k: v for k, v in _read_yaml(path).items() if not str(k).startswith("x-")}

@@ -9,7 +9,7 @@ import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,12 @@ def _export(source: Path, folder: Path, readme: str, push: str | None) -> None:
         _check_push(push)
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not model_card.is_ours(folder)):
         raise BadInput(f"{folder} exists and was not made by export; give --output=FOLDER")
+    collect = _collector(source)
     partial = folder.with_name(f".{folder.name}.partial")
     files.remove(partial)
     partial.mkdir(parents=True)
     try:
-        how = _collect(source, partial)
+        how = collect(source, partial)
         files.write_text(partial / "README.md", readme)
         for path in partial.iterdir():
             files.open_to_readers(path)
@@ -91,17 +92,16 @@ def _export(source: Path, folder: Path, readme: str, push: str | None) -> None:
         _push(folder, push)
 
 
-def _collect(source: Path, target: Path) -> str:
-    """Write the model of `source` to `target`; says what was done. Raises BadInput where there is none."""
+def _collector(source: Path) -> Callable[[Path, Path], str]:
+    """What writes the model of `source` to a folder and says how. Raises BadInput where there is none."""
     if (source / "adapter_config.json").is_file():
-        return merge(source, target)
+        return merge
     if any(source.glob("model*.safetensors")):
-        _copy(source, target, trainer.MODEL_FILES)
-        return "copied"
+        return _copy_model
     if any(source.glob("global_step*")):
-        return _gather_deepspeed(source, target)
-    if sharded := next(source.glob("pytorch_model_fsdp_*"), None):
-        return _gather_fsdp(source, sharded, target)
+        return _gather_deepspeed
+    if any(source.glob("pytorch_model_fsdp_*")):
+        return _gather_fsdp
     raise BadInput(
         f"{source}: no model here; a model has model*.safetensors, an adapter adapter_config.json, a "
         "checkpoint of DeepSpeed global_step*, one of FSDP pytorch_model_fsdp_*"
@@ -111,6 +111,11 @@ def _collect(source: Path, target: Path) -> str:
 def _copy(source: Path, target: Path, patterns: Iterable[str]) -> None:
     for path in {path for pattern in patterns for path in source.glob(pattern)}:
         shutil.copy2(path, target / path.name)
+
+
+def _copy_model(source: Path, target: Path) -> str:
+    _copy(source, target, trainer.MODEL_FILES)
+    return "copied"
 
 
 def merge(adapter: Path, target: Path) -> str:
@@ -160,12 +165,13 @@ def _gather_deepspeed(source: Path, target: Path) -> str:
     return "gathered from DeepSpeed's parts"
 
 
-def _gather_fsdp(source: Path, sharded: Path, target: Path) -> str:
+def _gather_fsdp(source: Path, target: Path) -> str:
     """The weights of an FSDP checkpoint, put together from all processes' parts."""
     from accelerate.utils import merge_fsdp_weights
     from safetensors.torch import load_file
 
     state: dict[str, Any] = {}
+    sharded = next(source.glob("pytorch_model_fsdp_*"))
     with _naming(source):
         with (sharded / ".metadata").open("rb") as file:
             _Metadata(file).load()  # raises, where the library would run what stands in it

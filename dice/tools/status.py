@@ -19,6 +19,15 @@ from dice.stages.order import ROUND, stages_of
 from dice.tools.benchmarks.results import in_words, results
 
 
+def show(run: str | None, check: bool) -> bool:
+    """What is known of a run, or of all of them. Returns whether a `check` found a file to be changed."""
+    if run is None:
+        if check:
+            raise BadInput("status: --check needs a run")
+        show_all()
+    return run is not None and not show_preparation(run) and show_run(open_run(run), check)
+
+
 def show_preparation(run: str) -> bool:
     """Say how far the preparation of a run is that is not begun. Returns whether there is one at work."""
     told = _preparing()

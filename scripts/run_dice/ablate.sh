@@ -13,22 +13,26 @@
 set -euo pipefail
 unset -f cd; unset CDPATH; set +o noclobber +o posix # of the user's shell: scripts begin alike everywhere
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
-case ${1:-} in
-  '' | -*)
-    sed -n '2,12s/^# \{0,1\}//p' "$here/ablate.sh"
-    exit 2
-    ;;
-esac
-recipe=${1%/dice.yaml}
-shift
-dry='' force='' words=()
+recipe='' dry='' force='' words=()
 for word in "$@"; do
   case $word in
     --dry) dry=yes ;;
     --force) force=--force ;; # for iter.sh
-    *) words+=("$word") ;;
+    -h | --help)
+      recipe=''
+      break
+      ;;
+    -*)
+      echo "error: ablate.sh has no flag $word; a key of the recipe is set by key=value" >&2
+      exit 2
+      ;;
+    *) if [[ -z $recipe ]]; then recipe=${word%/dice.yaml}; else words+=("$word"); fi ;;
   esac
 done
+if [[ -z $recipe ]]; then
+  sed -n '2,12s/^# \{0,1\}//p' "$here/ablate.sh"
+  exit 2
+fi
 set -- ${words[@]+"${words[@]}"}
 if [[ -e $recipe/dice.yaml ]]; then recipe=$(cd "$recipe" && pwd); fi # the user's own folder
 source "$here/../env.sh"

@@ -15,9 +15,12 @@ recipe='' force='' overrides=()
 for argument in "$@"; do
   case $argument in
     --force) force=--force ;;
+    -h | --help)
+      recipe=''
+      break
+      ;;
     -*)
-      [[ -n $recipe ]] || break
-      echo "error: '$argument' is not of the form key=value" >&2
+      echo "error: iter.sh has no flag $argument; a key of the recipe is set by key=value" >&2
       exit 2
       ;;
     *) if [[ -z $recipe ]]; then recipe=$argument; else overrides+=("$argument"); fi ;;

@@ -103,6 +103,7 @@ def test_what_is_no_number_is_left_to_the_command(text):
         ("take r 1 -- --trace", "take has no flag --; see `dice take --help`"),
         ("take r 1 -", "take has no flag -; see `dice take --help`"),
         ("take r 1 --force=no", "take: --force takes no value; write --force, or leave it out"),
+        ("take r 1 --name=", "take: --name needs a value: --name=NAME"),
         ("take r 1 --name", "take: --name needs a value: --name=NAME"),
         ("take r 1 --name --force", "take: --name needs a value: --name=NAME"),
         ("take r 1 2 --name=n", "take takes no '2'; see `dice take --help`"),
@@ -118,6 +119,13 @@ def test_what_does_not_fit_is_refused_before_anything_is_done(words, line):
     with pytest.raises(BadInput) as refused:
         call(*words.split())
     assert str(refused.value) == line and not calls
+
+
+def test_a_home_that_the_shell_leaves_alone(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/mine")
+    call("take", "r", "1", "--name=~/folder")
+    assert "/home/mine/folder" in str(calls)
+    calls.clear()
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])

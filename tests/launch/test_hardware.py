@@ -31,6 +31,7 @@ def test_a_gpu_of_which_its_memory_is_known_alone():
     found = parse_gpus("2x24G")
     assert (found.device.memory, found.count, found.device.is_gpu) == (24 * GIB, 2, True)
     assert math.isnan(found.device.flops) and parse_gpus("16gb").device.memory == 16 * GIB
+    assert parse_gpus("2x24GiB").device.name == found.device.name
 
 
 def test_gpus_that_come_in_several_sizes():

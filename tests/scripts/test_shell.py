@@ -56,6 +56,10 @@ def test_the_usage_of_each_script(shell):
         plain, there = (run_script("bash", f"scripts/run_dice/{name}", **env) for env in ({}, shell))
         assert there.returncode == plain.returncode == 2
         assert (there.stdout, there.stderr) == (plain.stdout, plain.stderr)
+    for name in ("iter.sh", "ablate.sh"):
+        refused = run_script("bash", f"scripts/run_dice/{name}", "--foo", "tiny")
+        assert (refused.returncode, refused.stdout) == (2, "")
+        assert refused.stderr.startswith(f"error: {name} has no flag --foo")
 
 
 @pytest.mark.slow

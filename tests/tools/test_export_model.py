@@ -83,5 +83,5 @@ def test_a_checkpoint_that_fsdp_split_is_gathered(random_model, tmp_path):
     (tmp_path / "broken" / "global_step5").mkdir(parents=True)
     result = run_dice("export", str(tmp_path / "broken"), f"--output={tmp_path}/other")
     assert result.returncode == 2 and "broken: its parts can't be put together" in result.stderr
-    result = run_dice("export", str(tmp_path), f"--output={tmp_path}/other")
-    assert result.returncode == 2 and "no model here" in result.stderr and not (tmp_path / "other").exists()
+    result = run_dice("export", str(tmp_path), f"--output={tmp_path}/new/other")
+    assert result.returncode == 2 and "no model here" in result.stderr and not (tmp_path / "new").exists()

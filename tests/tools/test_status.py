@@ -32,6 +32,11 @@ def begun(fake_run):
     return fake_run
 
 
+def test_a_check_needs_a_run():
+    with pytest.raises(BadInput, match="--check needs a run"):
+        status.show(None, check=True)
+
+
 def test_a_run_that_nobody_works_on(begun, capsys):
     text = told(begun, capsys)
     assert "nobody is at work on it" in text

@@ -30,6 +30,7 @@ from dice.stages.checks import (
 )
 from dice.stages.data_checks import data_sets
 from dice.stages.prepare import load
+from dice.tools.benchmarks import evaluation
 from dice.tools.benchmarks.task import Options
 from dice.tools.doctor.benchmark import benchmark_checks
 from dice.tools.doctor.findings import FAULT, FINE, OPEN, WARNING, Case, Finding, Findings, Look, of_check
@@ -68,6 +69,7 @@ def examine_benchmark(name: str, overrides: Sequence[str], benchmark: str, optio
     """
     recipe = load(name, overrides)
     hub.settle()
+    evaluation.check(benchmark, options)
     head = f"doctor of {benchmark} for {name}; nothing is generated"
     found = _told(head, _made(benchmark_checks(recipe, benchmark, options)))
     return int(any(finding.level == FAULT for finding in found))

@@ -21,11 +21,7 @@ PATIENCE = 30.0  # seconds for the judge's reply to it
 
 
 def benchmark_checks(recipe: Recipe, name: str, options: Options) -> Iterator[Look]:
-    """Everything that `evaluate --benchmark=NAME` will need, one by one.
-
-    Raises BadInput for an unknown benchmark and for options that it has no use for.
-    """
-    evaluation.check(name, options)
+    """Everything that `evaluate --benchmark=NAME` will need, one by one."""
     models = len(options.models) or 1 + recipe.rounds
     if name == harness.NAME:
         yield "package", partial(_finding, "package", lambda: f"lm_eval {harness.version()}")

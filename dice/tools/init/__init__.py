@@ -13,13 +13,14 @@ from dice.errors import BadInput
 from dice.launch import hardware
 from dice.launch.console import console, say, shown
 from dice.models import llamafactory
-from dice.models.chat_template import load_chat
+from dice.models.chat_template import load_chat, load_tokenizer
 from dice.models.checkpoint import base_of, check_model
 from dice.models.encoding import Chat
 from dice.models.find_template import OtherSystemPrompt
 from dice.recipe.keys import AUTO
 from dice.recipe.paths import here, recipe_names, resolve
 from dice.run import files
+from dice.stages.data_checks import naming
 from dice.tools.init import texts
 from dice.tools.init.data import read
 from dice.tools.init.sizes import TRIAL, Models, fit, lengths_of
@@ -72,7 +73,7 @@ def _free(folder: str) -> Path:
         raise BadInput(f"{folder}: there is something already; init writes into a new or empty folder")
     if not re.fullmatch(r"\w[\w.-]*", target.name):
         raise BadInput(f"{folder}: the run will have the folder's name, which has letters, digits, . _ -")
-    if folder in recipe_names():
+    if target.name in recipe_names():
         raise BadInput(f"{folder}: a recipe that comes with DICE has this name; take another")
     return target
 
@@ -85,12 +86,15 @@ def _models(target: Path, model: str, reference: str | None, template: str | Non
         advice = f"merge it first: python -m dice export {model} --output=FOLDER"
         raise BadInput(f"--model: {model} is an adapter; {advice}")
     why = "as given" if template else "by the model's own chat template"
+    with naming("--model"):
+        load_tokenizer(model)
     try:
         chat = load_chat(model, template or AUTO)
     except OtherSystemPrompt as nearest:
         chat, why = load_chat(model, nearest.template), "the model's own but for the default system prompt"
     except BadInput as error:
-        raise BadInput(f"--model: {error}; --template=NAME says which one it is") from None
+        told = f"--template: {error}" if template else f"--model: {error}; --template=NAME names it"
+        raise BadInput(told) from None
     policy = model if reference else shown(target / "start")
     return Models(policy, reference or model, chat.name, why, bool(reference), is_adapter), chat
 
@@ -107,8 +111,11 @@ def _found(role: str, name: str) -> str:
 def _whole(target: Path) -> Iterator[Path]:
     """A folder to write in, which gets the name `target` at the end, if all goes well."""
     work = target.with_name(f".{target.name}.partial")
-    files.remove(work)
-    work.mkdir(parents=True)
+    try:
+        files.remove(work)
+        work.mkdir(parents=True)
+    except OSError as error:
+        raise BadInput(f"{shown(target)}: can't be made ({error.strerror})") from None
     try:
         yield work
         work.replace(target)

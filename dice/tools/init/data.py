@@ -4,21 +4,23 @@ Whatever format they come in, the copies have that of a round's pairs. The folde
 its own, so that no name in the user's is taken.
 """
 
+import contextlib
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from dice.data import dataset_dir
-from dice.data.answers import read_asked, read_pairs
+from dice.data.answers import NoColumn, read_asked, read_pairs
 from dice.data.dataset_info import ROLE_CONTENT
 from dice.errors import BadInput, counted
 from dice.models.encoding import Chat
 from dice.run import files
 from dice.run.rows import Message, Preference, Prompt
+from dice.stages.data_checks import naming
 
 LEAST = 16  # pairs, and prompts, of a part
 PAIRS, PROMPTS = "pairs", "prompts"  # their names in the recipe's dataset_info.json
@@ -37,11 +39,17 @@ class Data:
     prompts: list[Prompt] | None
     lengths: np.ndarray  # (pairs, 2): tokens of the prompt and of the longer answer
     told: str  # where they are from, and what was left out
+    own: np.ndarray = field(default_factory=lambda: np.zeros(0, int))  # (prompts,) tokens
 
     @property
     def rows(self) -> np.ndarray:
         """(pairs,) tokens of prompt and longer answer."""
         return self.lengths.sum(axis=1)
+
+    @property
+    def asked(self) -> np.ndarray:
+        """Tokens of the prompts that a round asks."""
+        return self.own if self.prompts else self.lengths[:, 0]
 
     @property
     def count(self) -> int:
@@ -50,22 +58,35 @@ class Data:
 
     def up_to(self, tokens: int) -> "Data":
         """The pairs that are not longer. Raises BadInput where none is left."""
-        kept = np.flatnonzero(self.rows <= tokens)
-        if not len(kept):
-            raise BadInput(f"--pairs: all of them have over {tokens:,} tokens, which is too long here")
-        left_out = len(self.pairs) - len(kept)
-        told = f"{self.told}; {left_out:,} of over {tokens:,} tokens left out" if left_out else self.told
+        kept, told = self._short("--pairs", self.rows, tokens)
         return self._some(kept, told)
+
+    def asked_up_to(self, tokens: int) -> "Data":
+        """Without prompts of its own that are longer. Raises BadInput where none is left."""
+        if not self.prompts:
+            return self
+        kept, told = self._short("--prompts", self.own, tokens)
+        return replace(self, prompts=[self.prompts[at] for at in kept], own=self.own[kept], told=told)
+
+    def _short(self, flag: str, lengths: np.ndarray, tokens: int) -> tuple[np.ndarray, str]:
+        """Which rows of a flag's data are not longer, and what is told of the others."""
+        kept = np.flatnonzero(lengths <= tokens)
+        if not len(kept):
+            raise BadInput(f"{flag}: all of them have over {tokens:,} tokens, which is too long here")
+        left_out = len(lengths) - len(kept)
+        told = f"{left_out:,} of {flag[2:]} with over {tokens:,} tokens left out"
+        return kept, f"{self.told}; {told}" if left_out else self.told
 
     def part(self, share: float) -> "Data":
         """A share of the pairs and of the prompts, but not too few for a try-out, spread over the data."""
         every = math.ceil(1 / share)
         kept = np.arange(0, len(self.pairs), max(1, min(every, len(self.pairs) // LEAST)))
-        prompts = self.prompts and self.prompts[:: max(1, min(every, len(self.prompts) // LEAST))]
-        return replace(self._some(kept, self.told), prompts=prompts)
+        step = max(1, min(every, len(self.own) // LEAST))
+        prompts = self.prompts and self.prompts[::step]
+        return replace(self._some(kept, self.told), prompts=prompts, own=self.own[::step])
 
     def _some(self, kept: np.ndarray, told: str) -> "Data":
-        return Data([self.pairs[at] for at in kept], self.prompts, self.lengths[kept], told)
+        return replace(self, pairs=[self.pairs[at] for at in kept], lengths=self.lengths[kept], told=told)
 
     def write(self, folder: Path) -> None:
         """Write pairs, prompts and their dataset_info.json."""
@@ -84,25 +105,34 @@ def read(pairs: str, prompts: str | None, chat: Chat) -> Data:
 
     Raises BadInput for what can't be read, with how a set of another format is registered.
     """
-    try:
+    with _of("--pairs"):
         found, dropped = read_pairs(pairs, REGISTERED)
+    with _of("--prompts"):
         asked, others = read_asked(prompts, REGISTERED) if prompts else (None, Counter())
-    except BadInput as error:
-        raise BadInput(f"{error}; {OTHERWISE}") from None
     told = f"{counted(len(found), 'pair')} of {pairs}"
     told += f", {counted(len(asked), 'prompt')} of {prompts}" if asked else ""
     reasons = [f"{number:,} {reason}" for reason, number in (dropped + others).items()]
-    return Data(found, asked, _lengths(chat, found), "; ".join([told, *reasons]))
+    answers = [_tokens(chat, [getattr(pair, side) for pair in found]) for side in ("chosen", "rejected")]
+    lengths = np.column_stack([_of_prompts(chat, found), np.maximum(*answers) + 1])
+    return Data(found, asked, lengths, "; ".join([told, *reasons]), _of_prompts(chat, asked or []))
 
 
-def _lengths(chat: Chat, pairs: Sequence[Preference]) -> np.ndarray:
-    """(pairs, 2): tokens of the prompt and of the longer answer; what a template adds is counted once."""
+@contextlib.contextmanager
+def _of(flag: str) -> Iterator[None]:
+    """Puts the flag before what is wrong with its data, and behind missing columns how they are named."""
+    try:
+        with naming(flag):
+            yield
+    except NoColumn as error:
+        raise BadInput(f"{error}; {OTHERWISE}") from None
 
-    def tokens(texts: list[str]) -> np.ndarray:
-        return np.array([len(ids) for ids in chat.tokenizer(texts, add_special_tokens=False)["input_ids"]])
 
-    said = Message(role="user", content="Hi")
-    beside = len(chat.encode_prompt([said])) - tokens(["Hi"])[0]
-    prompts = tokens(["\n".join(turn["content"] for turn in pair.messages) for pair in pairs])
-    answers = [tokens([getattr(pair, side) for pair in pairs]) for side in ("chosen", "rejected")]
-    return np.column_stack([prompts + beside, np.maximum(*answers) + 1])
+def _tokens(chat: Chat, texts: list[str]) -> np.ndarray:
+    encoded = chat.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+    return np.array([len(ids) for ids in encoded], int)
+
+
+def _of_prompts(chat: Chat, rows: Sequence[Preference | Prompt]) -> np.ndarray:
+    """(N,) tokens of prompts; what a template adds is counted once."""
+    beside = len(chat.encode_prompt([Message(role="user", content="Hi")])) - _tokens(chat, ["Hi"])[0]
+    return _tokens(chat, ["\n".join(turn["content"] for turn in row.messages) for row in rows]) + beside

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from dice.errors import BadInput, counted
 from dice.inference.load import resolve_engine
 from dice.launch.hardware import GIVEN, Machine
+from dice.pairing import replay
 from dice.recipe.keys import Recipe
 from dice.tools.init.data import PAIRS, PROMPTS, Data
 from dice.tools.plan.budget import Budget
@@ -27,9 +29,10 @@ WAYS = {  # of training; the first that fits is taken
     "LoRA on weights in 4 bits": {**LORA, "quantization_bit": 4},
 }
 PER_DEVICE = (4, 2, 1)  # pairs in a forward pass; the first that fits
-BATCHES = ((1000, 32), (200, 16), (0, 8))  # (pairs of a round at least, pairs a step)
+BATCHES = ((1000, 32), (200, 16), (8, 8), (4, 4), (0, 2))  # (pairs of a round at least, pairs a step)
 RATES = ((3e9, 5e-7), (1e9, 1e-6), (0, 5e-6))  # of full training: (parameters at least, learning rate)
 LORA_RATE = 5e-6
+GAMMA = 0.5  # the share of a round's pairs that are replayed
 TRIAL = 1200.0  # seconds that the start and a round may take on a CPU, by the plan's estimate
 
 
@@ -76,13 +79,14 @@ class Fit:
 def lengths_of(data: Data, context: int | None, on_gpu: bool) -> tuple[Data, Lengths]:
     """The pairs that are not too long, and lengths that have room for them and for answers to their prompts.
 
-    Raises BadInput where all pairs are too long for the model or the machine.
+    Raises BadInput where all pairs, or all prompts, are too long for the model or the machine.
     """
     longest, least, most = LONGEST[on_gpu]
     longest = min(longest, context or longest)
     data = data.up_to(longest)
     answer = min(max(least, _up(np.percentile(data.lengths[:, 1], COVERED), 64)), most, longest // 2)
-    row = _up(max(data.rows.max(), data.lengths[:, 0].max() + answer), 128)
+    data = data.asked_up_to(longest - answer)
+    row = _up(max(data.rows.max(), data.asked.max() + answer), 128)
     return data, Lengths(min(row, context or row), answer)
 
 
@@ -93,9 +97,7 @@ def _up(number: float, step: int) -> int:
 def fit(models: Models, data: Data, lengths: Lengths, machine: Machine, folder: Path) -> Fit:
     """The sizes for data that lies in `folder`: the first way of training that fits into the memory."""
     on_gpu = machine.device.is_gpu
-    rows = len({pair.prompt_id for pair in data.pairs})  # of a round's mixture: as many as can be replayed
-    batch = next(batch for least, batch in BATCHES if rows >= least)
-    train = {"config": "dpo.yaml", "global_batch_size": _up(batch, machine.count)}
+    train = {"config": "dpo.yaml", "global_batch_size": _batch(data, machine.count)}
     values = _values(models, data, lengths, on_gpu) | {"train": train}
     ways = {
         name: way
@@ -121,6 +123,17 @@ def fit(models: Models, data: Data, lengths: Lengths, machine: Machine, folder: 
     return replace(found, args=found.args | {"learning_rate": rate})
 
 
+def _batch(data: Data, processes: int) -> int:
+    """Pairs a step, by those that a round trains on. Raises BadInput where they are less than a batch."""
+    offline = len({pair.prompt_id for pair in data.pairs})
+    rows = sum(replay.mixture_sizes(offline, data.count, GAMMA))
+    batch = _up(next(batch for least, batch in BATCHES if rows >= least), processes)
+    if rows < batch:
+        given = f"{counted(offline, 'prompt')} with pairs and {counted(data.count, 'prompt')} to sample"
+        raise BadInput(f"--pairs: {given} make {counted(rows, 'pair')} a round, less than a batch of {batch}")
+    return batch
+
+
 def _values(models: Models, data: Data, lengths: Lengths, on_gpu: bool) -> dict[str, Any]:
     """The values of dice.yaml that need no estimate."""
     samples, rounds = (16, 2) if on_gpu else (4, 1)
@@ -130,7 +143,7 @@ def _values(models: Models, data: Data, lengths: Lengths, on_gpu: bool) -> dict[
         "template": models.template,
         "rounds": rounds,
         "prompts": PROMPTS if data.prompts else PAIRS,
-        "replay": {"dataset": PAIRS, "gamma": 0.5},
+        "replay": {"dataset": PAIRS, "gamma": GAMMA},
         "generate": {
             "samples": samples,
             "temperature": 0.9,

@@ -94,7 +94,7 @@ def _measured(planned: Budget, run: Run) -> dict[str, float]:
 
 def memory_advice(planned: Budget) -> str | None:
     """Which stage does not fit into a device's memory and what would help; None where all fit."""
-    machine, size = planned.machine, planned.policy
+    machine = planned.machine
     for name in ("train", "generate", "score"):
         cost = planned.cost(name)
         if cost is None or cost.fits(machine.device):
@@ -107,12 +107,23 @@ def memory_advice(planned: Budget) -> str | None:
             spread = name == "generate" and planned.recipe.generate.engine == "vllm"
             more = ", or set generate.tensor_parallel or generate.max_model_len" if spread else ""
             return f"{what}: take a GPU with more memory or a smaller model{more}"
-        helps = ["ZeRO-3 on more GPUs", "LoRA (train.finetuning_type=lora)", "a DeepSpeed file with offload"]
-        least = estimate.least_gpus(size, machine, planned.training, planned.longest)
-        if device.is_gpu and least:
-            helps[0] = f"at least {least} of these GPUs"
-        return f"{what}; what helps: {', '.join(helps)}"
+        return f"{what}; what helps: {', '.join(_what_helps(planned))}"
     return None
+
+
+def _what_helps(planned: Budget) -> list[str]:
+    """What would make training smaller that the recipe does not do already."""
+    machine, training = planned.machine, planned.training
+    helps = []
+    if not training.quantization_bit:  # DeepSpeed does not split weights in 4 bits
+        least = estimate.least_gpus(planned.policy, machine, training, planned.longest)
+        known = machine.device.is_gpu and least
+        helps += [f"at least {least} of these GPUs" if known else "ZeRO-3 on more GPUs"]
+    if training.kind != "lora":
+        helps += ["LoRA (train.finetuning_type=lora)"]
+    if not training.quantization_bit:
+        helps += ["a DeepSpeed file with offload"]
+    return helps or ["a GPU with more memory", "a smaller model", "shorter rows (score.cutoff_len)"]
 
 
 def existing(path: Path) -> Path:

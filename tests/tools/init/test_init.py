@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -15,8 +16,8 @@ from dice.errors import BadInput
 from dice.launch.hardware import parse_gpus
 from dice.recipe.load import load_recipe, origin
 from dice.recipe.paths import ROOT
-from dice.run.rows import Message, Preference
-from dice.stages.data_checks import check_data
+from dice.run.rows import Message, Preference, Prompt
+from dice.stages.data_checks import check_data, check_enough
 from dice.stages.prepare import load
 from dice.tools import doctor, plan
 from dice.tools.doctor.findings import FAULT, OPEN
@@ -103,9 +104,10 @@ FORMATS = {
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats_of_pairs(sft, name, tmp_path):
     """Each becomes what LLaMA-Factory's ranking format has."""
-    (tmp_path / "rows.jsonl").write_text(json.dumps(FORMATS[name]))
+    rows = [json.dumps(FORMATS[name]).replace("Hi", word) for word in ("Hi", "Two", "Three")]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
     make_recipe(str(tmp_path / "mine"), sft, str(tmp_path / "rows.jsonl"), **NAMED)
-    (row,) = json.loads((tmp_path / "mine" / "pairs.json").read_text())
+    row, *_ = json.loads((tmp_path / "mine" / "pairs.json").read_text())
     assert row["messages"][0]["content"] == ("Hi\nthere" if name == "alpaca" else "Hi")
     assert (row["chosen"]["content"], row["rejected"]["content"]) == ("a", "b")
 
@@ -124,12 +126,21 @@ def test_a_folder_that_is_taken(sft, pairs, tmp_path):
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     assert "init writes into a new or empty folder" in refused(tmp_path, str(tmp_path / "mine"), sft, pairs)
     assert "letters, digits" in refused(tmp_path, str(tmp_path / "my recipe"), sft, pairs)
-    assert "comes with DICE" in refused(tmp_path, "tiny", sft, pairs)
+    for name in ("tiny", "smollm2/", str(tmp_path / "llama3")):
+        assert "comes with DICE" in refused(tmp_path, name, sft, pairs)
+    (tmp_path / "file").write_text("")
+    assert "can't be made (Not a directory)" in refused(tmp_path, str(tmp_path / "file" / "x"), sft, pairs)
 
 
 def test_a_model_without_a_chat_template(random_model, pairs, tmp_path):
     told = refused(tmp_path, str(tmp_path / "mine"), str(random_model), pairs)
-    assert "has no chat template to compare with" in told and "--template=NAME says which" in told
+    assert "has no chat template to compare with" in told and told.endswith("--template=NAME names it")
+    told = refused(tmp_path, str(tmp_path / "mine"), str(random_model), pairs, template="foo")
+    assert told.startswith("--template: unknown template 'foo'")
+    broken = shutil.copytree(random_model, tmp_path / "broken")
+    (broken / "tokenizer.json").write_text("{")
+    told = refused(tmp_path, str(tmp_path / "mine"), str(broken), pairs)
+    assert told.startswith("--model: the tokenizer of") and "--template" not in told
 
 
 @pytest.mark.slow
@@ -183,6 +194,32 @@ def data_of(rows):
     return Data(pairs, None, np.array(rows), "")
 
 
+def test_pairs_too_few_to_train_on(sft, tmp_path):
+    """One prompt is replayed or sampled, not both; of two, one pair is generated and one replayed."""
+    (tmp_path / "one.jsonl").write_text(json.dumps(PAIRS[0]))
+    told = refused(tmp_path, str(tmp_path / "mine"), sft, str(tmp_path / "one.jsonl"), **NAMED)
+    assert told == (
+        "--pairs: 1 prompt with pairs and 1 prompt to sample make 0 pairs a round, less than a batch of 2"
+    )
+    (tmp_path / "two.json").write_text(json.dumps(PAIRS[:2]))
+    make_recipe(str(tmp_path / "mine"), sft, str(tmp_path / "two.json"), **NAMED)
+    recipe, counts = load_recipe(str(tmp_path / "mine")), {}
+    for key in ("prompts", "replay.dataset"):
+        check_data(recipe, key, False, counts)
+    assert check_enough(recipe, counts) == "at most 2 pairs a round" and recipe.train.global_batch_size == 2
+
+
+def test_prompts_of_one_s_own_have_room():
+    """Prompts of 300 tokens and answers of 64: 364, in steps of 128; one of 500 has no room on a CPU."""
+    prompts = [Prompt(f"{n}", [Message(role="user", content="Hi")]) for n in range(3)]
+    data = replace(data_of([[20, 10]]), prompts=prompts, own=np.array([300, 500, 20]))
+    kept, lengths = lengths_of(data, None, on_gpu=False)
+    assert [prompt.prompt_id for prompt in kept.prompts] == ["0", "2"] and lengths.row == 384
+    assert "1 of prompts with over 448 tokens left out" in kept.told
+    with pytest.raises(BadInput, match="--prompts: all of them have over 50 tokens"):
+        lengths_of(replace(data, own=np.array([99, 99, 99])), 100, on_gpu=False)
+
+
 def test_lengths_by_hand():
     """Rows of 30 and 600 tokens: a CPU leaves the long one out; 64 tokens an answer are its least."""
     data = data_of([[20, 10], [400, 200]])
@@ -206,7 +243,7 @@ def test_lengths_by_hand():
 )
 def test_ways_of_training(model, gpus, way, tmp_path):
     """The first that fits; 16 bytes a parameter for full training, 2 for LoRA, half a byte in 4 bits."""
-    data = data_of([[20, 10]] * 3)
+    data = data_of([[20, 10]] * 20)
     data.write(tmp_path)
     models = Models("start", model, "llama3", "", False, False)
     found = fit(models, data, sizes.Lengths(1024, 512), parse_gpus(gpus), tmp_path)

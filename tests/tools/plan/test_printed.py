@@ -69,6 +69,10 @@ def test_the_plan_of_models_that_are_not_here(name, capsys):
     assert "!" not in shown  # the recipe's own hardware suffices
     shown = printed(capsys, name, "gpus=rtx-4090")
     assert re.search("! train needs about .*what helps: at least (8|16|32) of these GPUs, LoRA", shown)
+    words = ("gpus=1x1G", "train.finetuning_type=lora", "train.quantization_bit=4")
+    assert "what helps: a GPU with more memory, a smaller model" in " ".join(
+        printed(capsys, name, *words).split()
+    )
 
 
 def test_the_plan_of_a_model_that_nobody_knows(capsys):
