@@ -79,8 +79,8 @@ def settings(place, instruct, policy, name, *changes):
     return [
         "smollm2", "prepare=null", f"policy={policy}", f"reference={instruct}", f"run={name}", "rounds=1",
         f"dataset_dir={place / 'data'}", f"results_dir={place / 'results'}", "prompts=some_prompts",
-        "replay.dataset=some_pairs", "evaluate.prompts=null", "evaluate.judge=null", "report=false",
-        "generate.engine=hf", "generate.samples=4", "generate.max_new_tokens=32", "generate.shard_size=2",
+        "replay.dataset=some_pairs", "evaluate.prompts=null", "evaluate.judge=null",
+        "evaluate.preferences=null", "report=false", "generate.engine=hf", "generate.samples=4", "generate.max_new_tokens=32", "generate.shard_size=2",
         "pair.min_samples=2", "train.global_batch_size=2", "train.num_train_epochs=2", "train.save_steps=1",
         "train.logging_steps=1", "train.finetuning_type=lora", "train.lora_target=all",
         "train.learning_rate=1e-3", "train.bf16=false", "dtype=float32", *changes,

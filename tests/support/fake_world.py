@@ -39,7 +39,6 @@ def make_settings(data: Path, results: Path) -> list[str]:
     """Overrides that turn recipe `tiny` into a run without models, in folders of the test's own."""
     return [
         "policy=fake-dpo",
-        "evaluate.preferences=null",
         "reference=fake-sft",
         "prepare=null",
         f"dataset_dir={data}",

@@ -107,7 +107,7 @@ def own_recipe(tmp_path):
         "python scripts/tiny/prepare_for.py ${score.reward}", f"touch {tmp_path / 'prepared'}"
     )
     (folder / "dice.yaml").write_text(text)
-    names = ("later_prompts", "later_preferences", "later_held_out", "later_held_out_preferences")
+    names = ("later_prompts", "later_preferences", "later_held_out")
     columns = {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}
     entries = {name: {"file_name": f"{name}.json", "ranking": True, "columns": columns} for name in names}
     (tmp_path / "registry").mkdir()

@@ -31,6 +31,8 @@ def test_the_plan_of_a_run_that_is_not_begun(fake_settings, tmp_path, capsys, mo
     assert "80 responses to 10 prompts" in shown and "done" not in shown
     assert shown.count("to do") == 9 and "no GPU was found" in shown
     assert not (tmp_path / "results").exists()
+    shown = printed(capsys, "tiny", *fake_settings, "evaluate.preferences=some_pairs")
+    assert shown.count("agree") == 3 and "20 held-out labels" in shown  # before round 1 and after each round
 
 
 def test_the_plan_of_a_run_that_is_begun(fake_settings, capsys):
