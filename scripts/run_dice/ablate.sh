@@ -23,7 +23,7 @@ for word in "$@"; do
       break
       ;;
     -*)
-      echo "error: ablate.sh has no flag $word; a key of the recipe is set by key=value" >&2
+      echo "error: '$word' is not of the form key=value" >&2
       exit 2
       ;;
     *) if [[ -z $recipe ]]; then recipe=${word%/dice.yaml}; else words+=("$word"); fi ;;

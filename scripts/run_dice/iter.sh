@@ -20,7 +20,7 @@ for argument in "$@"; do
       break
       ;;
     -*)
-      echo "error: iter.sh has no flag $argument; a key of the recipe is set by key=value" >&2
+      echo "error: '$argument' is not of the form key=value" >&2
       exit 2
       ;;
     *) if [[ -z $recipe ]]; then recipe=$argument; else overrides+=("$argument"); fi ;;
