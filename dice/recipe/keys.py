@@ -15,11 +15,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from dice.errors import BadInput, spelled
+from dice.errors import BadInput, counted, spelled
 from dice.recipe.gates import gates_of
 from dice.recipe.groups import Evaluate, Generate, Group, MaybePath, Pair, Replay, Score, Train
 from dice.recipe.paths import ROOT, here, resolve
-from dice.recipe.values import Text, Whole, as_list, require
+from dice.recipe.values import Count, Text, Whole, as_list, require
 
 AUTO = "auto"  # the template that reads text as the policy's own chat template does
 ENCODING = ("template", "template_ids", "special_tokens_in_text", "enable_thinking")
@@ -39,7 +39,8 @@ class Recipe(Group):
     template_ids: Literal["whole", "pieces"] = "whole"
     special_tokens_in_text: bool = False  # whether a special token's name in a text becomes the token
     enable_thinking: bool = True  # whether models with a template for reasoning think
-    prompts: Text  # a prompt set of dataset_info.json
+    prompts: list[Text] | Text  # a prompt set of dataset_info.json, or a list with one for each round
+    prompts_per_round: Count | None = None  # so many of the one set, others in each round; null: all
     run: MaybePath  # name of the run; default: the recipe's
     rounds: Whole = Field(2, ge=1, le=1000)
     seed: Whole = Field(42, ge=0)
@@ -66,6 +67,15 @@ class Recipe(Group):
     def beta(self) -> float:
         """DPO's beta, which LLaMA-Factory has a default for."""
         return float(self.train.args.get("pref_beta", 0.1))
+
+    @property
+    def prompt_sets(self) -> list[str]:
+        """The sets that prompts come from: one for all rounds, or one for each."""
+        return [self.prompts] if isinstance(self.prompts, str) else self.prompts
+
+    def prompt_set(self, t: int) -> str:
+        """The set that round t's prompts come from."""
+        return self.prompts if isinstance(self.prompts, str) else self.prompts[t - 1]
 
     @property
     def is_in_nats(self) -> bool:
@@ -124,8 +134,22 @@ class Recipe(Group):
         require(pair.min_samples <= samples, "pair.min_samples", reason)
         reason = f"is {pair.per_prompt}; it must be at most half of generate.samples, {samples // 2}"
         require(pair.per_prompt <= samples // 2, "pair.per_prompt", reason)
+        self._check_prompts()
         self._check_options()
         return self
+
+    def _check_prompts(self) -> None:
+        """Raises ValueError for a list of prompt sets that does not give each round one of its own."""
+        if isinstance(self.prompts, str):
+            return
+        names, each = self.prompts, self.prompts_per_round
+        reason = f"has {counted(len(names), 'name')} for {counted(self.rounds, 'round')}; each must have one"
+        require(len(names) >= self.rounds, "prompts", reason)
+        for name in names:
+            reason = f"has {name} twice; each round must have a set of its own"
+            require(names.count(name) == 1, "prompts", reason)
+        reason = f"is {each}, which shares out one set; prompts is a list and must be one name"
+        require(each is None, "prompts_per_round", reason)
 
     def _check_options(self) -> None:
         """Raises ValueError for options of rewards and pairs that need others than the recipe has."""

@@ -244,7 +244,7 @@ def to_be_made(recipe: Recipe, place: Place) -> dict[str, str]:
     if not recipe.prepare:
         return {}
     missing = {}
-    for key, (_, name) in data_sets(recipe).items():
+    for key, name in ((key, name) for key, (_, names) in data_sets(recipe).items() for name in names):
         with contextlib.suppress(BadInput):  # not registered: another check says so
             source = dataset_info.find_entry(recipe.dataset_dir, name)
             if not source.hub and not source.file.exists():

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dice.data import dataset_info
-from dice.data.prompts_and_preferences import read_prompts
+from dice.data.prompt_sets import read_round
 from dice.errors import BadInput, StageFailed, counted
 from dice.inference.load import dtype_of, load_chat, load_sampler
 from dice.inference.sampler import Request, Sampled, Sampler
@@ -226,7 +226,7 @@ def work(worker: Worker, run_dir: str, t: str) -> None:
 def _inputs(run: Run, t: int) -> dict[str, str]:
     recipe = run.recipe
     return {
-        "prompts": dataset_info.digest(recipe.dataset_dir, recipe.prompts),
+        "prompts": dataset_info.digest(recipe.dataset_dir, recipe.prompt_set(t)),
         "policy": model_digest(run.policy(t)),
     }
 
@@ -240,7 +240,7 @@ def sampling_settings(recipe: Recipe) -> dict[str, Any]:
 
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
-    return sampling_settings(run.recipe)
+    return sampling_settings(run.recipe) | run.recipe.said("prompts_per_round")
 
 
 def _workers(run: Run, t: int) -> Workers:
@@ -250,7 +250,7 @@ def _workers(run: Run, t: int) -> Workers:
 
 def _run(run: Run, t: int) -> Outcome:
     folder, recipe = run.round_dir(t), run.recipe
-    prompts, dropped = read_prompts(recipe.dataset_dir, recipe.prompts)
+    prompts, dropped = read_round(recipe, t)
     count = len(prompts)
     files.write_rows(folder / "prompts.jsonl", prompts)
     del prompts  # texts: the workers need the memory
@@ -287,6 +287,9 @@ STAGE = Stage(
     run=_run,
     shards="responses",
     needs=lambda run, t: makers(t - 1),
-    given=lambda run, t: {"prompts": "prompts", **run.given(t)},
+    given=lambda run, t: {
+        "prompts": "prompts" if len(run.recipe.prompt_sets) == 1 else f"prompts.{t}",
+        **run.given(t),
+    },
     launches=lambda run, t: [_workers(run, t).launch()],
 )

@@ -72,7 +72,7 @@ def _card(name: str) -> dict[str, Any]:
 
 def _data_sets(recipe: Recipe) -> list[str]:
     """The recipe's data sets that the Hub has."""
-    names = [recipe.prompts, recipe.replay.dataset if recipe.replay.gamma > 0 else None]
+    names = [*recipe.prompt_sets, recipe.replay.dataset if recipe.replay.gamma > 0 else None]
     found = []
     for name in filter(None, names):
         with contextlib.suppress(BadInput):

@@ -31,11 +31,13 @@ def write(run: Run, t: int, model: str, folder: Path) -> None:
         shutil.copy2(run.round_dir(number) / "dataset" / "dataset.json", folder / f"round-{number}.json")
         figures = pair.STAGE.manifest(run, number).figures
         rounds.append({"number": number, "pairs": figures.get("pairs", 0), "alpha": figures.get("alpha", 0)})
+    others = run.recipe.prompts_per_round or len(run.recipe.prompt_sets) > 1
     card = template("pairs_card.md").render(
         rounds=rounds,
         model=model,
         repository=repository(model),
-        prompts=code(run.recipe.prompts),
+        asked="other prompts" if others else "every prompt",
+        prompts=code(", ".join(run.recipe.prompt_sets)),
         reward=code(run.recipe.score.reward),
         entry=json.dumps(
             {"round_1": {"hf_hub_url": repository(model), "subset": "round-1", **ENTRY}}, indent=2

@@ -79,6 +79,22 @@ def test_keys_under_train_that_are_not_dices_are_llama_factorys():
     assert recipe.train.global_batch_size == 8
 
 
+def test_each_round_may_have_a_set_of_its_own(tmp_path):
+    assert load_recipe("tiny", ["prompts=7"]).prompts == "7"
+    recipe = load_recipe("tiny", ["prompts=[a,7]"])
+    assert recipe.prompts == ["a", "7"] and [recipe.prompt_set(t) for t in (1, 2)] == ["a", "7"]
+    assert load_recipe("tiny", ["prompts=[a,b,c]"]).rounds == 2  # one for a round to come
+    folder = _copy_of_tiny(tmp_path, "prompts: [a, b]")
+    with pytest.raises(BadInput, match="dice.yaml:1: prompts has 2 names for 3 rounds; each must have one"):
+        load_recipe(str(folder), ["rounds=3"])
+    with pytest.raises(BadInput) as caught:
+        load_recipe(str(folder), ["prompts_per_round=5"])
+    assert str(caught.value) == (
+        "on the command line: prompts_per_round is 5, which shares out one set; prompts is a list "
+        "and must be one name"
+    )
+
+
 def test_train_may_be_just_a_file_name(tmp_path):
     folder = _copy_of_tiny(tmp_path, "train: dpo.yaml")
     assert load_recipe(str(folder)).train.global_batch_size == 32
@@ -137,7 +153,16 @@ def _copy_of_tiny(folder, line):
         ("run=../elsewhere", "run is '../elsewhere'; a run's name has letters, digits, . _ -"),
         ("train.output_dir=x", "on the command line: train.output_dir follows from the rest of the recipe"),
         ("train.config=nope.yaml", "on the command line: train.config names "),
-        ("prompts=", "on the command line: prompts is null; it must be text"),
+        ("prompts=", "on the command line: prompts is null; it must be a list or text"),
+        ("prompts=[a,null]", "on the command line: prompts is null; it must be "),
+        ("prompts=[a]", "on the command line: prompts has 1 name for 2 rounds; each must have one"),
+        ("prompts=[]", "on the command line: prompts has 0 names for 2 rounds"),
+        (
+            "prompts=[a,b,a]",
+            "on the command line: prompts has a twice; each round must have a set of its own",
+        ),
+        ("prompts_per_round=0", "on the command line: prompts_per_round is 0; it must be at least 1"),
+        ("prompts_per_round=2.5", "prompts_per_round is 2.5; it must be a whole number"),
         ("reference=null", "on the command line: reference is null; it must be text"),
         ("train.config=null", "on the command line: train.config is null; it must be text"),
         ("train.args=5", "on the command line: train.args is 5; it must be a mapping"),

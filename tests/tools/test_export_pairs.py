@@ -7,7 +7,8 @@ import yaml
 from reported import write_round
 
 from dice.errors import BadInput
-from dice.tools import export_model
+from dice.run.run import Run
+from dice.tools import export_model, export_pairs
 
 
 def test_the_pairs_of_the_rounds_are_pushed_beside_the_model(fake_run, tmp_path, monkeypatch):
@@ -40,3 +41,22 @@ def test_the_pairs_of_the_rounds_are_pushed_beside_the_model(fake_run, tmp_path,
         export_model.export_round(fake_run, 1, None, None, pairs=True)
     with pytest.raises(BadInput, match="is a checkpoint, which has no pairs"):
         export_model.export_checkpoint("somewhere", None, "me/model", pairs=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "every prompt of `some_prompts`"),
+        ({"prompts_per_round": 4}, "other prompts of `some_prompts`"),
+        ({"prompts": ["a", "b"]}, "other prompts of `a, b`"),
+    ],
+)
+def test_the_card_says_which_prompts_were_answered(fake_run, tmp_path, changes, told):
+    write_round(fake_run)
+    export_pairs.write(
+        Run(fake_run.path, fake_run.recipe.model_copy(update=changes)), 1, "me/model", tmp_path
+    )
+    assert (
+        f"the model of the round before answered {told} several times."
+        in (tmp_path / "README.md").read_text()
+    )

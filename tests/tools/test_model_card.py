@@ -26,6 +26,20 @@ def test_the_card_has_a_rounds_figures(fake_run):
     assert "+0.0 | 0 | - | - |" in of_round(fake_run, 1)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, r"some\_prompts"),
+        ({"prompts_per_round": 4}, r"some\_prompts, 4 in each round"),
+        ({"prompts": ["a", "b"]}, "a, b, one set for each round"),
+    ],
+)
+def test_the_card_says_which_prompts_rounds_had(fake_run, changes, told):
+    write_round(fake_run)
+    run = Run(fake_run.path, fake_run.recipe.model_copy(update=changes))
+    assert f"| prompts | {told} |\n" in of_round(run, 1)
+
+
 def header(run, t=1, pairs=None):
     return yaml.safe_load(of_round(run, t, pairs).split("---")[1])
 

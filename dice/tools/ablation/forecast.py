@@ -39,7 +39,7 @@ def _expected(cell: Cell, known: set[str], measured: dict[str, list[float]]) -> 
         if key in known:
             shared.append(f"{name} {t}" if t else name)
         else:
-            cost = planned.cost(name) if planned else None
+            cost = planned.at(t).cost(name) if planned else None
             seconds.append(fmean(measured.get(name, [cost.seconds if cost else math.nan])))
         known.add(key)
     return Expected(cell, shared, 0.0 if cell.is_done else sum(seconds))

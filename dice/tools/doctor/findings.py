@@ -83,7 +83,8 @@ class Case:
     @cached_property
     def prompts(self) -> list[list[Message]]:
         """All prompts of the recipe; none where they are not here or can't be read."""
-        return [row.messages for row in self._rows(read_prompts, self.recipe.prompts)]
+        names = self.recipe.prompt_sets
+        return [row.messages for name in names for row in self._rows(read_prompts, name)]
 
     @cached_property
     def replayed(self) -> list[Preference]:

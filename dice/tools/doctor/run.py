@@ -92,7 +92,7 @@ def samples(case: Case) -> Finding:
 
 def steps(case: Case) -> Finding:
     """Do the training's steps and the pairs that there will be go together?"""
-    topic, work = "steps", case.budget.work
+    topic, work = "steps", min(case.budget.works, key=lambda work: work.train_pairs)
     pairs = work.generated + work.offline
     told = f"{work.generated:,} generated and {work.offline:,} offline pairs at most"
     if pairs and work.held_out >= pairs:

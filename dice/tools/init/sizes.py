@@ -113,7 +113,7 @@ def fit(models: Models, data: Data, lengths: Lengths, machine: Machine, folder: 
         args = {**args, "per_device_train_batch_size": per_device, "num_train_epochs": 1.0}
         recipe = _recipe(sized, args, models, machine, folder)
         work = work or workload(recipe)
-        found = Fit(sized, args, way, Budget(recipe, machine, work))
+        found = Fit(sized, args, way, Budget(recipe, machine, [work]))
         costs = [found.planned.cost(stage) for stage in ("train", "score")]
         if all(cost.fits(machine.device) if cost else "lora" in args.values() for cost in costs):
             break

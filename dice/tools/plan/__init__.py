@@ -94,7 +94,9 @@ def _show_subject(planned: Budget, policy: str) -> None:
         lines[role] = f"{getattr(recipe, role)}: {_model(recipe, role, getattr(planned, role))}"
     if policy != recipe.policy:
         lines["policy"] = f"{policy}: `prepare` makes it; until then the reference stands in for it"
-    lines["data"] = f"{counted(work.prompts, 'prompt')} ({recipe.prompts})"
+    sets = zip(planned.works, recipe.prompt_sets, strict=False)  # a list may have sets for rounds to come
+    lines["data"] = ", ".join(f"{counted(work.prompts, 'prompt')} ({name})" for work, name in sets)
+    lines["data"] += " in each round" if recipe.prompts_per_round else ""
     if work.offline:
         lines["data"] += f", {counted(work.offline, 'replayed pair')} ({recipe.replay.dataset})"
     for key, text in lines.items():
@@ -186,8 +188,8 @@ def _show_how(planned: Budget, rows: list[Row]) -> None:
     """How the figures came about: an estimate that doesn't say so is a promise."""
     device = planned.machine.device
     console.print("\nHow this was estimated (docs/plan-and-doctor.md has the formulas):")
-    if planned.work.assumptions:
-        console.print(f"  assumed: {'; '.join(planned.work.assumptions)}")
+    if assumed := dict.fromkeys(text for work in planned.works for text in work.assumptions):
+        console.print(f"  assumed: {'; '.join(assumed)}")
     if worth := _worth_of_length(planned, rows):
         console.print(f"  {worth}")
     if measured := sorted({row.stage for row in rows if row.measured}):
@@ -214,9 +216,9 @@ def _worth_of_length(planned: Budget, rows: list[Row]) -> str | None:
     if any("as sampled" in text for text in work.assumptions):
         return None
     tokens = min(limit, 2 * work.response_tokens) if work.response_tokens < limit else limit / 2
-    other = replace(planned, work=replace(work, response_tokens=tokens))
+    other = replace(planned, works=[replace(work, response_tokens=tokens) for work in planned.works])
     open_rows = [row for row in rows if row.cost and not row.done and not row.measured]
-    more = sum(other.cost(row.stage).seconds - row.cost.seconds for row in open_rows)
+    more = sum(other.at(row.round).cost(row.stage).seconds - row.cost.seconds for row in open_rows)
     total = sum(row.seconds for row in rows) + more
     return f"at {tokens:,.0f} tokens a response: {hours(total)} in all" if more and total > 0 else None
 

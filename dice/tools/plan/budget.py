@@ -32,7 +32,16 @@ class Budget:
 
     recipe: Recipe
     machine: Machine
-    work: Workload
+    works: list[Workload]  # of each round if they have prompt sets of their own, else one for all
+
+    @property
+    def work(self) -> Workload:
+        """The work of round 1."""
+        return self.works[0]
+
+    def at(self, t: int) -> "Budget":
+        """The budget of round t alone."""
+        return replace(self, works=[self.works[t - 1]]) if t and len(self.works) > 1 else self
 
     @cached_property
     def policy(self) -> Size | None:
@@ -49,7 +58,7 @@ class Budget:
     def longest(self) -> int:
         """Tokens of the longest row that may be sampled."""
         recipe, context = self.recipe, self.policy.context if self.policy else None
-        wanted = self.work.longest_prompt + recipe.generate.max_new_tokens
+        wanted = max(work.longest_prompt for work in self.works) + recipe.generate.max_new_tokens
         return min(filter(None, (wanted, recipe.generate.max_model_len, context)))
 
     @property
@@ -134,9 +143,11 @@ class Budget:
         """Bytes under results/: (the rounds' models, their texts, checkpoints while training)."""
         if self.policy is None:
             return None
-        model, texts = estimate.disk_bytes(self.policy, self.work, self.training)
+        rounds = [self.at(t).work for t in range(1, self.recipe.rounds + 1)]
+        sizes = [estimate.disk_bytes(self.policy, work, self.training) for work in rounds]
+        models, texts = map(sum, zip(*sizes, strict=True))
         answers = int(self.evaluated * (self.work.response_tokens * self.work.chars_per_token + 330))
-        return self.recipe.rounds * model, self.recipe.rounds * texts + answers, self._checkpoints()
+        return models, texts + answers, self._checkpoints()
 
     @property
     def disk_to_come(self) -> int | None:
@@ -159,7 +170,8 @@ class Budget:
 
 def budget(recipe: Recipe, machine: Machine) -> Budget:
     """Raises BadInput where data or models that are here can't be read."""
-    return Budget(recipe, machine, workload(recipe))
+    sets = min(len(recipe.prompt_sets), recipe.rounds)
+    return Budget(recipe, machine, [workload(recipe, t) for t in range(1, sets + 1)])
 
 
 def training(recipe: Recipe, machine: Machine, work: Workload) -> Training:

@@ -1,6 +1,7 @@
 """A recipe's stages one by one: what is done, what is to do, what it takes and how long."""
 
 import contextlib
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ from dice.tools.plan import estimate
 from dice.tools.plan.budget import Budget
 from dice.tools.plan.estimate import Cost
 from dice.tools.plan.sizes import Size
+from dice.tools.plan.workload import Workload
 
 
 @dataclass(frozen=True)
@@ -42,43 +44,51 @@ def with_measured_lengths(planned: Budget, run: Run) -> Budget:
             mean = manifest.figures["tokens"] / manifest.rows_out
             told = [text for text in planned.work.assumptions if "tokens a response" not in text]
             told.append(f"{mean:,.0f} tokens a response, as sampled in round {t}")
-            return replace(planned, work=replace(planned.work, response_tokens=mean, assumptions=told))
+            works = [replace(work, response_tokens=mean, assumptions=told) for work in planned.works]
+            return replace(planned, works=works)
     return planned
 
 
 def rows_of(planned: Budget, run: Run, here: bool) -> Iterator[Row]:
-    recipe, work = run.recipe, planned.work
-    texts = {
+    measured = _measured(run) if here else {}
+    changed, at = False, functools.cache(planned.at)
+    for one, t in stages_of(run):
+        text, cost = _rows(at(t))[one.name], at(t).cost(one.name)
+        manifest, reasons = preview(one, run, t)
+        if manifest and not reasons and not changed:
+            yield Row(t, one.name, text, cost, f"done in {manifest.seconds:,.0f} s", 0.0, done=True)
+            continue
+        changed = True
+        possible = cost and cost.fits(planned.machine.device)
+        seconds = cost.seconds if possible else math.nan
+        if one.name in measured:
+            seconds = measured[one.name] * _counts(at(t).work)[one.name]
+        state = f"again: {reasons[0]}" if reasons else "to do"
+        yield Row(t, one.name, text, cost, state, seconds, one.name in measured)
+
+
+def _rows(planned: Budget) -> dict[str, str]:
+    """What each stage of a round has to do, in words."""
+    work = planned.work
+    return {
         "generate": f"{counted(work.responses, 'response')} to {counted(work.prompts, 'prompt')}",
-        "score": f"{work.responses:,} {source_of(recipe).title}",
+        "score": f"{work.responses:,} {source_of(planned.recipe).title}",
         "train_rm": "a reward model of the offline pairs",
         "pair": f"{counted(work.generated, 'pair')} and {work.offline:,} offline",
         "train": f"{counted(work.steps, 'step')} of {counted(work.batch, 'pair')}",
         "agree": counted(planned.labelled, "held-out label"),
         "evaluate": counted(planned.evaluated, "answer"),
     }
-    measured = _measured(planned, run) if here else {}
-    changed = False
-    for one, t in stages_of(run):
-        cost = planned.cost(one.name)
-        manifest, reasons = preview(one, run, t)
-        if manifest and not reasons and not changed:
-            yield Row(
-                t, one.name, texts[one.name], cost, f"done in {manifest.seconds:,.0f} s", 0.0, done=True
-            )
-            continue
-        changed = True
-        possible = cost and cost.fits(planned.machine.device)
-        seconds = measured.get(one.name, cost.seconds if possible else math.nan)
-        state = f"again: {reasons[0]}" if reasons else "to do"
-        yield Row(t, one.name, texts[one.name], cost, state, seconds, one.name in measured)
 
 
-def _measured(planned: Budget, run: Run) -> dict[str, float]:
-    """Seconds that stages took in a round of this run under the same settings, for as many rows."""
-    work = planned.work
-    rows = {"generate": work.responses, "score": work.responses, "pair": work.responses}
-    rows["train"] = work.generated + work.offline
+def _counts(work: Workload) -> dict[str, int]:
+    """The rows that a stage's seconds are measured by."""
+    rows = dict.fromkeys(("generate", "score", "pair"), work.responses)
+    return {**rows, "train": work.generated + work.offline, "evaluate": 1}
+
+
+def _measured(run: Run) -> dict[str, float]:
+    """Seconds a row that stages took in a round of this run under the same settings."""
     found = {}
     for t in range(1, run.recipe.rounds + 1):
         for one in ROUND:
@@ -86,7 +96,7 @@ def _measured(planned: Budget, run: Run) -> dict[str, float]:
             whole = manifest and not manifest.resumed  # else the seconds are of a part
             if whole and manifest.recipe == one.settings(run, t):
                 done = manifest.rows_out if one.name == "generate" else manifest.rows_in
-                found[one.name] = manifest.seconds * rows[one.name] / max(1, done)
+                found[one.name] = manifest.seconds / max(1, done)
     manifest, reasons = preview(evaluate.STAGE, run, 0)
     whole = manifest and not reasons and not manifest.resumed
     return found | ({"evaluate": manifest.seconds} if whole else {})

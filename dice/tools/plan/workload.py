@@ -52,13 +52,13 @@ class Workload:
         return self.steps * self.batch / self.train_pairs if self.train_pairs > 0 else math.inf
 
 
-def workload(recipe: Recipe) -> Workload:
-    """A round's work. Raises BadInput where a data set that is here can't be read."""
-    prompts = rows_here(recipe, read_prompts, recipe.prompts)
+def workload(recipe: Recipe, t: int = 1) -> Workload:
+    """The work of round t. Raises BadInput where a data set that is here can't be read."""
+    prompts = rows_here(recipe, read_prompts, recipe.prompt_set(t))
     offline = recipe.replay.dataset if recipe.replay.gamma > 0 else None
     pairs = rows_here(recipe, read_preferences, offline)
     assumptions = []
-    count = len(prompts) or _count_of_recipe(recipe)
+    count = recipe.prompts_per_round or len(prompts) or _count_of_recipe(recipe)
     if not prompts:
         assumptions.append(f"{counted(count, 'prompt')}: the data set is not here yet")
     replayable = len({pair.prompt_id for pair in pairs}) or count
