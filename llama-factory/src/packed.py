@@ -9,13 +9,13 @@ The model's own `forward` takes the packs, as one more keyword. What wraps a mod
 PEFT, autocast) therefore sees a forward pass like any other.
 """
 
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers.modeling_outputs import BaseModelOutputWithPast
+from transformers.modeling_outputs import ModelOutput
 
 from dice.inference.exactness import exact_attention, longest_beside_others, may_share_prompts
 from dice.inference.forward import chunk_size, forward_replaced, set_attention
@@ -102,25 +102,27 @@ class Packed:
         body = self.model.get_decoder()
         output = body(input_ids=ids, position_ids=positions[None], use_cache=False, **{KEYWORD: attention})
         self.windows |= attention.windows
+        chunk = partial(self._chunk, type(output))
         *others, last = zip(
             output.last_hidden_state[0, predictors].tensor_split(chunks),
             targets.tensor_split(chunks),
             strict=True,
         )
-        parts = [
-            checkpoint(self._chunk, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in others
-        ]
-        parts.append(self._chunk(*last))  # its backward pass is the first, so its logits may as well stay
+        parts = [checkpoint(chunk, *part, use_reentrant=False, preserve_rng_state=False) for part in others]
+        parts.append(chunk(*last))  # its backward pass is the first, so its logits may as well stay
         logps, logits, spread = (torch.cat(part) for part in zip(*parts, strict=True))
         means = _by_row(pack, logits) / _by_row(pack, torch.ones_like(logits))
         return Logps(_by_row(pack, logps), means, _by_row(pack, spread))
 
-    def _chunk(self, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _chunk(
+        self, kind: type[ModelOutput], states: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-probs of tokens (N,), the mean of each one's logits, and their `concentration` if asked for.
 
-        They come of the states before the tokens, (N, H).
+        They come of the states before the tokens, (N, H), which the head is handed in what the body returns:
+        the heads of some families look for more there than states.
         """
-        output = BaseModelOutputWithPast(last_hidden_state=states[None])
+        output = kind(last_hidden_state=states[None])
         placeholder = torch.zeros((1, len(states)), dtype=torch.long, device=states.device)
         with forward_replaced(self.model.get_decoder(), lambda *_, **__: output):
             logits = self.own(input_ids=placeholder, use_cache=False).logits[0]

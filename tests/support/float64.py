@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 def one_by_one(folder, rows):
     """Log-probs of each response's tokens: float64, no padding, the model's own eager attention."""
     model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
-    if model.config.model_type != "gpt_oss":  # whose experts are not to be had in float64
+    if model.config.model_type not in ("gpt_oss", "mixtral"):  # whose experts are not to be had in float64
         model = model.double()
     found = []
     for prompt, response in rows:

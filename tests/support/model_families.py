@@ -65,6 +65,13 @@ FAMILIES = {
         {"logits_scaling": 4.0, "attention_multiplier": 0.2, "embedding_multiplier": 3.0},
         SharedPrompts,
     ),
+    # The heads of these look for more than states in what their bodies return.
+    "mixtral": ("MixtralForCausalLM", {"num_local_experts": 4, "num_experts_per_tok": 2}, SharedPrompts),
+    "gpt2": (
+        "GPT2LMHeadModel",
+        {"n_positions": 512, "attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0},
+        SharedPrompts,
+    ),
     # Families without transformers' attention interface, or with more to their attention.
     "gpt-oss": (
         "GptOssForCausalLM",
@@ -76,12 +83,12 @@ FAMILIES = {
 }
 
 
-def make_family(name, folder):
+def make_family(name, folder, head="ForCausalLM", **changes):
     """Save the random model of a family; returns its folder."""
     kind, options, _ = FAMILIES[name]
-    model_class = getattr(transformers, kind)
+    model_class = getattr(transformers, kind.replace("ForCausalLM", head))
     torch.manual_seed(0)
-    model = model_class(model_class.config_class(**{**SHAPE, **options}))
+    model = model_class(model_class.config_class(**{**SHAPE, **options, **changes}))
     for weights in model.parameters():
         if weights.ndim > 1:  # large enough for attention to matter
             torch.nn.init.normal_(weights, std=0.15)
