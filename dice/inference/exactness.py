@@ -7,7 +7,7 @@ They can't be used for a model whose tokens take their positions from where they
 our attention is not told of; then every row is computed whole.
 
 Some limits can't be seen in short rows. The functions below the readers' take them from the model's
-configuration and its modules.
+configuration and its modules; `dice.inference.positions` has one more.
 """
 
 from collections.abc import Iterable, Iterator
@@ -110,36 +110,6 @@ def exact_attention(model: torch.nn.Module) -> str:
     loaded = model.config._attn_implementation
     capped = getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None
     return "eager" if capped and loaded == "sdpa" else loaded
-
-
-def longest_beside_others(model: torch.nn.Module) -> float:
-    """Tokens up to which a row's positions are encoded the same, whatever rows are in its forward pass.
-
-    "longrope" and "dynamic" position encodings encode a forward pass that holds a longer row
-    differently, from its first token on. Infinity for other encodings.
-    """
-    config = model.config.get_text_config()
-    rope = getattr(config, "rope_parameters", None) or {}
-    limits = [float("inf")]
-    for part in (rope, *(value for value in rope.values() if isinstance(value, dict))):
-        if part.get("rope_type") in ("dynamic", "longrope"):
-            limits.append(part.get("original_max_position_embeddings") or config.max_position_embeddings)
-    return min(limits)
-
-
-def reset_dynamic_positions(model: torch.nn.Module) -> None:
-    """Make "dynamic" position encodings what they are for short rows.
-
-    transformers stretches them for a long row, and in this version never shrinks them again.
-    """
-    for module in model.modules():
-        kinds = getattr(module, "rope_type", None) or {}
-        for layers, kind in ({"": kinds} if isinstance(kinds, str) else kinds).items():
-            prefix = f"{layers}_" if layers else ""
-            if kind == "dynamic":
-                original = getattr(module, f"{prefix}original_inv_freq")
-                setattr(module, f"{prefix}inv_freq", original.to(model.device))
-                setattr(module, f"{prefix}max_seq_len_cached", module.original_max_seq_len)
 
 
 def position_limit(model: torch.nn.Module) -> float:

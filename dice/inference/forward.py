@@ -25,6 +25,7 @@ from torch.nn.utils.rnn import pad_sequence
 from dice.errors import BadInput
 from dice.inference.packed_attention import NAME, Attention, KeysValues, using
 from dice.inference.packing import Pack, Rows, fill, group_by_prompt
+from dice.inference.positions import rows_apart
 from dice.models.loading import device, free_memory
 
 # Tokens of a forward pass where the recipe leaves them to us. More would not be faster.
@@ -132,7 +133,8 @@ class SeparateRows(Reader):
             first = row * ids.shape[1] + len(prompt) - 1
             predictors += range(first, first + len(response))
             targets += response
-        output = self.head.body(input_ids=ids, attention_mask=mask, use_cache=False)
+        with rows_apart(self.head.model, mask.sum(1)):
+            output = self.head.body(input_ids=ids, attention_mask=mask, use_cache=False)
         states = output.last_hidden_state.flatten(0, 1)
         logps = self.head.token_logps(output, states, predictors, targets)
         return np.split(logps, np.cumsum([len(response) for _, response in rows]))[:-1]

@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from dice.inference import decode_attention
 from dice.inference.exactness import exact_attention, may_share_prompts
 from dice.inference.forward import set_attention, token_logps
+from dice.inference.positions import longest_beside_others, rows_apart
 from dice.inference.sampler import Request, Sampled
 from dice.models.loading import Models, Options, end_ids
 from dice.recipe.groups import Generate
@@ -86,41 +87,53 @@ class Sampler:
 
 
 class _Step:
-    """The state between two tokens: the KV cache, and the last token's logits, (rows, vocabulary)."""
+    """The state between two tokens: the KV cache, and the last token's logits, (rows, vocabulary).
+
+    `ids` and `mask` are (rows, tokens so far), padded on the left.
+    """
 
     def __init__(self, model: torch.nn.Module, requests: list[Request], pad_id: int, k: int) -> None:
-        self.model = model
+        self.model, self.limit = model, longest_beside_others(model)
         longest = max(len(request.prompt_ids) for request in requests)
         ids = torch.full((len(requests), longest), pad_id)
         self.mask = torch.zeros((len(requests), longest), dtype=torch.long)
         for row, request in enumerate(requests):
             ids[row, longest - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
             self.mask[row, longest - len(request.prompt_ids) :] = 1
-        ids, self.mask = ids.to(model.device), self.mask.to(model.device)
-        self.cache = DynamicCache(config=model.config)
-        self._forward(ids, (self.mask.cumsum(1) - 1).clamp(min=0))
+        self.ids, self.mask = ids.to(model.device), self.mask.to(model.device)
+        self._prefill()
 
         self.cache.batch_repeat_interleave(k)
-        self.mask = self.mask.repeat_interleave(k, 0)
+        self.ids, self.mask = self.ids.repeat_interleave(k, 0), self.mask.repeat_interleave(k, 0)
         self.logits = self.logits.repeat_interleave(k, 0)
 
     def feed(self, chosen: torch.Tensor, keep: torch.Tensor) -> None:
         """Advance the rows of `keep` (a boolean mask) by their chosen tokens; drop the others."""
         if not keep.all():
             self.cache.batch_select_indices(keep.nonzero().squeeze(1))
-            self.mask, chosen = self.mask[keep], chosen[keep]
+            self.ids, self.mask, chosen = self.ids[keep], self.mask[keep], chosen[keep]
+        self.ids = torch.cat([self.ids, chosen[:, None]], 1)
         self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-        self._forward(chosen[:, None], self.mask.sum(1, keepdim=True) - 1)
+        lengths = self.mask.sum(1)
+        if (lengths == self.limit + 1).any():  # then the positions in a row's cache are not what they were
+            self._prefill()
+        else:
+            self._forward(chosen[:, None], lengths[:, None] - 1)
+
+    def _prefill(self) -> None:
+        self.cache = DynamicCache(config=self.model.config)
+        self._forward(self.ids, (self.mask.cumsum(1) - 1).clamp(min=0))
 
     def _forward(self, ids: torch.Tensor, positions: torch.Tensor) -> None:
-        self.logits = self.model(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=LAST_ON_CPU if ids.device.type == "cpu" else LAST,
-        ).logits[:, -1]
+        with rows_apart(self.model, self.mask.sum(1)):
+            self.logits = self.model(
+                input_ids=ids,
+                attention_mask=self.mask,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+                logits_to_keep=LAST_ON_CPU if ids.device.type == "cpu" else LAST,
+            ).logits[:, -1]
 
 
 def sampling_attention(model: torch.nn.Module) -> str:

@@ -22,6 +22,7 @@ from transformers.utils import cached_file
 from dice.errors import BadInput, first_line
 from dice.inference.exactness import check_token_ids, position_limit
 from dice.inference.forward import Budget, in_batches, in_order, padded
+from dice.inference.positions import rows_apart
 from dice.models import chat_template
 from dice.models.loading import Models, Options, load_model
 from dice.models.own_template import Unrendered, rendered
@@ -68,7 +69,8 @@ class RewardModel:
         if padding is None:
             padding = next(token for token in range(len(used) + 1) if token not in used)
         ids, mask = padded(rows, padding, self.reader.model.device)
-        return self.reader.values(ids, mask, padding).double().tolist()
+        with rows_apart(self.reader.model, mask.sum(1)):
+            return self.reader.values(ids, mask, padding).double().tolist()
 
 
 class Classifier:

@@ -17,6 +17,7 @@ from dice.errors import BadInput
 from dice.inference import exactness
 from dice.inference.forward import Budget, Found, Reader, SeparateRows, in_order
 from dice.inference.packing import Rows
+from dice.inference.positions import longest_beside_others
 from dice.models.loading import Models, Options
 
 
@@ -55,17 +56,15 @@ class Scorer:
         return in_order(self._read(rows), on_done)
 
     def _read(self, rows: Rows) -> Found:
-        """(row, log-probs): rows beside each other as far as that is exact, longer ones by themselves."""
+        """(row, log-probs): in the reader's way as far as that is exact, longer rows whole."""
         reader, model = self._reader, self._reader.head.model
-        limit = exactness.longest_beside_others(model)
+        limit = longest_beside_others(model)
         short = [row for row, (prompt, response) in enumerate(rows) if len(prompt) + len(response) <= limit]
-        for number, logps in reader.read([rows[row] for row in short], self.budget):
-            yield short[number], logps
-        by_itself = SeparateRows(model, reader.head.body, reader.attention)
-        for row in sorted({*range(len(rows))} - {*short}):
-            ((_, logps),) = by_itself.read([rows[row]], Budget(1))
-            exactness.reset_dynamic_positions(model)
-            yield row, logps
+        longer = sorted({*range(len(rows))} - {*short})
+        whole = SeparateRows(model, reader.head.body, reader.attention)
+        for way, part in ((reader, short), (whole, longer)):
+            for number, logps in way.read([rows[row] for row in part], self.budget):
+                yield part[number], logps
 
     def _check(self, rows: Rows) -> None:
         model, name = self._reader.head.model, f"model {self.name!r}"

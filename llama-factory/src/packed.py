@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import ModelOutput
 
-from dice.inference.exactness import exact_attention, longest_beside_others, may_share_prompts
+from dice.inference.exactness import exact_attention, may_share_prompts
 from dice.inference.forward import chunk_size, forward_replaced, set_attention
 from dice.inference.packed_attention import KEYWORD, NAME, Attention
 from dice.inference.packing import Pack, fill, group_by_prompt
+from dice.inference.positions import longest_beside_others
 from dice.models.reference_table import IGNORED
 from losses import concentration
 

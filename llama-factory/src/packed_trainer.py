@@ -17,6 +17,7 @@ from transformers import TrainerCallback
 from batches import lengths
 from dice.errors import BadInput, first_line
 from dice.inference.exactness import knows_windows
+from dice.inference.positions import rows_apart
 from dice.launch.hardware import recognize, trained_flops
 from dice.models.llamafactory import llamafactory
 from dice.models.reference_table import IGNORED
@@ -76,7 +77,8 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
     ) -> dict[str, torch.Tensor]:
         """Upstream's own way, with logits that begin where the first response of the batch does.
 
-        Those of prompts are of no use, and with a large vocabulary they are most of the memory.
+        Those of prompts are of no use, and with a large vocabulary they are most of the memory. Positions are
+        those of scoring.
         """
         batch = {**batch}  # upstream takes the labels out
         labels = batch["labels"]
@@ -85,7 +87,8 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
             kept = labels.shape[1] - max(0, begin)
             labels = labels[:, -kept:]
             batch |= {"labels": labels, "logits_to_keep": kept}
-        output = super().concatenated_forward(model, batch, is_ref_model)
+        with rows_apart(self.accelerator.unwrap_model(model), batch["attention_mask"].sum(1)):
+            output = super().concatenated_forward(model, batch, is_ref_model)
         if self.weighs:
             logits, there = (*output["chosen_logits"], *output["rejected_logits"]), labels[:, 1:] != IGNORED
             known = (row.detach()[:-1][own] for row, own in zip(logits, there, strict=True))

@@ -71,6 +71,26 @@ def test_hf_tells_the_log_probs_of_the_model_itself(families, name):
         np.testing.assert_allclose(sampled.logps, logps, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_hf_samples_as_by_itself_beyond_a_models_original_length(families):
+    """Beyond 40 tokens all positions are others. Prompts of 8, 20 and 50 tokens get there one by one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    prompts = [[int(i) for i in np.random.default_rng(n).integers(3, VOCABULARY, n)] for n in (8, 20, 50)]
+    asked = [Request(str(n), prompt, 1000 * n) for n, prompt in enumerate(prompts)]
+    options = Generate(samples=2, max_new_tokens=36, temperature=1.0)
+    found = list(load_sampler("hf")(families("phi3-long"), [2, 3, 4], options, "float32").sample(asked))
+    model = AutoModelForCausalLM.from_pretrained(families("phi3-long")).eval()
+    assert max(len(s.response_ids) for s in found if s.prompt_id == "0") > 34
+    for s in found:
+        ids, first = prompts[int(s.prompt_id)] + s.response_ids, len(prompts[int(s.prompt_id)])
+        with torch.no_grad():
+            logits = [model(torch.tensor([ids[:at]])).logits[0, -1] for at in range(first, len(ids))]
+        expected = torch.stack(logits).log_softmax(-1).gather(1, torch.tensor(s.response_ids)[:, None])[:, 0]
+        np.testing.assert_allclose(s.logps, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_hf_stops_at_stop_tokens_and_flags_cut_off_answers(random_model, chat):
     """Every token of the vocabulary's first half is made a stop token: most answers are short."""
     engine = load_sampler("hf")(

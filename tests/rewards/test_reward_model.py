@@ -102,6 +102,23 @@ def test_a_classifier_is_its_own_forward_pass_whatever_stands_beside_a_row(class
     )
 
 
+@pytest.mark.parametrize("name", ["phi3-long", "llama-dynamic"])
+def test_a_long_row_leaves_the_rewards_of_others_alone(name, tmp_path, monkeypatch):
+    """Beyond 40 tokens their positions are encoded otherwise: rows beside a longer one, and after it."""
+    from model_families import make_family
+
+    from dice.inference import reward_model
+    from dice.inference.scorer import Options
+
+    monkeypatch.setattr(reward_model, "encoder", lambda *_, **__: None)
+    folder = make_family(name, tmp_path, "ForSequenceClassification", num_labels=1)
+    short, long, longer = ([int(i) for i in range(3, 3 + n)] for n in (20, 60, 70))
+    fresh = [reward_model.RewardModel(folder, {}, Options("float32")).rewards([row]) for row in (short, long)]
+    model = reward_model.RewardModel(folder, {}, Options("float32"))
+    assert model.rewards([short, long, longer])[:2] == pytest.approx([row[0] for row in fresh], rel=1e-4)
+    assert model.rewards([short]) == pytest.approx(fresh[0], rel=1e-4)
+
+
 def test_without_a_chat_template_the_recipes_is_used(classifier):
     folder = classifier(chat_template=None)
     ids = load(folder).encode(QUESTION, "a cow")
