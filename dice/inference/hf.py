@@ -27,6 +27,7 @@ from dice.recipe.groups import Generate
 # The states that get logits. On CPUs this is no number: the slice that a number makes is not contiguous, and
 # the product with the head's weights would copy them for every prompt.
 LAST, LAST_ON_CPU = 1, torch.tensor([-1])
+COLD = 1e-30  # a temperature below which logits over it are no numbers any more
 CHUNK = 1 << 19  # logits from which tokens are taken at a time on CPUs, few enough for the caches
 
 
@@ -42,7 +43,8 @@ class Sampler:
         self.stop_ids = torch.tensor(sorted({*stop_ids, *end_ids(model)}), device=self.model.device)
         self.pad_id = stop_ids[0]
         self.vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        limit = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
+        config = self.model.config.get_text_config()
+        limit = getattr(config, "max_position_embeddings", None) or 1 << 30
         self.max_model_len = min(limit, options.max_model_len or limit)
 
     def sample(self, requests: Iterable[Request]) -> Iterator[Sampled]:
@@ -162,10 +164,10 @@ def take(logits: torch.Tensor, draws: torch.Tensor, options: Generate) -> tuple[
 def choose(logits: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float) -> torch.Tensor:
     """Token ids (B,) from logits (B, V) and uniform draws (B,), by inverse cumulative distribution.
 
-    Temperature 0 is greedy. `top_p` below 1 keeps the smallest set of most probable tokens whose
-    probabilities reach it.
+    Temperature 0 is greedy, and so is one that is as good as 0. `top_p` below 1 keeps the smallest set of
+    most probable tokens whose probabilities reach it.
     """
-    if temperature == 0:
+    if temperature < COLD:
         return logits.argmax(-1)
     probs = torch.softmax(logits.float() / temperature, -1)
     if top_p < 1:

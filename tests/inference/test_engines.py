@@ -91,6 +91,21 @@ def test_hf_samples_as_by_itself_beyond_a_models_original_length(families):
         np.testing.assert_allclose(s.logps, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
+def test_hf_finds_the_limit_of_a_model_of_several_parts(tmp_path):
+    from model_families import SHAPE
+    from transformers import Gemma3Config, Gemma3ForConditionalGeneration
+
+    text = {**SHAPE, "head_dim": 8, "max_position_embeddings": 64}
+    vision = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 16, "patch_size": 8}
+    config = Gemma3Config(
+        text_config=text, vision_config=vision, mm_tokens_per_image=4, image_token_index=298
+    )
+    Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    assert load_sampler("hf")(str(tmp_path), [2], Generate(), "float32").max_model_len == 64
+
+
 def test_hf_stops_at_stop_tokens_and_flags_cut_off_answers(random_model, chat):
     """Every token of the vocabulary's first half is made a stop token: most answers are short."""
     engine = load_sampler("hf")(
@@ -165,7 +180,8 @@ def test_choose_inverts_the_cumulative_distribution():
     assert choose(logits, draws, 1.0, 0.4).tolist() == [0] * 6
     # Temperature 0.5 squares: 0.25, 0.09, 0.04 of 0.38, that is 0.66, 0.24, 0.11.
     assert choose(logits, draws, 0.5, 1.0).tolist() == [0, 0, 0, 1, 1, 2]
-    assert choose(logits, draws, 0.0, 1.0).tolist() == [0] * 6
+    for cold in (0.0, 1e-40, 1e-38, 1e-30):  # a float32 ends at about 3e38
+        assert choose(logits, draws, cold, 1.0).tolist() == [0] * 6
 
 
 def test_draws_depend_on_the_seed_alone():
