@@ -72,6 +72,7 @@ class Packed:
         self.may = may_share_prompts(self.model) and not has_dropout
         self.limit = longest_beside_others(self.model)  # tokens of a row that others may stand beside
         self.windows: set[int | None] = set()
+        self.agrees: bool | None = None  # with the model's own way, within rounding; None: not known yet
 
         @wraps(self.own)
         def forward(*given: Any, **named: Any) -> Any:

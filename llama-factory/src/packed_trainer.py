@@ -1,7 +1,8 @@
 """LLaMA-Factory's DPO trainer, with batches read in packs where that gives the same log-probs.
 
 With `pack_tokens` the first batch is read twice: by LLaMA-Factory's own forward and in packs (`packed.py`).
-Where the two agree within rounding, all batches are read in packs, for the policy and for the reference.
+Where the two agree within rounding, all batches are read in packs. This is decided for the policy, and for a
+reference model by itself.
 Every process does the same: what ZeRO-3 and FSDP gather in a forward pass, all of them gather together.
 """
 
@@ -43,10 +44,7 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
     ) -> None:
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.selects_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
-        self.packs: bool | None = None  # whether batches are read in packs; None: not known yet
-        if self.pack_tokens == "off":
-            self.packs = False
-        else:  # before anything wraps the models
+        if self.pack_tokens != "off":  # before anything wraps the models
             self.policy_packed = Packed(model, self.weighs)
             same = ref_model is None or ref_model is model
             self.reference_packed = self.policy_packed if same else Packed(ref_model)
@@ -65,10 +63,11 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
         self, model: torch.nn.Module, batch: Batch, is_ref_model: bool = False
     ) -> dict[str, torch.Tensor]:
         """As upstream: log-probs and logits of chosen and rejected; in packs, logits are means by row."""
-        if self.packs is not False and (job := self._job(model, batch)):
-            if self.packs is None:
-                self._decide(model, batch, job)
-            if self.packs:
+        packed = None if self.pack_tokens == "off" else self._packed(model)
+        if packed and packed.agrees is not False and (job := self._job(model, batch)):
+            if packed.agrees is None:
+                packed.agrees = self._agrees(model, batch, job)
+            if packed.agrees:
                 return self._in_packs(model, job, batch)
         return self._as_upstream(model, batch, is_ref_model)
 
@@ -119,15 +118,19 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
         return output
 
     @torch.no_grad()
-    def _decide(self, model: torch.nn.Module, batch: Batch, job: dict[str, Any]) -> None:
-        """Set `packs`, the same in all processes, and say why. Raises BadInput where a budget needs packs."""
+    def _agrees(self, model: torch.nn.Module, batch: Batch, job: dict[str, Any]) -> bool:
+        """Whether a model is read in packs, the same in all processes.
+
+        Raises BadInput where it isn't and a budget needs packs.
+        """
         reasons = [reason for reason in gather_object([self._refusal(model, batch, job)]) if reason]
-        self.packs = not reasons
         if reasons and self.pack_tokens != "auto":
             raise BadInput(f"pack_tokens is {self.pack_tokens}, but {reasons[0]}; set it to off")
         if self.is_world_process_zero():
             told = f"by LLaMA-Factory's forward: {reasons[0]}" if reasons else "in packs: log-probs agree"
-            print(f"pairs are read {told}", flush=True)
+            reader = "reference" if model is self.ref_model else "policy"
+            print(f"the {reader} reads pairs {told}", flush=True)
+        return not reasons
 
     def _refusal(self, model: torch.nn.Module, batch: Batch, job: dict[str, Any]) -> str | None:
         """Why a batch can't be read in packs; None where log-probs agree with those of upstream's way."""
@@ -160,13 +163,25 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
             )
         return None
 
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Batch], Any]:
+        """As upstream: the batches of an optimizer step; keeps how many rows each has on average."""
+        batches, items = super().get_batch_samples(*args, **kwargs)
+        self.mean_rows = sum(len(batch["labels"]) for batch in batches) / max(1, len(batches))
+        return batches, items
+
     def get_batch_loss_metrics(
         self, model: torch.nn.Module, batch: Batch, train_eval: str = "train"
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """As upstream; counts the tokens of chosen and rejected rows, without padding."""
+        """As upstream, but a batch has the weight of its pairs, so that all pairs of a step count the same.
+
+        The last step of an epoch can have a smaller batch. (With several processes none is smaller: upstream
+        fills it up with pairs of before.) Counts the tokens of chosen and rejected rows, without padding.
+        """
+        loss, metrics = super().get_batch_loss_metrics(model, batch, train_eval)
         if train_eval == "train":
             self.tokens += int(batch["attention_mask"].sum())
-        return super().get_batch_loss_metrics(model, batch, train_eval)
+            loss = loss * (len(batch["labels"]) / self.mean_rows)
+        return loss, metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """As upstream, with the speed of the steps since the last time."""

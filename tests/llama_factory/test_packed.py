@@ -99,3 +99,86 @@ def test_the_speed_of_a_training(monkeypatch, gpu, share):
     both = SimpleNamespace(device=CPU, num_processes=2, reduce=lambda tokens, _: 2 * tokens)
     training = SimpleNamespace(accelerator=both, tokens=600, seconds=2.0, token_flops=260e9)
     assert packed_trainer.PackedTrainer._speed(training) == {"tokens_per_second": 600.0, **share}
+
+
+def trainer_of(policy, reference, monkeypatch):
+    """A trainer of these two models, as far as it is needed to get losses of batches."""
+    monkeypatch.setattr(packed_trainer, "gather_object", lambda found: found)
+    trainer = packed_trainer.PackedTrainer.__new__(packed_trainer.PackedTrainer)
+    accelerator = SimpleNamespace(device=CPU, gather=lambda counts: counts, unwrap_model=lambda model: model)
+    vars(trainer).update(
+        accelerator=accelerator, model=policy, ref_model=reference, pack_tokens="auto", selects_logits=True,
+        policy_packed=packed.Packed(policy), reference_packed=packed.Packed(reference), tokens=0,
+        finetuning_args=SimpleNamespace(use_ref_model=True), args=SimpleNamespace(bf16=False, fp16=False),
+        ld_alpha=None, loss_type="sigmoid", beta=0.1, label_smoothing=0, f_divergence_type="reverse_kl",
+        reference_free=False, bco_gemma=0, ftx_gamma=0, is_world_process_zero=lambda: True,
+        model_accepts_loss_kwargs=False, compute_loss_func=None,
+    )  # fmt: skip
+    return trainer
+
+
+def loaded(name, folder):
+    return AutoModelForCausalLM.from_pretrained(make_family(name, folder)).train()
+
+
+@pytest.mark.slow
+def test_a_reference_of_another_family_is_asked_by_itself(tmp_path, monkeypatch, capsys):
+    policy, reference = loaded("llama", tmp_path / "policy"), loaded("bloom", tmp_path / "reference")
+    trainer, batch = trainer_of(policy, reference, monkeypatch), some_pairs([(9, 14, 1), (3, 6, 22)])
+    expected, _ = stock(reference, batch)
+    trainer.concatenated_forward(policy, batch)
+    found = torch.cat(trainer.compute_reference_log_probs(policy, batch))
+    assert torch.allclose(found, expected, rtol=1e-5, atol=1e-4)
+    assert (trainer.policy_packed.agrees, trainer.reference_packed.agrees) == (True, False)
+    assert capsys.readouterr().out.endswith(
+        "the policy reads pairs in packs: log-probs agree\n"
+        "the reference reads pairs by LLaMA-Factory's forward: the attention of BloomForCausalLM can't be "
+        "replaced\n"
+    )
+
+
+@pytest.mark.slow
+def test_all_pairs_of_a_step_count_the_same(tmp_path, monkeypatch):
+    """Batches of four pairs and of one have the loss and the gradient of one batch of five."""
+    policy, reference = loaded("llama", tmp_path / "policy"), loaded("qwen3", tmp_path / "reference")
+    trainer = trainer_of(policy, reference, monkeypatch)
+    whole = some_pairs([(9, 14, 1), (3, 6, 22), (20, 12, 7), (5, 5, 9), (8, 30, 30)])
+
+    def step(*batches):
+        batches, _ = trainer.get_batch_samples(iter(batches), len(batches), CPU)
+        losses = [trainer.get_batch_loss_metrics(policy, batch)[0] / len(batches) for batch in batches]
+        return sum(losses), gradients(policy, sum(losses)[None].expand(2) * torch.tensor([0.0, 1.0]))
+
+    parts = [{name: rows.view(2, 5, -1)[:, part].flatten(0, 1) for name, rows in whole.items()}
+             for part in (slice(4), slice(4, 5))]  # fmt: skip
+    expected, expected_gradients = step(whole)
+    found, found_gradients = step(*parts)
+    assert torch.allclose(found, expected, atol=1e-6)
+    for key, gradient in expected_gradients.items():
+        assert torch.allclose(found_gradients[key], gradient, atol=1e-6), key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoints", [False, True])
+@pytest.mark.parametrize("name", ["phi3-long", "llama-dynamic"])
+def test_a_long_row_leaves_the_positions_of_others_alone(name, checkpoints, tmp_path, monkeypatch):
+    """Batches with rows beyond 40 tokens beside short ones, and short ones afterwards: as row by row."""
+    policy = loaded(name, tmp_path / "policy")
+    if checkpoints:
+        policy.gradient_checkpointing_enable({"use_reentrant": False})
+    trainer = trainer_of(policy, loaded(name, tmp_path / "reference"), monkeypatch)
+    for lengths in ([(9, 14, 1)], [(3, 6, 60), (20, 12, 7), (9, 45, 32)], [(9, 14, 1), (3, 6, 22)]):
+        batch = some_pairs(lengths)
+        found = trainer.concatenated_forward(policy, batch)
+        sums = torch.cat([found["chosen_logps"], found["rejected_logps"]])
+        found_gradients = gradients(policy, sums)
+        parts = []
+        for row, length in enumerate(batch["attention_mask"].sum(1)):
+            fresh = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+            (part,), _ = stock(fresh, {key: rows[row : row + 1, :length] for key, rows in batch.items()})
+            (part * torch.linspace(-1, 1, len(sums))[row]).backward()
+            parts.append((part.detach(), fresh))
+        assert torch.allclose(sums, torch.stack([part for part, _ in parts]), rtol=1e-5, atol=1e-4)
+        for key, gradient in found_gradients.items():
+            expected = sum(fresh.get_parameter(key).grad for _, fresh in parts)
+            assert torch.allclose(gradient, expected, rtol=1e-4, atol=1e-4), key
