@@ -1,6 +1,7 @@
 """LLaMA-Factory's DPO trainer with the losses of `losses.py`, whether batches are read in packs or not."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,11 +17,11 @@ class LossTrainer(PackedTrainer):
     loss: str | None = None
     smooths = False  # whether rows have a column `smoothing`
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Read first how far each pair's label is to be smoothed."""
+    @cached_property
+    def smoothing(self) -> dict[tuple[str, ...], float]:
+        """How far each pair's label is to be smoothed, by the hashes of its rows."""
         pairs = self._pairs() if self.smooths else ()
-        self.smoothing = {tuple(pair_hashes(pair)): pair["smoothing"] for *_, pair in pairs}
-        return super().train(*args, **kwargs)
+        return {tuple(pair_hashes(pair)): pair["smoothing"] for *_, pair in pairs}
 
     def _pairs(self) -> Iterator[tuple[Any, int, dict[str, Any]]]:
         for part in (self.train_dataset, self.eval_dataset):

@@ -6,6 +6,7 @@ is refused.
 
 import copy
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,8 @@ def encode_as_scored(encoding: Encoding) -> None:
             )
             rows = super(PairProcessor, whole).preprocess_dataset(examples)
             if encoding.smoothing:
-                rows["smoothing"] = [smoothing.get(key, 0.0) for key in _keys(examples)]
+                read = (dict(zip(examples, row, strict=True)) for row in zip(*examples.values(), strict=True))
+                rows["smoothing"] = [smoothing.get(key, 0.0) for key in _keys(read)]
             pairs = zip(rows["chosen_input_ids"], rows["rejected_input_ids"], strict=True)
             keep = [index for index, pair in enumerate(pairs) if max(map(len, pair)) <= limit]
             return {name: [values[index] for index in keep] for name, values in rows.items()}
@@ -77,23 +79,19 @@ def encode_as_scored(encoding: Encoding) -> None:
     def merged(names: Any, model_args: Any, data_args: Any, *others: Any, **named: Any) -> Any:
         data = merge(names, model_args, data_args, *others, **named)
         if sampled and names == data_args.dataset and data_args.max_samples is None:
-            missing = sampled.keys() - set(map(_key, data))
-            _refuse_others_ids(encoding.sampled_ids, missing, len(sampled), names)
+            _refuse_others_ids(encoding.sampled_ids, sampled.keys() - _keys(data), len(sampled), names)
         return data
 
     merge, loader._get_merged_dataset = loader._get_merged_dataset, merged
 
 
-def _key(row: dict[str, Any]) -> str:
-    """The `pair_key` of a row as LLaMA-Factory has read it."""
-    return pair_key(
-        _messages(row["_prompt"], row["_system"]), *(turn["content"] for turn in row["_response"])
-    )
-
-
-def _keys(rows: dict[str, list]) -> list[str]:
-    """The same of a batch of rows, which has their columns."""
-    return [_key(dict(zip(rows, row, strict=True))) for row in zip(*rows.values(), strict=True)]
+def _keys(rows: Iterable[dict[str, Any]]) -> list[str]:
+    """The `pair_key` of each row as LLaMA-Factory has read it, but for those that it drops with a warning."""
+    return [
+        pair_key(_messages(row["_prompt"], row["_system"]), *(turn["content"] for turn in row["_response"]))
+        for row in rows
+        if len(row["_prompt"]) % 2 == 1 and len(row["_response"]) >= 2
+    ]
 
 
 def _messages(prompt: list[Message], system: str | None) -> list[Message]:

@@ -1,6 +1,7 @@
 """Losses beside LLaMA-Factory's, worked out by hand (tests/llama_factory/test_training.py trains)."""
 
 from math import exp, log
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,6 +22,18 @@ def test_a_smoothed_label():
     right, wrong = torch.tensor([log(2), 0.2]), torch.tensor([log(2), 1.0])
     found = losses.smoothed(right, wrong, torch.tensor([0.5, 0.25]))
     assert found.tolist() == pytest.approx([log(2), 0.4])
+
+
+@pytest.mark.slow
+def test_a_loss_in_an_evaluation_without_training():
+    """Of four equal log-probs, with no labels smoothed."""
+    import loss_trainer
+
+    trainer = loss_trainer.LossTrainer.__new__(loss_trainer.LossTrainer)
+    vars(trainer).update(loss_type="sigmoid", beta=0.1, label_smoothing=0, f_divergence_type="reverse_kl")
+    vars(trainer).update(reference_free=False, accelerator=SimpleNamespace(device=torch.device("cpu")))
+    found, *_ = trainer.dpo_loss(*[torch.zeros(2)] * 4)
+    assert found.tolist() == pytest.approx([log(2)] * 2)
 
 
 def test_how_concentrated_a_distribution_is():
