@@ -180,7 +180,8 @@ class PackedTrainer(llamafactory("train.dpo.trainer").CustomDPOTrainer):
         loss, metrics = super().get_batch_loss_metrics(model, batch, train_eval)
         if train_eval == "train":
             self.tokens += int(batch["attention_mask"].sum())
-            loss = loss * (len(batch["labels"]) / self.mean_rows)
+            weight = len(batch["labels"]) / self.mean_rows
+            loss, metrics = loss * weight, {name: value * weight for name, value in metrics.items()}
         return loss, metrics
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:

@@ -139,20 +139,24 @@ def test_a_reference_of_another_family_is_asked_by_itself(tmp_path, monkeypatch,
 
 @pytest.mark.slow
 def test_all_pairs_of_a_step_count_the_same(tmp_path, monkeypatch):
-    """Batches of four pairs and of one have the loss and the gradient of one batch of five."""
+    """Batches of four pairs and of one have the loss, figures and the gradient of one batch of five."""
     policy, reference = loaded("llama", tmp_path / "policy"), loaded("qwen3", tmp_path / "reference")
     trainer = trainer_of(policy, reference, monkeypatch)
     whole = some_pairs([(9, 14, 1), (3, 6, 22), (20, 12, 7), (5, 5, 9), (8, 30, 30)])
 
     def step(*batches):
         batches, _ = trainer.get_batch_samples(iter(batches), len(batches), CPU)
-        losses = [trainer.get_batch_loss_metrics(policy, batch)[0] / len(batches) for batch in batches]
-        return sum(losses), gradients(policy, sum(losses)[None].expand(2) * torch.tensor([0.0, 1.0]))
+        losses, told = zip(*(trainer.get_batch_loss_metrics(policy, batch) for batch in batches), strict=True)
+        loss, figures = sum(losses) / len(batches), {}
+        for key in told[0]:
+            figures[key] = sum(each[key] for each in told) / len(batches)
+        return loss, figures, gradients(policy, loss[None].expand(2) * torch.tensor([0.0, 1.0]))
 
     parts = [{name: rows.view(2, 5, -1)[:, part].flatten(0, 1) for name, rows in whole.items()}
              for part in (slice(4), slice(4, 5))]  # fmt: skip
-    expected, expected_gradients = step(whole)
-    found, found_gradients = step(*parts)
+    expected, expected_figures, expected_gradients = step(whole)
+    found, figures, found_gradients = step(*parts)
+    assert figures == pytest.approx(expected_figures, rel=1e-4)
     assert torch.allclose(found, expected, atol=1e-6)
     for key, gradient in expected_gradients.items():
         assert torch.allclose(found_gradients[key], gradient, atol=1e-6), key
