@@ -74,7 +74,7 @@ class Data:
         if not len(kept):
             raise BadInput(f"{flag}: all of them have over {tokens:,} tokens, which is too long here")
         left_out = len(lengths) - len(kept)
-        told = f"{left_out:,} of {flag[2:]} with over {tokens:,} tokens left out"
+        told = f"{left_out:,} {flag[2:]} with over {tokens:,} tokens left out"
         return kept, f"{self.told}; {told}" if left_out else self.told
 
     def part(self, share: float) -> "Data":

@@ -215,7 +215,7 @@ def test_prompts_of_one_s_own_have_room():
     data = replace(data_of([[20, 10]]), prompts=prompts, own=np.array([300, 500, 20]))
     kept, lengths = lengths_of(data, None, on_gpu=False)
     assert [prompt.prompt_id for prompt in kept.prompts] == ["0", "2"] and lengths.row == 384
-    assert "1 of prompts with over 448 tokens left out" in kept.told
+    assert "1 prompts with over 448 tokens left out" in kept.told
     with pytest.raises(BadInput, match="--prompts: all of them have over 50 tokens"):
         lengths_of(replace(data, own=np.array([99, 99, 99])), 100, on_gpu=False)
 
