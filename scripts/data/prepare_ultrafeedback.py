@@ -183,8 +183,9 @@ def main(
         raise BadInput(f"--sample is {sample!r}; it must be one of {', '.join(SAMPLES)}")
     if all(file.exists() for file in files):
         found = "paper" if PUBLISHED in files[2].read_text(encoding="utf-8") else "seeded"
-        say(f"ultrafeedback: the {found} sample is in {folder}")
-        if sample not in (found, "auto"):
+        if sample == "auto":  # which of the two it is, nobody else says
+            say(f"ultrafeedback: the {found} sample is in {folder}")
+        elif sample != found:
             raise BadInput(f"--sample is {sample}; remove {files[2]} to make that one instead")
         return
     drawn = prompts = None
