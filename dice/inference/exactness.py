@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dice.errors import BadInput
-from dice.inference.forward import Budget, Reader, SeparateRows, SharedPrompts, set_attention
+from dice.inference.forward import Budget, Reader, SeparateRows, SharedPrompts, is_precise, set_attention
 from dice.inference.packing import Rows
 
 BUDGET = 16  # tokens: so few that a prompt of the four rows is carried from pack to pack
@@ -88,7 +88,7 @@ def _agrees(reader: Reader, rows: Rows, expected: np.ndarray) -> bool:
         return False
     apart = np.abs(np.concatenate([read[row] for row in range(len(rows))]) - expected)
     model = reader.head.model
-    if model.dtype in (torch.float32, torch.float64) and not getattr(model, "is_quantized", False):
+    if is_precise(model) and not getattr(model, "is_quantized", False):
         return not np.any(apart > 1e-3 * (1 + np.abs(expected)))
     return not apart.mean() > 0.1  # rounding is about a hundredth of a nat per token
 

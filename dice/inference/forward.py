@@ -167,7 +167,8 @@ class SharedPrompts(Reader):
         """Log-probs of the pack's targets, and what the next pack takes from this one."""
         set_attention(self.head.model, NAME)
         device = self.head.model.device
-        attention = Attention(pack, self.attention, device, carried.keys_values)
+        joins = may_join(self.head.model)
+        attention = Attention(pack, self.attention, device, carried.keys_values, joins)
         ids, positions = (torch.tensor([part], device=device) for part in (pack.ids, pack.positions))
         with using(attention):
             output = self.head.body(input_ids=ids, position_ids=positions, use_cache=False)
@@ -226,7 +227,8 @@ class Head:
         if self._buffer is None or len(self._buffer) < len(states):
             self._buffer = head.weight.new_empty((len(states), len(head.weight)))
         target = self._buffer[: len(states)]
-        with forward_replaced(head, lambda given: torch.mm(given[0], head.weight.T, out=target)[None]):
+        product = partial(torch.mm, mat2=head.weight.T, out=target)
+        with forward_replaced(head, lambda given: product(given[0].to(target.dtype))[None]):
             yield
 
 
@@ -257,6 +259,21 @@ def forward_replaced(module: torch.nn.Module, forward: Callable[..., Any]) -> It
         del module.forward
         if own is not None:
             module.forward = own
+
+
+def is_precise(model: torch.nn.Module) -> bool:
+    """Whether a model multiplies matrices in single precision or more here."""
+    precise = model.get_output_embeddings().weight.dtype in (torch.float32, torch.float64)
+    return precise and not torch.is_autocast_enabled(device().type)
+
+
+def may_join(model: torch.nn.Module) -> bool:
+    """Whether responses may share a block of attention: not in half precision on CPUs.
+
+    Matrix products there round a token's states alike whatever stands beside it. So with attention apart,
+    too, log-probs are the same to the last bit in packs of any size, in scoring and in training.
+    """
+    return device().type != "cpu" or is_precise(model)
 
 
 def set_attention(model: torch.nn.Module, name: str) -> None:

@@ -44,20 +44,23 @@ class Attention:
 
     `kernel` is what transformers calls attn_implementation. `carried` holds the keys and values of the
     carried prompt; `carry` collects those that the next pack needs. `windows` is every sliding window
-    that a layer asked for, in tokens.
+    that a layer asked for, in tokens. `joins`: short responses share a block, which is quicker; else the
+    rounding of a response's attention does not depend on what stands beside it.
     """
 
     pack: Pack
     kernel: str
     device: torch.device
     carried: KeysValues
+    joins: bool = True
     carry: KeysValues = field(default_factory=dict)
     windows: set[int | None] = field(default_factory=set)
     _masks: dict[tuple[Segment, int | None], Tensor] = field(default_factory=dict)
 
     @cached_property
     def blocks(self) -> list[Segment]:
-        return list(blocks(self.pack, QUERIES_ON_CPU if self.device.type == "cpu" else QUERIES))
+        size = QUERIES_ON_CPU if self.device.type == "cpu" else QUERIES
+        return list(blocks(self.pack, size, self.joins))
 
     def keys_values(self, module: torch.nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's keys and values, the carried ones first; keeps what the next pack needs."""

@@ -138,17 +138,17 @@ def fill(groups: Sequence[Group], at: Cursor, budget: int) -> tuple[Pack, Cursor
     return pack, (group, item)
 
 
-def blocks(pack: Pack, size: int) -> Iterator[Segment]:
+def blocks(pack: Pack, size: int, joins: bool = True) -> Iterator[Segment]:
     """The pack's segments for an attention kernel: joined or cut to at most `size` queries each.
 
-    Short responses to one prompt share a block, whose mask keeps them apart. Prompts and long responses
-    are cut, so that the keys which lie ahead of a block are not even computed.
+    Short responses to one prompt share a block if it `joins`; its mask keeps them apart. Prompts and long
+    responses are cut, so that the keys which lie ahead of a block are not even computed.
     """
     joined = pack.segments[:1]
     for segment in pack.segments[1:]:
         *prompt, own = segment.keys
         before, queries = joined[-1], (joined[-1].queries[0], segment.queries[1])
-        if prompt and before.keys[:-1] == (*prompt,) and queries[1] - queries[0] <= size:
+        if joins and prompt and before.keys[:-1] == (*prompt,) and queries[1] - queries[0] <= size:
             segment = Segment(queries, (*prompt, (before.keys[-1][0], own[1])))
             joined.pop()
         joined.append(segment)

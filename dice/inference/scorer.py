@@ -10,15 +10,18 @@ when the memory does not suffice.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
+import torch
 
 from dice.errors import BadInput
 from dice.inference import exactness
 from dice.inference.forward import Budget, Found, Reader, SeparateRows, in_order
 from dice.inference.packing import Rows
 from dice.inference.positions import longest_beside_others
-from dice.models.loading import Models, Options
+from dice.launch.devices import dtype_name
+from dice.models.loading import Models, Options, device
 
 
 class Scorer:
@@ -27,6 +30,8 @@ class Scorer:
     def __init__(self, options: Options) -> None:
         self.budget = Budget(options.batch_tokens)
         self.models = Models(options)
+        autocast = options.autocast and dtype_name(options.dtype) == "bfloat16"
+        self.precision = partial(torch.autocast, device().type, torch.bfloat16, autocast)
         self.name = ""
         self._reader: Reader | None = None
 
@@ -41,7 +46,8 @@ class Scorer:
         if not self.models.holds(model):
             self._reader = None  # or it would keep the model before in memory
         loaded = self.models.use(model)
-        self._reader = self._reader or exactness.best_reader(loaded)
+        with self.precision():
+            self._reader = self._reader or exactness.best_reader(loaded)
         self.name = model
 
     def token_logps(
@@ -53,7 +59,8 @@ class Scorer:
         has no embedding of, for a row beyond its table of positions, and for an empty prompt.
         """
         self._check(rows)
-        return in_order(self._read(rows), on_done)
+        with self.precision():
+            return in_order(self._read(rows), on_done)
 
     def _read(self, rows: Rows) -> Found:
         """(row, log-probs): in the reader's way as far as that is exact, longer rows whole."""

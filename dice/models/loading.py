@@ -31,6 +31,10 @@ class Options:
     attn_implementation: str = "auto"
     quantization_bit: int | None = None  # 4 or 8: weights are quantized with bitsandbytes while they load
     batch_tokens: int | str = "auto"  # tokens of one forward pass
+    # In bfloat16: to compute as LLaMA-Factory trains, products in bfloat16, all else as the checkpoint is, or
+    # in float32.
+    autocast: bool = False
+    float32_weights: bool = False
 
 
 def device() -> torch.device:
@@ -80,15 +84,31 @@ def load_model(name: str, options: Options, auto_class: type = AutoModelForCausa
 
 def _load(name: str, options: Options, attention: str | None, auto_class: type) -> torch.nn.Module:
     dtype = getattr(torch, dtype_name(options.dtype))
+    as_trained = options.autocast and dtype == torch.bfloat16 and not options.quantization_bit
     model = whole_model(
         name,
         auto_class,
-        dtype=dtype,
+        dtype="auto" if as_trained else dtype,
         attn_implementation=attention,
         quantization_config=_quantization(options.quantization_bit, dtype),
         device_map={"": device()},
     )
+    if as_trained:
+        _round_matrices(model, options.float32_weights)
     return model.eval().requires_grad_(False)
+
+
+def _round_matrices(model: torch.nn.Module, float32_weights: bool) -> None:
+    """Make matrices bfloat16 for good, which autocast would do in every pass; all else float32 if asked."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is embedding.weight:
+        head.weight = torch.nn.Parameter(head.weight.detach().clone())
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            if isinstance(module, torch.nn.Linear):
+                parameter.data = parameter.data.bfloat16()
+            elif float32_weights:
+                parameter.data = parameter.data.float()
 
 
 def whole_model(name: str, auto_class: type = AutoModelForCausalLM, **options: Any) -> torch.nn.Module:

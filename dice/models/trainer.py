@@ -75,16 +75,30 @@ def batch_sizes(global_batch: int, per_device: int, processes: int) -> tuple[int
 
 def adapt(config: dict[str, Any], global_batch: int, processes: int, on_gpu: bool) -> dict[str, Any]:
     """A LLaMA-Factory configuration fitted to the machine: batch sizes, and what needs a GPU."""
-    config = dict(config)
-    if not on_gpu:
-        in_bfloat16 = config.get("bf16") and devices.cpu_has_bfloat16()
-        config |= {key: value for key, value in WITHOUT_GPU.items() if key in config}
-        config |= {"bf16": True, "use_cpu": True} if in_bfloat16 else {}
+    config = on_device(config, on_gpu)
     if config.get("deepspeed"):
         config["deepspeed"] = str(ROOT / config["deepspeed"])
     per_device = config.get("per_device_train_batch_size", 1)
     size, steps = batch_sizes(global_batch, per_device, processes)
     return config | {"per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
+
+
+def on_device(config: dict[str, Any], on_gpu: bool) -> dict[str, Any]:
+    """A LLaMA-Factory configuration without what needs a GPU where there is none."""
+    if on_gpu:
+        return dict(config)
+    in_bfloat16 = config.get("bf16") and devices.cpu_has_bfloat16()
+    without = {key: value for key, value in WITHOUT_GPU.items() if key in config}
+    return config | without | ({"bf16": True, "use_cpu": True} if in_bfloat16 else {})
+
+
+def precision(config: dict[str, Any]) -> dict[str, bool]:
+    """How training with a configuration for this device computes, as options of `loading.Options`.
+
+    DeepSpeed has no autocast, and a model that only its adapter is trained of is in bfloat16.
+    """
+    autocast = bool(config.get("bf16")) and not (config.get("pure_bf16") or config.get("deepspeed"))
+    return {"autocast": autocast, "float32_weights": autocast and config.get("finetuning_type") == "full"}
 
 
 def dtype_of(fitted: dict[str, Any]) -> str:

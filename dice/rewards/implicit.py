@@ -14,7 +14,9 @@ import numpy as np
 
 from dice.errors import BadInput
 from dice.inference.load import load_scorer
+from dice.launch import devices
 from dice.launch.progress import Counter
+from dice.models import trainer
 from dice.rewards.source import Scoring, Usable, beside, reading, score_of
 from dice.run import files
 from dice.run.rows import Logps, Score, TokenRewards
@@ -31,7 +33,9 @@ class Source(Scoring):
         self.run = run
         self.policy, *self.others = map(run.model, run.reads(t))
         self.checked = False  # whether the scorer has read some of what the engine knows
-        self.scorer = load_scorer(self.recipe.generate.engine, **reading(self.recipe))
+        config = trainer.on_device(self.recipe.train.args, devices.gpu_count() > 0)
+        options = reading(self.recipe) | trainer.precision(config)  # so training begins with rewards of 0
+        self.scorer = load_scorer(self.recipe.generate.engine, **options)
 
     @staticmethod
     def passes(run: Run, t: int) -> int:

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import ModelOutput
 
 from dice.inference.exactness import exact_attention, may_share_prompts
-from dice.inference.forward import chunk_size, forward_replaced, set_attention
+from dice.inference.forward import chunk_size, forward_replaced, may_join, set_attention
 from dice.inference.packed_attention import KEYWORD, NAME, Attention
 from dice.inference.packing import Pack, fill, group_by_prompt
 from dice.inference.positions import longest_beside_others
@@ -97,7 +97,7 @@ class Packed:
     def _read(self, ids: Tensor, pack: Pack, chunks: int) -> Logps:
         """The log-probs of a pack with the token ids (1, T)."""
         set_attention(self.model, NAME)
-        attention = Attention(pack, self.own_attention, ids.device, {})
+        attention = Attention(pack, self.own_attention, ids.device, {}, may_join(self.model))
         positions, predictors, targets = (
             torch.tensor(part, device=ids.device) for part in (pack.positions, pack.predictors, pack.targets)
         )

@@ -29,6 +29,7 @@ from loss_trainer import LossTrainer
 from packed_trainer import ROUNDING
 
 TABLE, COUNTS = "reference.safetensors", "reference.json"  # in a checkpoint's folder
+ROOT_OF_TOKENS = "square root of a response's tokens"
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,13 @@ class ReferenceTrainer(LossTrainer):
         if self.loss_type == "ipo":
             reference = reference * lengths(batch)
         limit = ROUNDING[self.is_rough()]
-        apart = self._apart(self._summed_logps(model, batch), reference, batch)
+        apart, most = self._apart(self._summed_logps(model, batch), reference, batch)
+        if self.is_world_process_zero():
+            print(f"at step 0 implicit rewards are 0 within {most:.2g} nats per {ROOT_OF_TOKENS}", flush=True)
         if apart <= limit:
             return
         model.eval()
-        in_evaluation = self._apart(self._summed_logps(model, batch), reference, batch)
+        in_evaluation, _ = self._apart(self._summed_logps(model, batch), reference, batch)
         model.train()
         if in_evaluation <= limit:
             reason = "the policy side is wrong: its log-probs are right in evaluation, but not in training"
@@ -188,20 +191,23 @@ class ReferenceTrainer(LossTrainer):
                 held = f"{self.finetuning_args.ref_model or 'the base without its adapter'} is not"
             reason = f"the reference side is wrong: {held} the policy that is trained"
         raise BadInput(
-            f"at step 0 the policy is not its reference: log-probs differ by {apart:.3g} nats per square "
-            f"root of a response's tokens, rounding explains {limit:g}; {reason} ({self.model.name_or_path})"
+            f"at step 0 the policy is not its reference: log-probs differ by {apart:.3g} nats per "
+            f"{ROOT_OF_TOKENS}, rounding explains {limit:g}; {reason} ({self.model.name_or_path})"
         )
 
-    def _apart(self, ours: torch.Tensor, theirs: torch.Tensor, batch: dict[str, torch.Tensor]) -> float:
+    def _apart(
+        self, ours: torch.Tensor, theirs: torch.Tensor, batch: dict[str, torch.Tensor]
+    ) -> tuple[float, float]:
         """How far log-probs of all processes' batches are apart, per square root of the tokens.
 
-        The median over rows; where some were known beforehand and some computed, the worse of the two.
+        The median over rows (where some were known beforehand and some computed, the worse of the two), and
+        the largest.
         """
         scaled = ((ours - theirs).abs() / lengths(batch).sqrt()).tolist()
         known = [row in self.known for row in hashes(batch)]
         rows = gather_object(list(zip(known, scaled, strict=True)))
         groups = ([apart for known, apart in rows if known is origin] for origin in (True, False))
-        return max(float(np.median(group)) for group in groups if group)
+        return max(float(np.median(group)) for group in groups if group), max(apart for _, apart in rows)
 
 
 class Hooks(TrainerCallback):

@@ -74,3 +74,5 @@ def test_blocks_by_hand():
         Segment((8, 11), ((0, 5), (8, 11))),
         Segment((11, 12), ((0, 5), (8, 12))),
     ]
+    apart = [Segment((5, 6), ((0, 5), (5, 6))), Segment((6, 8), ((0, 5), (6, 8)))]
+    assert list(blocks(pack, 3, joins=False))[2:4] == apart

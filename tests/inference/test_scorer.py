@@ -10,6 +10,7 @@ from model_families import FAMILIES, scorer_of, some_fast, some_rows, sums
 from dice.errors import BadInput
 from dice.inference import forward
 from dice.inference.scorer import Scorer
+from dice.launch import devices
 from dice.models.loading import Options
 
 
@@ -39,6 +40,35 @@ def test_bfloat16_is_read_the_same_way(families, name):
     scorer = Scorer(Options(dtype="bfloat16"))
     scorer.use(families(name))
     assert type(scorer._reader) is FAMILIES[name][2]
+
+
+@pytest.mark.skipif(not devices.cpu_has_bfloat16(), reason="this CPU has no instructions for bfloat16")
+@pytest.mark.parametrize(
+    "name", some_fast(["llama", "mistral", "qwen3", "gemma2", "cohere", "granite", "gpt2"])
+)
+def test_packs_of_any_size_round_alike(families, name):
+    """To the last bit, also as LLaMA-Factory trains: a response's rewards depend on no other response."""
+    for how in ({}, {"autocast": True}, {"autocast": True, "float32_weights": True}):
+        found = []
+        for tokens in (20, 70, 400):
+            scorer = Scorer(Options("bfloat16", batch_tokens=tokens, **how))
+            scorer.use(families(name))
+            found.append(np.concatenate(scorer.token_logps(some_rows())))
+        assert np.array_equal(found[0], found[1]) and np.array_equal(found[0], found[2])
+
+
+def test_as_a_model_is_trained_rewards_are_less_rough(families):
+    """Products in bfloat16 alone, all sums in float32: of a checkpoint the matrices alone are rounded."""
+    expected = np.concatenate(one_by_one(families("llama"), some_rows()))
+    errors = []
+    for how in ({}, {"autocast": True, "float32_weights": True}):
+        scorer = Scorer(Options("bfloat16", **how))
+        scorer.use(families("llama"))
+        errors.append(np.concatenate(scorer.token_logps(some_rows())) - expected)
+    model = scorer.models.use(families("llama"))
+    kinds = {name.split(".")[-2]: weights.dtype for name, weights in model.named_parameters()}
+    assert (kinds["embed_tokens"], kinds["norm"], kinds["q_proj"]) == (*[torch.float32] * 2, torch.bfloat16)
+    assert 0 < np.std(errors[1]) < 0.9 * np.std(errors[0])
 
 
 def test_a_model_that_no_reader_can_read_is_refused(families, monkeypatch):

@@ -1,7 +1,11 @@
 """Training in bfloat16 on CPUs: under autocast, with weights in float32."""
 
+import re
+
 import pytest
 import torch
+from adapters import make_adapter
+from trained_pairs import make_pairs, scored
 from trainings import config, torchrun, weights
 
 from dice.data import dataset_dir
@@ -43,3 +47,20 @@ def test_weights_stay_float32_under_autocast(random_model, tmp_path, monkeypatch
         for name in ("half", "single")
     ]
     assert losses == pytest.approx([0.6931, 0.6931], abs=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not devices.cpu_has_bfloat16(), reason="this CPU has no instructions for bfloat16")
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_training_begins_where_scoring_ended(random_model, tmp_path, kind):
+    """With implicit rewards of 0, though scoring has other packs than training: both round alike."""
+    data, policy = make_pairs(tmp_path), random_model
+    changes = {"pack_tokens": "auto", "reference_logps": "table", "max_steps": 1, "eval_strategy": "no"}
+    if kind == "lora":
+        policy = make_adapter(random_model, tmp_path / "adapter", seed=3)
+        changes |= {"finetuning_type": "lora", "adapter_name_or_path": policy}
+    one = config(data, tmp_path / "out", random_model, **changes, bf16=True, use_cpu=True)
+    scored(policy, 64, dtype="bfloat16", **trainer.precision(one)).save(tmp_path / "known.safetensors")
+    said = torchrun([one | {"reference_table": str(tmp_path / "known.safetensors")}], 1)
+    assert "128 of 128 are known" in said
+    assert float(re.search(r"at step 0 implicit rewards are 0 within (\S+) nats", said)[1]) < 1e-5

@@ -54,6 +54,21 @@ def test_a_cpu_that_has_bfloat16_trains_in_it(monkeypatch):
         assert trainer.dtype_of(trainer.adapt(asked, 8, 1, on_gpu=False)) == "float32"
 
 
+@pytest.mark.parametrize(
+    ("asked", "autocast", "float32_weights"),
+    [
+        ({"bf16": True, "finetuning_type": "full"}, True, True),
+        ({"bf16": True, "finetuning_type": "lora"}, True, False),
+        ({"bf16": True, "finetuning_type": "full", "deepspeed": "x.json"}, False, False),
+        ({"pure_bf16": True, "finetuning_type": "full"}, False, False),
+        ({"finetuning_type": "full"}, False, False),
+    ],
+)
+def test_how_a_training_computes(asked, autocast, float32_weights):
+    gpu = trainer.on_device(asked, on_gpu=True)
+    assert trainer.precision(gpu) == {"autocast": autocast, "float32_weights": float32_weights}
+
+
 @pytest.mark.parametrize(("has", "bf16", "of_use"), [(1, 1, True), (1, 0, False), (0, 1, True), (0, 0, True)])
 def test_scores_in_bfloat16_are_of_use_to_a_training_in_it(monkeypatch, has, bf16, of_use):
     """On a CPU that has no instructions for it both are in float32."""

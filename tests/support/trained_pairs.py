@@ -41,9 +41,10 @@ def make_pairs(folder):
     return folder
 
 
-def scored(policy, count=30, bits=None):
+def scored(policy, count=30, bits=None, dtype="float32", **options):
     """The table of some rows as scoring would have made it."""
-    chat, scorer = load_chat(str(policy), "llama3-custom"), Scorer(Options("float32", "auto", bits, "auto"))
+    chat = load_chat(str(policy), "llama3-custom")
+    scorer = Scorer(Options(dtype, "auto", bits, "auto", **options))
     scorer.use(str(policy))
     encoded = [
         chat.encode([Message(role="user", content=row["instruction"])], row[side])

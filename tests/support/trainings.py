@@ -58,13 +58,17 @@ def weights(output):
 
 
 def torchrun(configs, workers, **env):
-    """Trainings one after the other, in the same processes under torchrun: their start takes longest."""
+    """Trainings one after the other, in the same processes under torchrun: their start takes longest.
+
+    Returns what they printed.
+    """
     path = Path(configs[-1]["output_dir"] + ".yaml")
     path.write_text(yaml.safe_dump(configs))
     command = processes.torchrun([str(MANY), str(path)], devices.workers_per_node())
     command[3] = f"--nproc_per_node={workers}"
     result = run_script(*command, PYTHONPATH=PATH, OMP_NUM_THREADS="1", **env)
     assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
 
 
 def kill_at_a_checkpoint(run: Path) -> None:
