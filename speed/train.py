@@ -67,7 +67,8 @@ class Data:
         ]
 
 
-HALF = Data(steps=5, pairs_per_step=4, prompt=30, response=(30, 90))  # a prompt is half of an answer
+# A prompt is half of an answer. To read the first batch both ways is a small part of so many steps.
+HALF = Data(steps=10, pairs_per_step=4, prompt=30, response=(30, 90))
 ULTRAFEEDBACK = Data(steps=4, pairs_per_step=4, prompt=50, response=(25, 150))  # in tokens 200, 100 to 600
 SHORT = Data(steps=2, pairs_per_step=4, prompt=30, response=(30, 90))
 

@@ -141,6 +141,15 @@ class StageFiles:
             files.link(source / name, self.folder / name)
         self.finish(msgspec.structs.replace(manifest, shared_from=str(source)))
 
+    def begin_with(self, basis: dict[str, Any], shards: dict[str, tuple[Path, str]]) -> None:
+        """Begin a stage with shards of another folder: name here -> (file, its digest)."""
+        for name, (source, digest) in shards.items():
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            self._remove(name)
+            files.link(source, self.folder / name)
+            files.seal(self.folder / name, digest)
+        files.write_json(self._begun, basis)  # last: where this is killed, the stage begins anew
+
     def set_aside(self) -> None:
         """Move manifest and outputs out of the way of others, until these are done.
 

@@ -4,20 +4,26 @@ A stage is a function of its inputs and of the part of the recipe that it names,
 So where another run's manifest has what this run's would have, its outputs are this run's outputs. They
 are checked against their digests, then linked (or copied, across file systems); files of a run are only
 ever replaced, never written into, so what one run does later leaves the other as it is.
+
+An evaluation is of all models of a run, so hardly any two runs have one in common. But the answers of the
+models that both begin with are the same: these are taken over, a model at a time.
 """
 
 import contextlib
 from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from dice.errors import BadInput
 from dice.launch import machines
 from dice.launch.console import say
 from dice.run.lock import locked
+from dice.run.manifests import Manifest
 from dice.run.run import Run, open_run
 from dice.run.stage import Stage, facts, require_unchanged
 from dice.run.state import State
-from dice.stages import agreement, train_reward_model
+from dice.stages import agreement, evaluate, train_reward_model
 from dice.stages.order import stages_of
 
 BESIDE = (agreement.STAGE, train_reward_model.STAGE)  # sampling waits for neither
@@ -37,6 +43,8 @@ def reuse(run: Run) -> None:
         with locked(run.path):
             for stage, t in stages_of(run):
                 done = stage.state(run, t).was_done or take_over(stage, run, t, others)
+                if not done and stage is evaluate.STAGE:
+                    take_over_answers(run, others)
                 if not done and stage not in BESIDE:
                     return
 
@@ -66,3 +74,40 @@ def take_over(stage: Stage, run: Run, t: int, others: Iterable[Run]) -> Run | No
             say(f"{stage.name:<10}as in {other.path.name}: {found.manifest.summary}", mark="=")
             return other
     return None
+
+
+def take_over_answers(run: Run, others: Iterable[Run]) -> None:
+    """Begin an evaluation with the answers of models that others have evaluated in the same way."""
+    stage, found = evaluate.STAGE, {}
+    if stage.state(run, 0).begun_at:
+        return
+    basis = stage.basis(run, 0)
+    for other in others:
+        with contextlib.suppress(BadInput, OSError):  # being replaced at this moment
+            theirs = stage.state(other, 0, thorough=True)
+            if theirs.state is State.DONE and _asks_alike(theirs.basis, basis):
+                found |= _answers(stage.folder(other, 0), theirs.manifest, basis["inputs"])
+    if found:
+        stage.files(run, 0).begin_with(basis, found)
+        names = sorted({Path(name).parent.name for name in found})
+        say(f"{stage.name:<10}answers of {', '.join(names)} as in other runs", mark="=")
+
+
+def _asks_alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two evaluations ask the same prompts in the same way."""
+    return one["recipe"] == other["recipe"] and one["inputs"]["prompts"] == other["inputs"]["prompts"]
+
+
+def _answers(folder: Path, manifest: Manifest, models: dict[str, str]) -> dict[str, tuple[Path, str]]:
+    """The shards that an evaluation in `folder` has of some models: name here -> (file, its digest).
+
+    `models` are names with digests; a model may have another name there.
+    """
+    found = {}
+    for name, digest in manifest.outputs.items():
+        kind, _, rest = name.partition("/")
+        theirs, _, shard = rest.partition("/")
+        for ours, model in models.items():
+            if kind == "responses" and manifest.inputs.get(theirs) == model:
+                found[f"responses/{ours}/{shard}"] = (folder / name, digest)
+    return found

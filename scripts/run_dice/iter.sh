@@ -57,6 +57,7 @@ for ((round = 1; round <= rounds; round++)); do
   report --quick
 done
 echo "evaluation"
+if [[ ${DICE_SHARE:-} ]]; then dice share "$run"; fi
 dice evaluate "$run" $force
 report
 dice places "$run"

@@ -5,6 +5,7 @@ import pytest
 from dice.run import files
 from dice.run.run import create_run
 from dice.run.stage import Outcome, Stage, execute
+from dice.stages import evaluate
 from dice.tools import reuse
 from dice.tools.ablation import grid
 
@@ -70,3 +71,22 @@ def test_nothing_is_taken_over_that_is_another_or_damaged_or_begun(stage, runs):
     files.write_text(first.round_dir(1) / "out" / "text", "damaged")
     assert reuse.take_over(stage, second, 1, [first]) is None
     assert not (second.round_dir(1) / "out").exists()
+
+
+def test_answers_of_the_models_that_runs_begin_with_are_taken_over(runs, workers_here, monkeypatch):
+    """Those of a model that only one of them has are sampled; what comes out is the same."""
+    first, second, third = runs("first"), runs("second"), runs("third", seed=3)
+    expected = execute(evaluate.STAGE, first, 0)
+    begins_with = evaluate.models(second)
+    monkeypatch.setattr(evaluate, "models", lambda run: begins_with | {"other": "fake-other"})
+    for run in (second, third):
+        reuse.take_over_answers(run, [first])
+    assert not third.path.joinpath("evaluate").exists()  # another seed
+    manifest = execute(evaluate.STAGE, second, 0)
+    assert manifest.figures["results"][:2] == expected.figures["results"]
+    for name in expected.outputs:
+        ours, theirs = (run.path / "evaluate" / name for run in (second, first))
+        assert ours.samefile(theirs) is name.startswith("responses/")
+    assert {name.split("/")[1] for name in manifest.outputs if name.startswith("responses/")} == {
+        "SFT", "DPO", "other",
+    }  # fmt: skip
