@@ -59,13 +59,13 @@ def test_packs_of_any_size_round_alike(families, name):
 
 def test_as_a_model_is_trained_rewards_are_less_rough(families):
     """Products in bfloat16 alone, all sums in float32: of a checkpoint the matrices alone are rounded."""
-    expected = np.concatenate(one_by_one(families("llama"), some_rows()))
+    expected = np.concatenate(one_by_one(families("qwen3"), some_rows()))
     errors = []
     for how in ({}, {"autocast": True, "float32_weights": True}):
         scorer = Scorer(Options("bfloat16", **how))
-        scorer.use(families("llama"))
+        scorer.use(families("qwen3"))
         errors.append(np.concatenate(scorer.token_logps(some_rows())) - expected)
-    model = scorer.models.use(families("llama"))
+    model = scorer.models.use(families("qwen3"))
     kinds = {name.split(".")[-2]: weights.dtype for name, weights in model.named_parameters()}
     assert (kinds["embed_tokens"], kinds["norm"], kinds["q_proj"]) == (*[torch.float32] * 2, torch.bfloat16)
     assert 0 < np.std(errors[1]) < 0.9 * np.std(errors[0])
