@@ -31,8 +31,8 @@ class Options:
     attn_implementation: str = "auto"
     quantization_bit: int | None = None  # 4 or 8: weights are quantized with bitsandbytes while they load
     batch_tokens: int | str = "auto"  # tokens of one forward pass
-    # In bfloat16: to compute as LLaMA-Factory trains, products in bfloat16, all else as the checkpoint is, or
-    # in float32.
+    # In bfloat16, to compute as LLaMA-Factory trains: products of matrices alone are in bfloat16, all else is
+    # in the checkpoint's precision, or in float32.
     autocast: bool = False
     float32_weights: bool = False
 

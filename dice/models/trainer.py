@@ -95,7 +95,7 @@ def on_device(config: dict[str, Any], on_gpu: bool) -> dict[str, Any]:
 def precision(config: dict[str, Any]) -> dict[str, bool]:
     """How training with a configuration for this device computes, as options of `loading.Options`.
 
-    DeepSpeed has no autocast, and a model that only its adapter is trained of is in bfloat16.
+    DeepSpeed has no autocast. The base of an adapter that is trained stays in its checkpoint's precision.
     """
     autocast = bool(config.get("bf16")) and not (config.get("pure_bf16") or config.get("deepspeed"))
     return {"autocast": autocast, "float32_weights": autocast and config.get("finetuning_type") == "full"}
