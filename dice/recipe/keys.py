@@ -23,6 +23,8 @@ from dice.recipe.values import Count, Text, Whole, as_list, require
 
 AUTO = "auto"  # the template that reads text as the policy's own chat template does
 ENCODING = ("template", "template_ids", "special_tokens_in_text", "enable_thinking")
+# The keys of `score` that look back over rounds, as they are where there is nothing to look back on.
+LOOKING_BACK = {"average_rounds": 1, "consistency": False, "reference": "previous"}
 # `register` is a method of every abstract class, which pydantic's models are; nothing here calls it.
 warnings.filterwarnings("ignore", 'Field name "register" in "Recipe" shadows')
 
@@ -94,6 +96,15 @@ class Recipe(Group):
     def encoding_settings(self) -> dict[str, Any]:
         """The same for a manifest: what has its default is left out, as in runs of earlier versions."""
         return self.said(*ENCODING)
+
+    def in_round(self, t: int) -> "Recipe":
+        """What round t makes of this recipe: in round 1 there are no earlier rounds to look back on."""
+        if t > 1:
+            return self
+        groups: dict[str, Any] = {"score": self.score.model_copy(update=LOOKING_BACK)}
+        if self.train.smoothing == "consistency":
+            groups["train"] = self.train.model_copy(update={"smoothing": "none"})
+        return self.model_copy(update=groups)
 
     def sampling(self, **changes: Any) -> "Recipe":
         """A copy with other values in its group `generate`; they are not checked."""

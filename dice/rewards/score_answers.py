@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from dice.launch.processes import Launch
-from dice.recipe.keys import Recipe
+from dice.recipe.keys import LOOKING_BACK, Recipe
 from dice.recipe.load import resolved_yaml
 from dice.rewards import scoring
 from dice.rewards.source import beside, responses_of
@@ -23,7 +23,7 @@ from dice.run.run import Run
 SHARD = 1024  # responses: what workers share out
 NO_PAIRS = {"min_chars": 0, "max_chars": 1 << 60, "min_confidence": 0.0}
 # Of a run of a single round, and of answers that no engine has sampled.
-ALONE = {"average_rounds": 1, "consistency": False, "reference": "previous", "policy_logps": "scorer"}
+ALONE = {**LOOKING_BACK, "policy_logps": "scorer"}
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def _ranking(run: Run, t: int) -> list[Run]:
 
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
-    recipe = run.recipe
+    recipe = run.recipe.in_round(t)
     found = {"seed": recipe.seed, "replay": recipe.replay.settings(), "pair": recipe.pair.settings()}
     if recipe.pair.min_confidence or recipe.train.smoothing == "confidence":
         found["pref_beta"] = recipe.beta
@@ -88,7 +88,9 @@ def _run(run: Run, t: int) -> Outcome:
     files.write_rows(folder / "pairs.jsonl", pairs)
     drawn, replayed = _mix(run, t, pairs, offline, dropped)
     write(folder / "dataset", pairs, [*drawn, *replayed], recipe.pair.trl)
-    if recipe.train.smoothing != "none":
+    if recipe.train.smoothing == "confidence" or (
+        recipe.train.smoothing == "consistency" and not np.isnan(table.reward_before).all()
+    ):
         files.write_rows(folder / "dataset" / SMOOTHING, _smoothing(recipe, table, drawn))
     figures = choice.figures | {
         "margins": health.quantiles(np.array([pair.chosen_shaped - pair.rejected_shaped for pair in pairs])),
@@ -129,7 +131,7 @@ def _collapse(table: Table, choice: Choice, texts: list[str]) -> dict[str, Any]:
 
 
 def _smoothing(recipe: Recipe, table: Table, pairs: list[Pair]) -> Iterator[Smoothing]:
-    """How likely each pair is to be ordered wrongly; by consistency nothing is known of round 1's."""
+    """How likely each pair is to be ordered wrongly."""
     if recipe.train.smoothing == "confidence":  # DPO's model: sigma(beta * margin) is right
         margins = np.array([pair.chosen_shaped - pair.rejected_shaped for pair in pairs])
         uncertain = margins <= np.quantile(margins, UNCERTAIN) if pairs else margins

@@ -23,7 +23,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
-    recipe = run.recipe
+    recipe = run.recipe.in_round(t)
     limits = {"min_chars": recipe.pair.min_chars, "max_chars": recipe.pair.max_chars}
     own = {**recipe.encoding_settings(), "dtype": recipe.dtype}
     needed = Score.__struct_fields__[: -len(Score.__struct_defaults__)]

@@ -123,7 +123,7 @@ def _inputs(run: Run, t: int) -> dict[str, str]:
 
 
 def _settings(run: Run, t: int) -> dict[str, Any]:
-    recipe = run.recipe
+    recipe = run.recipe.in_round(t)
     own = {"seed": recipe.seed, **recipe.encoding_settings(), "cutoff_len": recipe.score.cutoff_len}
     return {**own, "train": recipe.train.settings()}
 

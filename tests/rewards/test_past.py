@@ -12,6 +12,7 @@ from dice.rewards.scoring import inputs, scored, settings, work
 from dice.run import files
 from dice.run.rows import Prompt, Response, prompt_id
 from dice.run.run import Run, create_run
+from dice.stages import pair, score, train
 
 WORDS = ["policy=dpo", "reference=sft"]
 
@@ -62,6 +63,21 @@ def test_settings_of_a_run_of_before_stay_as_they_are(fake_settings):
         run_of(fake_settings, "score.average_rounds=2", "score.reward=random")
     with pytest.raises(BadInput, match="score.average_rounds is 2; it needs score.reference=previous"):
         run_of(fake_settings, "score.average_rounds=2", "score.reference=first")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["score.average_rounds=2"],
+        ["score.reference=first"],
+        ["score.consistency=true", "train.smoothing=consistency"],
+    ],
+)
+def test_round_1_looks_back_on_nothing_and_is_as_without_options(fake_settings, words):
+    plain, run = run_of(fake_settings), run_of(fake_settings, *words)
+    stages = (score.STAGE, pair.STAGE, train.STAGE)
+    assert [stage.settings(run, 1) for stage in stages] == [stage.settings(plain, 1) for stage in stages]
+    assert [stage.settings(run, 2) for stage in stages] != [stage.settings(plain, 2) for stage in stages]
 
 
 @pytest.fixture

@@ -102,6 +102,14 @@ def test_how_likely_a_pair_is_to_be_ordered_wrongly(round_of, kind):
     assert "smoothing.jsonl" in train.STAGE.inputs(run, 1)
 
 
+def test_round_1_has_no_rewards_of_before_to_smooth_by(round_of):
+    run = round_of({"q": [("best", 2.0), ("worst", -1.0)]}, alpha=0, min_samples=2, gamma=0.5)
+    run.recipe.train.smoothing = "consistency"
+    execute(pair.STAGE, run, 1)
+    assert train.round_config(run, 1).get("smoothing") is None
+    assert [*train.STAGE.inputs(run, 1)] == ["mixed.json", "policy", "sampled_ids.jsonl"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
