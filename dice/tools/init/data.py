@@ -23,7 +23,9 @@ from dice.run.rows import Message, Preference, Prompt
 from dice.stages.data_checks import naming
 
 LEAST = 16  # pairs, and prompts, of a part
-PAIRS, PROMPTS = "pairs", "prompts"  # their names in the recipe's dataset_info.json
+HELD_OUT_SHARE, HELD_OUT = 0.1, (50, 500)  # of the prompts; how many at least, else none, and at most
+# The names of sets in the recipe's dataset_info.json.
+PAIRS, PROMPTS, HELD_OUT_PAIRS = "pairs", "prompts", "held_out_pairs"
 REGISTERED = "data"  # whose dataset_info.json has the sets that are given by name
 OTHERWISE = (
     "columns of other names can be told in data/dataset_info.json (docs/quickstart.md, Register your data); "
@@ -40,6 +42,7 @@ class Data:
     lengths: np.ndarray  # (pairs, 2): tokens of the prompt and of the longer answer
     told: str  # where they are from, and what was left out
     own: np.ndarray = field(default_factory=lambda: np.zeros(0, int))  # (prompts,) tokens
+    held_out: list[Preference] = field(default_factory=list)  # to measure the reward with
 
     @property
     def rows(self) -> np.ndarray:
@@ -77,6 +80,18 @@ class Data:
         told = f"{left_out:,} {flag[2:]} with over {tokens:,} tokens left out"
         return kept, f"{self.told}; {told}" if left_out else self.told
 
+    def with_held_out(self) -> "Data":
+        """With the pairs of some prompts, spread over the data, held out; none where these were too few."""
+        prompts = list(dict.fromkeys(pair.prompt_id for pair in self.pairs))
+        least, most = HELD_OUT
+        count = min(int(len(prompts) * HELD_OUT_SHARE), most)
+        if count < least:
+            return self
+        chosen = set(prompts[:: math.ceil(len(prompts) / count)])
+        is_held = np.array([pair.prompt_id in chosen for pair in self.pairs])
+        held_out = [self.pairs[at] for at in np.flatnonzero(is_held)]
+        return replace(self._some(np.flatnonzero(~is_held), self.told), held_out=held_out)
+
     def part(self, share: float) -> "Data":
         """A share of the pairs and of the prompts, but not too few for a try-out, spread over the data."""
         every = math.ceil(1 / share)
@@ -90,8 +105,11 @@ class Data:
 
     def write(self, folder: Path) -> None:
         """Write pairs, prompts and their dataset_info.json."""
-        entries = {PAIRS: {"file_name": f"{PAIRS}.json", **dataset_dir.ENTRY}}
-        files.write_array(folder / f"{PAIRS}.json", map(dataset_dir.ranking, self.pairs))
+        entries = {}
+        for name, pairs in ((PAIRS, self.pairs), (HELD_OUT_PAIRS, self.held_out)):
+            if pairs:
+                entries[name] = {"file_name": f"{name}.json", **dataset_dir.ENTRY}
+                files.write_array(folder / f"{name}.json", map(dataset_dir.ranking, pairs))
         if self.prompts:
             rows = ({"messages": prompt.messages} for prompt in self.prompts)
             files.write_array(folder / f"{PROMPTS}.json", rows)

@@ -13,7 +13,7 @@ from dice.inference.load import resolve_engine
 from dice.launch.hardware import GIVEN, Machine
 from dice.pairing import replay
 from dice.recipe.keys import Recipe
-from dice.tools.init.data import PAIRS, PROMPTS, Data
+from dice.tools.init.data import HELD_OUT_PAIRS, PAIRS, PROMPTS, Data
 from dice.tools.plan.budget import Budget
 from dice.tools.plan.workload import Workload, workload
 
@@ -153,6 +153,7 @@ def _values(models: Models, data: Data, lengths: Lengths, on_gpu: bool) -> dict[
         },
         "score": {"cutoff_len": lengths.row},
         "pair": {"min_samples": samples // 2},
+        **({"evaluate": {"preferences": HELD_OUT_PAIRS}} if data.held_out else {}),
     }
 
 

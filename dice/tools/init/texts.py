@@ -69,12 +69,14 @@ def decisions(models: Models, data: Data, fit: Fit, machine: Machine) -> dict[st
     known = f"{rounded(size.parameters)} parameters, from {size.source}" if size else "size unknown"
     room = cost and f"about {cost.memory / GIB:,.1f} of {machine.device.memory / GIB:,.0f} GiB"
     start, each = map(hours, fit.seconds)
+    held_out = f", {counted(len(data.held_out), 'pair')} held out to measure the reward with"
     best = "the first way that fits, " if cost and cost.fits(machine.device) else ""
     told = {
         "model": f"{models.policy if models.is_there else models.reference} ({known})",
         "start": f"{models.reference} is the model before its DPO",
         "template": f"{models.template}: {models.why}",
-        "data": f"{data.told}; used: {counted(len(data.pairs), 'pair')}, {counted(data.count, 'prompt')}",
+        "data": f"{data.told}; used: {counted(len(data.pairs), 'pair')}, {counted(data.count, 'prompt')}"
+        f"{held_out if data.held_out else ''}",
         "machine": str(machine),
         "training": f"{fit.way}: {best}{room or 'nobody knows the memory that it takes'}",
         "batch": f"{counted(work.batch, 'pair')} a step, {counted(work.steps, 'step')} a round, "

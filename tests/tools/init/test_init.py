@@ -194,6 +194,29 @@ def data_of(rows):
     return Data(pairs, None, np.array(rows), "")
 
 
+def test_pairs_are_held_out_where_they_are_enough(sft, tmp_path, capsys):
+    """Every tenth of 500 prompts with all of its pairs, on GPUs; none of 499, for 49 tell too little."""
+    rows = [{**row, "prompt": f"{n}"} for n in range(500) for row in (PAIRS[1], PAIRS[2])]
+    (tmp_path / "many.json").write_text(json.dumps(rows))
+    make_recipe(str(tmp_path / "mine"), sft, str(tmp_path / "many.json"), gpus="1xL40S", **NAMED)
+    recipe = load_recipe(str(tmp_path / "mine"))
+    assert check_data(recipe, "prompts", False, {}).startswith("450 prompts of pairs")
+    assert check_data(recipe, "replay.dataset", False, {}) == "900 pairs of pairs"
+    assert check_data(recipe, "evaluate.preferences", False, {}) == "100 pairs of held_out_pairs"
+    held = {
+        row["messages"][0]["content"]
+        for row in json.loads((tmp_path / "mine/held_out_pairs.json").read_text())
+    }
+    assert held == {f"{n}" for n in range(0, 500, 10)}
+    told = " ".join(capsys.readouterr().out.split())
+    assert "used: 900 pairs, 450 prompts, 100 pairs held out to measure the reward with" in told
+
+    (tmp_path / "many.json").write_text(json.dumps(rows[2:]))
+    make_recipe(str(tmp_path / "less"), sft, str(tmp_path / "many.json"), gpus="1xL40S", **NAMED)
+    assert load_recipe(str(tmp_path / "less")).evaluate.preferences is None
+    assert not (tmp_path / "less" / "held_out_pairs.json").exists()
+
+
 def test_pairs_too_few_to_train_on(sft, tmp_path):
     """One prompt is replayed or sampled, not both; of two, one pair is generated and one replayed."""
     (tmp_path / "one.jsonl").write_text(json.dumps(PAIRS[0]))
