@@ -4,6 +4,7 @@
 LLaMA-Factory: `train.learning_rate=1e-6`.
 """
 
+import math
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import (
@@ -50,6 +51,13 @@ MaybePath = Annotated[Text, AfterValidator(_may_be_a_path)]  # it names a file o
 
 def _yaml_off(value: Any) -> Any:
     return "off" if value is False else value  # which YAML reads the word as
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        return not isinstance(value, bool) and math.isfinite(float(value))
+    except (TypeError, ValueError):
+        return False
 
 
 REWARDS = ("implicit", "reward_model", "judge", "random")
@@ -209,6 +217,8 @@ class Train(Group):
         size = args.get("per_device_train_batch_size", 1)
         is_count = isinstance(size, int) and not isinstance(size, bool) and size >= 1
         require(is_count, "per_device_train_batch_size", "must be a whole number of at least 1")
+        beta = args.get("pref_beta", 0.1)
+        require(_is_number(beta), "pref_beta", f"is {spelled(beta):.80}; it must be a number")
         for name, value in args.items():
             reason = refusal(name, value)
             require(not reason, name, f"can't be {spelled(value):.80} in a round: {reason}")

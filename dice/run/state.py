@@ -158,12 +158,17 @@ class StageFiles:
         self._remove(self._before)  # what these outputs had replaced
         _move(self.folder, self._before, (self.manifest_path.name, *self.outputs))
 
+    def aside(self) -> Manifest | None:
+        """The manifest of what was set aside for a recipe that came to nothing, if anything was."""
+        if not self.manifest_path.exists():
+            with contextlib.suppress(BadInput):  # nothing to go back to
+                return manifests.read(self._before / self.manifest_path.name)
+        return None
+
     def restore(self, basis: dict[str, Any]) -> None:
         """Bring back what was set aside for a recipe that came to nothing, where it was done with `basis`."""
-        manifest = None
-        with contextlib.suppress(BadInput):  # nothing to go back to
-            manifest = manifests.read(self._before / self.manifest_path.name)
-        if not manifest or self.manifest_path.exists():
+        manifest = self.aside()
+        if not manifest:
             return
         if manifest.basis == basis:
             self._remove(self._begun)

@@ -79,7 +79,7 @@ def _run(run: Run, t: int) -> Outcome:
     dropped["pairs with an answer that can't be scored"] = len(margins) - len(known)
     found = Agreement.of(known)
     warnings = [] if found.share >= LEAST else [WARNING.format(found)]
-    if recipe.replay.gamma > 0:
+    if recipe.replay.gamma > 0 or train_reward_model.is_wanted(recipe):
         replayed = {one.prompt_id for one in read_preferences(recipe.dataset_dir, recipe.replay.dataset)[0]}
         if shared := sum(pair.prompt_id in replayed for pair in pairs):
             warnings.append(REPLAYED.format(shared, counted(len(pairs), "pair")))

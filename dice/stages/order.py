@@ -41,7 +41,8 @@ def run_stage(name: str, run: Run, t: object, force: bool = False) -> Manifest |
     is another one; GateClosed where one of its gates is closed.
     """
     one = STAGES[name]
-    number = run.checked_round(t) if one in ROUND else t
+    is_of_round = one in ROUND or (one is agreement.STAGE and t != 0)
+    number = run.checked_round(t) if is_of_round else t
     if (one, number) not in stages_of(run):
         return None
     manifest = execute(one, run, number, force)

@@ -1,5 +1,6 @@
 """Before round 1: what can be known to be wrong is found, and nothing is written before that."""
 
+import contextlib
 import itertools
 import json
 import os
@@ -21,7 +22,7 @@ from dice.recipe.load import load_recipe, origin
 from dice.recipe.paths import ROOT
 from dice.run import lock
 from dice.run.manifests import differences
-from dice.run.run import Run, create_run
+from dice.run.run import Run, create_run, open_run
 from dice.run.stage import Stage, facts
 from dice.stages import train_reward_model
 from dice.stages.checks import Check, after_preparation, before_preparation, previous
@@ -90,7 +91,8 @@ def hold(run: Run, name: str, overrides: Sequence[str]) -> None:
     if node_rank() > 0:
         return
     lock.take_for_loop(run.path)
-    if changes := differences(load(name, overrides).model_dump(), run.recipe.model_dump()):
+    held = open_run(run.path).recipe  # as it is now that nobody else can write it
+    if changes := differences(load(name, overrides).model_dump(), held.model_dump()):
         raise BadInput(f"{run.path}: another iter.sh has just begun it with another recipe ({changes[0]})")
 
 
@@ -121,9 +123,10 @@ def _show_changes(run: Run, force: bool) -> None:
     Raises BadInput where stages were finished with what has changed, without `force`.
     """
     before = previous(run.recipe)
-    for change in differences(before.model_dump(), run.recipe.model_dump()) if before else ():
+    changes = differences(before.model_dump(), run.recipe.model_dump()) if before else []
+    for change in changes:
         say(f"recipe    {change}", mark="!")
-    superseded = () if force else _superseded(run)
+    superseded = () if force else _superseded(run, {change.partition(" ")[0] for change in changes})
     lost = [f"{stage.name} of round {t}" if t else stage.name for stage, t in superseded]
     if lost:
         others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
@@ -133,17 +136,33 @@ def _show_changes(run: Run, force: bool) -> None:
         )
 
 
-def _superseded(run: Run) -> Iterator[tuple[Stage, int]]:
-    """The stages that were done or begun with other settings than the recipe's, with their rounds."""
+def _superseded(run: Run, changed: set[str]) -> Iterator[tuple[Stage, int]]:
+    """The stages that were done or begun with something else than the recipe has, with their rounds.
+
+    What the recipe names is compared where one of the keys that are `changed` names it.
+    """
     rounds = itertools.takewhile(lambda t: run.round_dir(t).is_dir(), itertools.count(1))
     before = [(STAGES[name], t) for name, t in train_reward_model.maker(run.recipe)]
     for stage, t in [*before, *((stage, t) for t in rounds for stage in ROUND)]:
         found = stage.state(run, t)
         if found.unreadable:
             raise BadInput(found.unreadable)
-        counts = found.basis and (found.manifest or stage.has_parts(run, t))
-        if counts and found.basis.get("recipe") != json.loads(json.dumps(stage.settings(run, t))):
-            yield stage, t
+        if not found.basis or not (found.manifest or stage.has_parts(run, t)):
+            continue
+        settings, aside = json.loads(json.dumps(stage.settings(run, t))), stage.files(run, t).aside()
+        if found.basis.get("recipe") != settings:
+            if not (aside and aside.recipe == settings):  # otherwise it comes back
+                yield stage, t
+        elif names := [name for name, key in stage.given(run, t).items() if _is_among(key, changed)]:
+            with contextlib.suppress(BadInput, OSError):  # an earlier output is gone: the stage says so
+                now, known = stage.inputs(run, t), found.basis.get("inputs", {})
+                if any(known.get(name) != now[name] for name in names if name in now):
+                    yield stage, t
+
+
+def _is_among(key: str, keys: set[str]) -> bool:
+    """Whether one of some keys is this one, a group that has it, or a part of it."""
+    return any(f"{one}.".startswith(f"{key}.") or f"{key}.".startswith(f"{one}.") for one in keys)
 
 
 def prepare(command: str, run: Path) -> None:

@@ -47,7 +47,7 @@ def prepare(config: str, output: str, *overrides: str) -> None:
         if not settings.get(key):
             raise BadInput(f"{config}: {key} is missing; it must be a complete training file")
     if settings.get("dataset") == prepare_ultrafeedback.NAME:
-        prepare_ultrafeedback.main()
+        prepare_ultrafeedback.main(sample="auto")  # that of the other recipes, if it is there
     work, log = (target.with_name(f"{target.name}.{end}") for end in ("partial", "log"))
     processes = devices.workers_per_node()
     batch = settings.get("per_device_train_batch_size", 1) * settings.get("gradient_accumulation_steps", 1)

@@ -124,3 +124,11 @@ def test_a_run_of_before_that_was_given_it_is_refused_in_one_line(tmp_path):
         BadInput, match=r"recipe.yaml:\d+: train.ld_alpha can't be 0.5 in a round: LLaMA-Fact"
     ):
         load_resolved(tmp_path / "recipe.yaml")
+
+
+@pytest.mark.parametrize("value", ["null", "0,1", "[1]", "true"])
+@pytest.mark.parametrize("more", [[], ["pair.min_confidence=0.6"]])
+def test_beta_is_a_number(value, more):
+    with pytest.raises(BadInput, match=r"on the command line: train.pref_beta is .*; it must be a number"):
+        load_recipe("tiny", [f"train.pref_beta={value}", *more])
+    assert load_recipe("tiny", ["train.pref_beta=1e-1", *more]).beta == 0.1

@@ -49,7 +49,8 @@ def make_recipe(
     data = read(pairs, prompts, chat)
     size = size_of(models.reference)
     data, lengths = lengths_of(data, size.context if size else None, machine.device.is_gpu)
-    data = data.with_held_out() if machine.device.is_gpu else data  # a CPU's trial is too short to measure
+    if machine.device.is_gpu and not models.is_there:  # a DPO model that is there has seen the pairs
+        data = data.with_held_out()
     with _whole(target) as work:
         data.write(work)
         found = fit(models, data, lengths, machine, work)

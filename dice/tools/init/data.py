@@ -81,13 +81,17 @@ class Data:
         return kept, f"{self.told}; {told}" if left_out else self.told
 
     def with_held_out(self) -> "Data":
-        """With the pairs of some prompts, spread over the data, held out; none where these were too few."""
-        prompts = list(dict.fromkeys(pair.prompt_id for pair in self.pairs))
+        """With the pairs of some prompts that no round asks held out, spread over the data.
+
+        None where these were too few.
+        """
+        asked = {prompt.prompt_id for prompt in self.prompts or []}
+        prompts = list(dict.fromkeys(pair.prompt_id for pair in self.pairs if pair.prompt_id not in asked))
         least, most = HELD_OUT
         count = min(int(len(prompts) * HELD_OUT_SHARE), most)
         if count < least:
             return self
-        chosen = set(prompts[:: math.ceil(len(prompts) / count)])
+        chosen = {prompts[at] for at in np.linspace(0, len(prompts), count, endpoint=False).astype(int)}
         is_held = np.array([pair.prompt_id in chosen for pair in self.pairs])
         held_out = [self.pairs[at] for at in np.flatnonzero(is_held)]
         return replace(self._some(np.flatnonzero(~is_held), self.told), held_out=held_out)

@@ -57,7 +57,12 @@ def write(folder: Path, place: str, models: Models, fit: Fit, told: dict[str, st
         _write(folder / "start.yaml", [START], args | start)
     _write(folder / "dice.yaml", [f"{topic}: {text}" for topic, text in told.items()], literal(values))
     page = template("recipe.md").render(
-        name=Path(place).name, commands=commands(place, models), told=told, models=models, place=place
+        name=Path(place).name,
+        commands=commands(place, models),
+        told=told,
+        models=models,
+        place=place,
+        held_out="evaluate" in fit.values,
     )
     files.write_text(folder / "README.md", page)
 

@@ -217,6 +217,20 @@ def test_pairs_are_held_out_where_they_are_enough(sft, tmp_path, capsys):
     assert not (tmp_path / "less" / "held_out_pairs.json").exists()
 
 
+def test_no_pair_is_held_out_that_a_training_sees(sft, other_random_model, tmp_path):
+    """A DPO model that is there has seen the pairs; prompts that rounds ask are trained on."""
+    rows = [{**PAIRS[1], "prompt": f"{n}"} for n in range(600)]
+    (tmp_path / "many.json").write_text(json.dumps(rows))
+    (tmp_path / "asked.json").write_text(json.dumps([{"instruction": f"{n}"} for n in range(0, 600, 10)]))
+    names = [str(tmp_path / name) for name in ("mine", "dpo")]
+    given = {"gpus": "1xL40S", "prompts": str(tmp_path / "asked.json"), **NAMED}
+    make_recipe(names[0], sft, str(tmp_path / "many.json"), **given)
+    held = json.loads((tmp_path / "mine" / "held_out_pairs.json").read_text())
+    assert len(held) == 54 and not any(int(row["messages"][0]["content"]) % 10 == 0 for row in held)
+    make_recipe(names[1], sft, str(tmp_path / "many.json"), reference=str(other_random_model), **given)
+    assert load_recipe(names[1]).evaluate.preferences is None
+
+
 def test_pairs_too_few_to_train_on(sft, tmp_path):
     """One prompt is replayed or sampled, not both; of two, one pair is generated and one replayed."""
     (tmp_path / "one.jsonl").write_text(json.dumps(PAIRS[0]))
