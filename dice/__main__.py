@@ -140,7 +140,7 @@ class ForUsers:
         Args:
             source (RUN or FILE): A run's folder; or responses in JSON, JSON Lines, CSV or Parquet.
             words (ROUND or key=value): The round of a run; or other values for keys of the recipe.
-            output (FILE): Where a file's rows go with their rewards; beside the file by default.
+            output (FILE): Where a file's rows go with rewards; by default NAME.scores.jsonl in this folder.
             per_token: Write the reward of each token of a file's responses as well.
         """
         if len(words) == 1 and words[0].isdigit():

@@ -164,7 +164,7 @@ class Chat:
         ids = []
         for part in re.split(f"({self._special.pattern})", text):
             if self._special.fullmatch(part):
-                ids.append(self.tokenizer.convert_tokens_to_ids(part))
+                ids.append(self.tokenizer.convert_tokens_to_ids(part.strip()))
             elif part:
                 plain = MARKED.sub(lambda mark: hidden[int(mark[1])], part)
                 ids += self.tokenizer.encode(plain, add_special_tokens=False, split_special_tokens=True)
@@ -177,9 +177,19 @@ class Chat:
 
     @cached_property
     def _special(self) -> re.Pattern[str]:
-        added = self.tokenizer.added_tokens_decoder.values()
-        names = {*self.tokenizer.all_special_tokens, *(str(token) for token in added if token.special)}
-        return re.compile("|".join(map(re.escape, sorted(names, key=len, reverse=True))) or r"(?!)")
+        """Names of special tokens, with the whitespace around that belongs to some of them (Phi 3)."""
+        added = {str(token): token for token in self.tokenizer.added_tokens_decoder.values()}
+        names = {
+            *self.tokenizer.all_special_tokens,
+            *(name for name, token in added.items() if token.special),
+        }
+        patterns = []
+        for name in sorted(names, key=len, reverse=True):
+            left, right = (
+                r"\s*" if getattr(added.get(name), side, False) else "" for side in ("lstrip", "rstrip")
+            )
+            patterns.append(f"{left}{re.escape(name)}{right}")
+        return re.compile("|".join(patterns) or r"(?!)")
 
     @cached_property
     def _ending(self) -> list[int]:

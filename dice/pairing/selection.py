@@ -67,7 +67,7 @@ def choose(table: Table, kept: np.ndarray, settings: Settings, seed: int, beta: 
 
     Zero and small margins are dropped, and pairs with equal rewards, which length alone would tell apart.
     Alpha balances best against worst, which is what `rejected: worst, per_prompt: 1` takes; the
-    figures are those of the pairs that are taken.
+    figures are those of the pairs that are taken, or would be without shaping.
     """
     rewards, present = table.rewards[kept], table.present[kept]
     lengths = table.lengths(settings.length)[kept]
@@ -89,6 +89,8 @@ def choose(table: Table, kept: np.ndarray, settings: Settings, seed: int, beta: 
     if least:
         dropped[f"pairs with a margin under {least:g}"] = int(small.sum())
     picks = picks.take(~(zero | equal | small))
+    margins = unshaped.difference(rewards)
+    unshaped = unshaped.take((margins > 0) & (margins >= least))
     figures = {
         "alpha": float(alpha),
         "length_difference": _mean(picks.difference(lengths)),

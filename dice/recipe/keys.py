@@ -174,6 +174,9 @@ class Recipe(Group):
             need("score", key, "score.reward=implicit", score.reward == "implicit")
         if score.average_rounds > 1:
             need("score", "average_rounds", "score.reference=previous", score.reference == "previous")
+        if score.policy_logps == "engine":
+            as_sampled = score.quantization_bit is None and not self.generate.engine_args.get("quantization")
+            need("score", "policy_logps", "weights that are not quantized", as_sampled)
         if train.smoothing == "consistency":
             need("train", "smoothing", "score.consistency=true", score.consistency)
         is_dpo = train.args.get("pref_loss", "sigmoid") == "sigmoid"

@@ -36,7 +36,7 @@ class Source(Scoring):
 
 def load_function(key: str, spec: str) -> Callable[..., Any]:
     """The function of `path/to/file.py:function`, which `key` names. Raises BadInput where there is none."""
-    path, _, name = spec.partition(":")
+    path, _, name = spec.rpartition(":")
     file = resolve(path)
     if not file.is_file():
         raise BadInput(f"{key} {spec!r}: {file} does not exist; give path/to/file.py:function")
@@ -53,6 +53,13 @@ def load_function(key: str, spec: str) -> Callable[..., Any]:
     function = getattr(module, name, None)
     if not callable(function):
         raise BadInput(f"{key} {spec!r}: {file} has no function {name!r}")
+    with contextlib.suppress(ValueError):  # a builtin's parameters may not be known
+        try:
+            inspect.signature(function).bind("", "")
+        except TypeError as error:
+            raise BadInput(
+                f"{key} {spec!r}: it is called with a prompt and a response, but {error}"
+            ) from None
     return function
 
 

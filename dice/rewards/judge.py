@@ -151,10 +151,14 @@ def prompt_of(recipe: Recipe) -> str:
         return PROMPT
     file = resolve(recipe.score.judge_prompt)
     try:
-        text = file.read_text(encoding="utf-8").strip()
+        text = file.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
         raise BadInput(f"score.judge_prompt: {file} can't be read ({reason})") from None
+    if not text:
+        raise BadInput(
+            f"score.judge_prompt: {file} is empty; it must have {' and '.join(PLACES)}, or be a turn"
+        )
     lacking = [name for name in PLACES if name not in text]
     if len(lacking) == 1:
         raise BadInput(f"score.judge_prompt: {file} has no {lacking[0]}; it must have both places, or none")

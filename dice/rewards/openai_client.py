@@ -47,6 +47,8 @@ class Answer:
     text: str
     value: Any  # None where nothing could be read
     failure: str | None = None  # "HTTP status 503", "no answer in 180 s", ...
+    # The server works, but wants no such question: one that is too long, say.
+    refused: bool = field(default=False, compare=False)
 
 
 def refusal(model: str, status: int) -> str:
@@ -113,15 +115,19 @@ async def _ask_all(
 
     left = iter(enumerate(conversations))
     silent = 0  # questions without an answer since the last one with one
+    is_heard = False  # whether there was any answer: from then on a refused question is no sign of a fault
     headers = {"Accept-Encoding": "identity"}  # compressed, a reply may be much longer than it looks
     headers |= {"Authorization": f"Bearer {server.key}"} if server.key else {}
     limits = httpx.Limits(max_connections=server.concurrency)
 
     async def work(client: httpx.AsyncClient) -> None:
-        nonlocal silent
+        nonlocal silent, is_heard
         for index, messages in left:
             answer = await _ask(client, server, messages, read)
-            silent = silent + 1 if answer.failure else 0
+            if not answer.failure:
+                silent, is_heard = 0, True
+            elif not (answer.refused and is_heard):
+                silent += 1
             on_done(index, answer)
             if silent >= 2 * server.concurrency:
                 raise StageFailed(
@@ -148,7 +154,7 @@ async def _ask(
         try:
             text = await _attempt(client, server, messages)
         except NoAnswer as error:
-            answer = Answer("", None, str(error))
+            answer = Answer("", None, str(error), refused=not error.again)
             if not error.again:
                 break
             if attempt + 1 < server.attempts:

@@ -56,7 +56,7 @@ def inputs(run: Run, t: int) -> dict[str, str]:
     if score.reward == "judge" and score.judge != "policy" and judge.is_local(score.judge):
         found["judge"] = model_digest(model_path(score.judge))
     if is_function(score.reward):
-        found["reward function"] = file_digest(resolve(score.reward.partition(":")[0]))
+        found["reward function"] = file_digest(resolve(score.reward.rpartition(":")[0]))
     return found
 
 

@@ -73,9 +73,10 @@ class Score(_Row, omit_defaults=True):
 
     `ids_hash` stands for the token ids of prompt and response, as training encodes them
     (`dice.models.reference_table.response_hash`). Of an implicit reward the two halves are there, summed
-    over the response's tokens: reward = logp_policy - logp_ref, or that per token where the recipe says so.
-    Other sources have none. `logp_check` is the policy's half once more, where both the engine and the scorer
-    know it. `reward_before` is what the round before's reward makes of it, where that is known.
+    over the response's tokens: reward = logp_policy - logp_ref, or that per token, or by the number of rounds
+    that it is averaged over. Other sources have none. `logp_check` is the policy's half once more, where both
+    the engine and the scorer know it. `reward_before` is what the round before's reward makes of it, where
+    that is known.
     """
 
     prompt_id: str
@@ -225,11 +226,14 @@ def pair_key(messages: list[Message], chosen: str, rejected: str) -> str:
 
 
 def to_line(row: Any) -> bytes:
-    """One row as a line of JSON, newline included. Unpaired surrogates are escaped."""
+    """One row as a line of JSON, newline included. Unpaired surrogates are escaped.
+
+    What JSON has no form for, such as a column of dates of the user's, is written as text.
+    """
     try:
-        return msgspec.json.encode(row) + b"\n"
+        return msgspec.json.encode(row, enc_hook=str) + b"\n"
     except UnicodeEncodeError:
-        return json.dumps(msgspec.to_builtins(row)).encode() + b"\n"
+        return json.dumps(msgspec.to_builtins(row, enc_hook=str)).encode() + b"\n"
 
 
 def from_line(kind: type[Row], line: str | bytes, where: str) -> Row:

@@ -89,7 +89,7 @@ def _folder(run: Run, t: int) -> Path:
 def _inputs(run: Run, t: int) -> dict[str, str]:
     evaluate = run.recipe.evaluate
     digests = {name: model_digest(model) for name, model in models(run).items()}
-    judge = resolve(evaluate.judge.partition(":")[0])
+    judge = resolve(evaluate.judge.rpartition(":")[0])
     digests["judge"] = file_digest(judge) if judge.is_file() else ""
     return digests | {"prompts": dataset_info.digest(run.recipe.dataset_dir, evaluate.prompts)}
 

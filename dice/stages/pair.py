@@ -108,7 +108,7 @@ def _run(run: Run, t: int) -> Outcome:
         dropped=dropped,
         figures=figures,
         notes=[health.line(figures, source_of(recipe).unit), health.collapse_line(figures)],
-        warnings=_warnings(recipe, figures, choice, len(kept), len({pair.prompt_id for pair in pairs})),
+        warnings=_warnings(recipe, figures, choice, len(prompts), len({pair.prompt_id for pair in pairs})),
     )
 
 

@@ -24,6 +24,8 @@ from dice.run.stage import require
 from dice.stages import train_reward_model
 from dice.stages.checks import check_alike, check_two
 
+NAMES = ("prompt_id", "sample", "n_chars", "n_tokens", "logp_policy", "logp_ref", "reward")
+OWN = {*NAMES, "tokens", "token_rewards", "dropped"}  # columns that a file of scores has from here
 OTHER = {f"score.reward={source}" for source in SOURCES if source != "implicit"}  # need no reference
 
 
@@ -110,7 +112,8 @@ def score_file(
         for text, result in zip(answer.responses, row, strict=True):
             there = len(answer.responses) == 1 and text in answer.row.values()
             which = {} if there else {"response": text}
-            rows.append({**answer.row, **which, **_columns(result)})
+            others = {name: value for name, value in answer.row.items() if name not in OWN}
+            rows.append({**others, **which, **_columns(result)})
             if result.score:
                 rewards.append(result.score.reward)
             else:
@@ -126,8 +129,7 @@ def score_file(
 def _columns(result: Result) -> dict[str, object]:
     if result.score is None:
         return {"reward": None, "dropped": result.reason}
-    names = ("prompt_id", "sample", "n_chars", "n_tokens", "logp_policy", "logp_ref", "reward")
-    columns = {name: getattr(result.score, name) for name in names}
+    columns = {name: getattr(result.score, name) for name in NAMES}
     if result.tokens:
         columns |= {"tokens": result.tokens.tokens, "token_rewards": result.tokens.token_rewards}
     return columns

@@ -2,6 +2,7 @@
 
 import pytest
 from small_tokenizers import CHATML, byte_level, prefix_space
+from transformers import AddedToken, AutoTokenizer
 
 from dice.models.chat_template import load_chat
 
@@ -95,3 +96,18 @@ def test_a_template_with_thoughts_both_ways(chatml):
         assert found == [prompt, f"{response}<|im_end|>"]
     earlier = [USER, {"role": "assistant", "content": thought}, USER]
     assert "Hm." not in thinks.tokenizer.decode(thinks.encode_prompt(earlier))
+
+
+def test_whitespace_that_belongs_to_special_tokens(tmp_path):
+    """Phi 3's take what stands behind them, whether or not a text names one of them."""
+    folder = byte_level(tmp_path, CHATML, eos="<|im_end|>")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokens = [AddedToken(name, special=True, rstrip=True, normalized=False) for name in CHATML]
+    tokenizer.add_special_tokens({"additional_special_tokens": tokens})
+    tokenizer.save_pretrained(folder)
+    chat = load_chat(folder, "chatml")
+    end, newline = chat.tokenizer.convert_tokens_to_ids(["<|im_end|>", "\u010a"])
+    for text in ("Hi there", "Hi <|im_start|> there"):
+        prompt_ids, response_ids = chat.encode([{"role": "user", "content": text}], text)
+        assert prompt_ids.count(end) == 1 and prompt_ids[prompt_ids.index(end) + 1] != newline
+        assert response_ids[-1] == end

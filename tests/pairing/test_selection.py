@@ -75,6 +75,13 @@ def test_a_least_margin():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("words", [{"min_margin": 2}, {"rejected": "random"}, {"per_prompt": 2}])
+def test_without_shaping_the_length_difference_is_the_same_before_and_after(words):
+    table = table_of([[5, 1, 1, 5], [3, 1, 2, 2], [2.5, 1, 1, 1]], [[9, 1, 2, 3], [4, 4, 8, 1], [1, 7, 1, 5]])
+    figures = choose(table, np.arange(3), Pair(alpha=0, **words), seed=1).figures
+    assert figures["length_difference"] == figures["length_difference_without_shaping"] != 0
+
+
 def test_length_alone_makes_no_pair():
     """Shaped by 1 per character: 2, 0, -2; of the first prompt, best and worst have the same reward."""
     table = table_of([[3, 3, 3.0], [3, 3, 1]], [[1, 3, 5], [1, 2, 3]])

@@ -100,6 +100,12 @@ def test_a_file_of_some_size(tmp_path):
         load_function("score.reward", f"{tmp_path / 'script.py'}:length")
 
 
+def test_a_folder_with_a_colon_in_its_name(tmp_path):
+    (tmp_path / "a:b").mkdir()
+    (tmp_path / "a:b" / "mine.py").write_text("def length(prompt, response):\n    return len(response)\n")
+    assert load_function("score.reward", f"{tmp_path}/a:b/mine.py:length")("", "four") == 4
+
+
 def test_where_the_function_is_must_be_right(fake_settings, tmp_path):
     spec = f"{tmp_path / 'mine.py'}:length"
     recipe = load_recipe("tiny", [*fake_settings, f"score.reward={spec}"])
@@ -108,6 +114,9 @@ def test_where_the_function_is_must_be_right(fake_settings, tmp_path):
     (tmp_path / "mine.py").write_text("def length(prompt, response):\n    return len(response)\n")
     data_checks.check_names(recipe)
     assert load_function("score.reward", spec)("", "four") == 4
+    (tmp_path / "mine.py").write_text("def length(response):\n    return len(response)\n")
+    with pytest.raises(BadInput, match="called with a prompt and a response, but too many positional arg"):
+        data_checks.check_names(recipe)
     for wrong in ("length", "mine.py", "mine.txt:length"):
         with pytest.raises(BadInput, match="it must be 'implicit', .*'random' or path/to/file.py:function"):
             load_recipe("tiny", [*fake_settings, f"score.reward={wrong}"])

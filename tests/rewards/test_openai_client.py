@@ -119,6 +119,25 @@ def test_a_judge_that_is_down_ends_it_and_keeps_the_address_to_itself():
     assert "127.0.0.1" not in str(told.value)
 
 
+def test_refused_questions_among_others_end_nothing():
+    """Twenty quick refusals in a row, beside an answer that takes its time."""
+
+    def say(request, n):
+        time.sleep(0.2 if n == 1 else 0)
+        return "3" if n < 2 or n > 21 else (400, "too long")
+
+    with scripted_judge.serve(say) as judge:
+        found = ask(judge.url, count=30, concurrency=2)
+    assert [answer.refused for answer in found].count(True) == 20
+    assert [answer.value for answer in found].count(3) == 10
+    refusing = scripted_judge.serve(lambda request, n: (400, "too long"))
+    with (
+        refusing as judge,
+        pytest.raises(StageFailed, match=r"none of the last 4 questions \(HTTP status 400"),
+    ):
+        ask(judge.url, count=30, concurrency=2)
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusal_ends_it_at_once(status):
     with (

@@ -102,6 +102,23 @@ def test_a_reward_model_drops_what_is_too_long_for_it(round_for, tmp_path, monke
     assert rewards(round_for("reward_model"), tmp_path)[0].reason == "over 23 tokens for the reward model"
 
 
+def test_a_reward_model_drops_what_its_template_refuses(round_for, tmp_path, monkeypatch):
+    """One response; the others have the rewards that they had."""
+    from dice.inference import fake
+
+    encode, before = fake.RewardModel.encode, rewards(round_for("reward_model"), tmp_path)
+
+    def refusing(self, messages, response):
+        if response == "answer number 7":
+            raise BadInput("the chat template of 'x' takes no such conversation")
+        return encode(self, messages, response)
+
+    monkeypatch.setattr(fake.RewardModel, "encode", refusing)
+    found = rewards(round_for("reward_model"), tmp_path)
+    assert found.pop(7).reason == "refused by the reward model's chat template"
+    assert found == {sample: row for sample, row in before.items() if sample != 7}
+
+
 def test_a_reward_that_is_no_number_is_named(round_for, tmp_path, monkeypatch):
     from dice.inference import fake
 
@@ -179,50 +196,6 @@ def test_what_scores_depend_on_is_what_their_source_reads(fake_settings):
 def test_only_implicit_rewards_know_the_reference_of_a_training(fake_settings):
     assert train._scores_are_of_use(load(fake_settings, "dtype=float32"))
     assert not train._scores_are_of_use(load(fake_settings, "dtype=float32", "score.reward=random"))
-
-
-@pytest.mark.parametrize(
-    "overrides, message",
-    [
-        (
-            ["score.reward=length"],
-            "'length'; it must be 'implicit', 'reward_model', 'judge', 'random' or",
-        ),
-        (["score.reward=judge", "score.judge_samples=0"], "score.judge_samples is 0; it must be at least 1"),
-        (["score.judge_temperature=0"], "above 0, or all samples agree"),
-        (
-            ["score.reward=reward_model", "replay.gamma=0", "replay.dataset=null"],
-            "replay.dataset must name the preference set to train it on",
-        ),
-    ],
-)
-def test_recipes_that_make_no_sense_are_refused(fake_settings, overrides, message):
-    with pytest.raises(BadInput, match=message):
-        load(fake_settings, *overrides)
-
-
-@pytest.mark.parametrize(
-    "override, message",
-    [
-        ("output_dir=x", "score.reward_args: output_dir follows from the rest of the recipe"),
-        ("tokenized_path=x", "score.reward_args: tokenized_path can't be 'x': later rounds would train on"),
-        ("learnin_rate=1", "unknown key 'score.reward_args.learnin_rate': .*did you mean learning_rate"),
-        ("learning_rate=fast", "score.reward_args.learning_rate is 'fast'; LLaMA-Factory takes float"),
-    ],
-)
-def test_arguments_for_training_a_reward_model_are_checked(fake_settings, override, message):
-    recipe = load(fake_settings, "score.reward=reward_model", f"score.reward_args.{override}")
-    with pytest.raises(BadInput, match=message):
-        check.examine(recipe)
-
-
-def test_a_prompt_for_the_judge_needs_both_places(fake_settings, tmp_path):
-    (tmp_path / "judge.txt").write_text("How good is {response}?")
-    wanted = ["score.reward=judge", f"score.judge_prompt={tmp_path / 'judge.txt'}"]
-    with pytest.raises(BadInput, match=r"judge.txt has no \{prompt\}; it must have both places, or none"):
-        check.examine(load(fake_settings, *wanted))
-    with pytest.raises(BadInput, match="nowhere.txt can't be read"):
-        check.examine(load(fake_settings, "score.reward=judge", "score.judge_prompt=nowhere.txt"))
 
 
 @pytest.mark.parametrize(

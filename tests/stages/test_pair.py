@@ -158,6 +158,12 @@ def test_a_degenerate_round_is_warned_of(round_of, capsys):
     assert capsys.readouterr().out.count("! ") == 2
 
 
+def test_prompts_without_enough_scores_count_among_those_without_a_pair(round_of):
+    table = {f"q{n}": [(f"{n} is it", 1.0), None] for n in range(4)} | {"q": [("good", 1.0), ("bad", 0.0)]}
+    manifest = execute(pair.STAGE, round_of(table, alpha=0, min_samples=2), 1)
+    assert any(line.startswith("only 1 of 5 prompts became a pair") for line in manifest.warnings)
+
+
 def test_a_zero_that_can_not_be_reached_is_said_loudly(round_of, capsys):
     """Rewards 3 and 1 of 10 and 6 characters: equal at alpha 0.5, where the longer one gives way."""
     run = round_of({"q": [("a" * 10, 3.0), ("b" * 6, 1.0)]}, alpha="auto", min_samples=2)

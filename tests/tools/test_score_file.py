@@ -5,6 +5,7 @@ import shutil
 import sys
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from commands import run_script
 
@@ -278,3 +279,19 @@ def test_rewards_of_a_file_may_come_from_any_source(fake_settings, tmp_path):
         score_file.score_file(str(answers), None, words, str(tmp_path / "others.jsonl"), per_token=True)
     with pytest.raises(BadInput, match="missing: reference="):
         score_file.score_file(str(answers), None, words[:-1], str(tmp_path / "others.jsonl"), per_token=False)
+
+
+def test_a_file_that_was_scored_before_is_scored_anew(fake_settings, tmp_path):
+    """Nothing is left of its columns; a date, for which JSON has no form, is written as text."""
+    times = pyarrow.array([0, 0], pyarrow.timestamp("ns"))
+    columns = {"prompt": ["Hi", "Hi"], "response": ["Yes", "No" * 99], "at": times, "reward": [1.0, 1.0]}
+    before = {"logp_policy": [-1.0] * 2} | {
+        name: ["old"] * 2 for name in ("dropped", "tokens", "token_rewards")
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns | before), tmp_path / "answers.parquet")
+    target, words = tmp_path / "scores.jsonl", [*fake_settings, "score.cutoff_len=100"]
+    score_file.score_file(str(tmp_path / "answers.parquet"), "tiny", words, str(target), per_token=False)
+    scored, dropped = map(json.loads, target.read_text().splitlines())
+    assert scored.keys() == {"prompt", "response", "at", *score_file.NAMES}
+    assert scored["at"].startswith("1970-01-01")
+    assert dropped.keys() == {"prompt", "response", "at", "reward", "dropped"} and dropped["reward"] is None
