@@ -144,14 +144,13 @@ class ForUsers:
             per_token: Write the reward of each token of a file's responses as well.
         """
         if len(words) == 1 and words[0].isdigit():
+            if recipe or output or per_token:
+                raise BadInput("--recipe, --output and --per_token are for files; a run has its own recipe")
             run_one("score", open_to_work(source), int(words[0]), force)
             return
-        if (Path(source) / "recipe.yaml").is_file():
-            raise BadInput(f"{source} is a run; which round? python -m dice score {source} 1")
-        if strange := [word for word in words if "=" not in word]:
-            raise BadInput(f"{strange[0]!r} is neither a round of a run nor key=value")
-        from dice.tools.score_file import score_file
+        from dice.tools.score_file import check_words, score_file
 
+        check_words(source, words, force)
         score_file(source, recipe, list(words), output, per_token)
 
     def reward(self, preferences: str, *overrides: str, recipe: str | None = None) -> None:

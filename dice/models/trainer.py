@@ -76,7 +76,7 @@ def batch_sizes(global_batch: int, per_device: int, processes: int) -> tuple[int
 def adapt(config: dict[str, Any], global_batch: int, processes: int, on_gpu: bool) -> dict[str, Any]:
     """A LLaMA-Factory configuration fitted to the machine: batch sizes, and what needs a GPU."""
     config = on_device(config, on_gpu)
-    if config.get("deepspeed"):
+    if isinstance(config.get("deepspeed"), str):
         config["deepspeed"] = str(ROOT / config["deepspeed"])
     per_device = config.get("per_device_train_batch_size", 1)
     size, steps = batch_sizes(global_batch, per_device, processes)

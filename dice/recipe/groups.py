@@ -219,6 +219,12 @@ class Train(Group):
         require(is_count, "per_device_train_batch_size", "must be a whole number of at least 1")
         beta = args.get("pref_beta", 0.1)
         require(_is_number(beta), "pref_beta", f"is {spelled(beta):.80}; it must be a number")
+        validates = args.get("eval_strategy") not in (None, False, "no")
+        reason = f"is {args.get('eval_strategy')!r}; it needs train.val_size, or set train.eval_strategy=no"
+        require(not validates or args.get("val_size"), "eval_strategy", reason)
+        bits, kind = args.get("quantization_bit"), args["finetuning_type"]
+        reason = f"is {bits}; it needs train.finetuning_type=lora"
+        require(not bits or kind == "lora", "quantization_bit", reason)
         for name, value in args.items():
             reason = refusal(name, value)
             require(not reason, name, f"can't be {spelled(value):.80} in a round: {reason}")

@@ -174,6 +174,8 @@ class Recipe(Group):
             need("score", key, "score.reward=implicit", score.reward == "implicit")
         if score.average_rounds > 1:
             need("score", "average_rounds", "score.reference=previous", score.reference == "previous")
+        reason = f"is {train.args.get('max_samples')}: the replayed pairs, the last rows, would be left out"
+        require(not train.args.get("max_samples") or self.replay.gamma in (0, 1), "train.max_samples", reason)
         if score.policy_logps == "engine":
             as_sampled = score.quantization_bit is None and not self.generate.engine_args.get("quantization")
             need("score", "policy_logps", "weights that are not quantized", as_sampled)

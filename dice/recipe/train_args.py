@@ -57,6 +57,7 @@ REFUSED_TRAIN_ARGS = {
 }  # fmt: skip
 NOT_GIVEN = (None, False, 0, "")
 AS_WITHOUT = {
+    "ld_alpha": (None,),
     "ignore_pad_token_for_loss": (None, True),
     "use_fast_tokenizer": (None, True),
     "enable_thinking": (True,),

@@ -33,9 +33,11 @@ def base_config(
 ) -> dict[str, Any]:
     """The LLaMA-Factory configuration on this machine of any training of a run.
 
-    `args` are the training file's, `model` is what the training begins with, `folder` has the data set.
+    `args` are the training file's, of which null is as if it were not given; `model` is what the training
+    begins with, `folder` has the data set.
     """
-    return fitted(recipe, args) | {
+    given = {name: value for name, value in args.items() if value is not None}
+    return fitted(recipe, given) | {
         "do_train": True,
         **load_trainer(recipe.generate.engine).starting_from(model),
         "data_shared_file_system": devices.node_count() > 1,

@@ -44,6 +44,16 @@ def settings(recipe: str | None, overrides: Sequence[str]) -> Recipe:
     return loaded
 
 
+def check_words(source: str, words: Sequence[str], force: bool) -> None:
+    """Raises BadInput where a command line is not about a file and overrides."""
+    if (Path(source) / "recipe.yaml").is_file():
+        raise BadInput(f"{source} is a run; which round? python -m dice score {source} 1")
+    if strange := [word for word in words if "=" not in word]:
+        raise BadInput(f"{strange[0]!r} is neither a round of a run nor key=value")
+    if force:
+        raise BadInput("--force is for a round of a run; name another file with --output")
+
+
 def score_all(
     recipe: Recipe, answered: Sequence[tuple[list[Message], list[str]]], per_token: bool = False
 ) -> list[list[Result]]:

@@ -44,6 +44,8 @@ def test_without_a_gpu_what_needs_one_is_left_out(monkeypatch):
     assert "use_cpu" not in gpu and trainer.dtype_of(gpu) == "bfloat16"
     assert gpu["bf16"] and gpu["deepspeed"].endswith("/x.json")
     assert (gpu["per_device_train_batch_size"], gpu["gradient_accumulation_steps"]) == (2, 2)
+    whole = asked | {"deepspeed": {"zero_optimization": {"stage": 2}}}
+    assert trainer.adapt(whole, 8, 2, on_gpu=True)["deepspeed"] == whole["deepspeed"]
 
 
 def test_a_cpu_that_has_bfloat16_trains_in_it(monkeypatch):

@@ -6,6 +6,8 @@ from dice.errors import BadInput
 from dice.recipe.load import load_recipe, load_resolved, resolved_yaml
 from dice.recipe.paths import RECIPES
 from dice.recipe.train_args import AS_WITHOUT, MANAGED_TRAIN_ARGS, REFUSED_TRAIN_ARGS, refusal
+from dice.run.run import create_run
+from dice.stages.train import round_config
 
 # What is passed on, and why it may be.
 PASSED_ON = {
@@ -132,3 +134,34 @@ def test_beta_is_a_number(value, more):
     with pytest.raises(BadInput, match=r"on the command line: train.pref_beta is .*; it must be a number"):
         load_recipe("tiny", [f"train.pref_beta={value}", *more])
     assert load_recipe("tiny", ["train.pref_beta=1e-1", *more]).beta == 0.1
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "told"),
+    [
+        ("llama3", ["train.val_size=0"], "train.eval_strategy is 'steps'; it needs train.val_size, or set"),
+        ("smollm2", ["train.eval_strategy=epoch"], "train.eval_strategy is 'epoch'; it needs train.val_size"),
+        (
+            "llama3",
+            ["train.quantization_bit=4"],
+            "quantization_bit is 4; it needs train.finetuning_type=lora",
+        ),
+        ("llama3-lora", ["train.finetuning_type=full"], "is 4; it needs train.finetuning_type=lora"),
+        ("tiny", ["train.max_samples=9"], "train.max_samples is 9: the replayed pairs, the last rows, would"),
+        ("tiny", ["train.ld_alpha=0"], "train.ld_alpha can't be 0 in a round: LLaMA-Factory applies it"),
+    ],
+)
+def test_what_the_trainer_would_refuse_or_leave_out(recipe, words, told):
+    with pytest.raises(BadInput) as caught:
+        load_recipe(recipe, words)
+    assert told in str(caught.value)
+
+
+def test_what_goes_together():
+    assert load_recipe("llama3", ["train.val_size=0", "train.eval_strategy=no"]).train.args["val_size"] == 0
+    load_recipe("tiny", ["train.max_samples=9", "replay.gamma=1"])
+
+
+def test_null_is_as_if_it_were_not_given(fake_settings):
+    run = create_run(load_recipe("tiny", [*fake_settings, "train.save_steps=null", "train.max_steps=null"]))
+    assert not {"save_steps", "max_steps"} & round_config(run, 1).keys()

@@ -135,6 +135,8 @@ def test_a_run_without_a_round_is_asked_for_it(fake_run):
     )
     result = run_script(*DICE, "score", "answers.jsonl", "first")
     assert result.stderr == "error: 'first' is neither a round of a run nor key=value\n"
+    for words in ([str(fake_run.path), "1", "--per_token"], ["answers.jsonl", "--force"]):
+        assert f"{words[-1]} " in (told := run_script(*DICE, "score", *words)).stderr and told.returncode == 2
 
 
 def test_the_models_must_come_from_somewhere():

@@ -65,6 +65,8 @@ def check(name: str, options: Options) -> None:
         harness.check(options)
     elif options.tasks:
         raise BadInput(f"--tasks is for --benchmark={harness.NAME}; {name} has one set of questions")
+    if options.length_data and name != AlpacaEval2.name:
+        raise BadInput(f"--length_data is for --benchmark={AlpacaEval2.name}; {name} has no use for it")
 
 
 def _is_judged(task: Task, run: Run) -> bool:

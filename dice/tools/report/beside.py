@@ -138,7 +138,8 @@ def _plot(
     figure, axes = canvas("round", label, height=2.4)
     values = []
     for name, points, colour, style in zip(names, both, *LOOKS, strict=True):
-        axes.plot([t for t, _ in points], [value for _, value in points], style, color=colour, label=name)
+        (line,) = axes.plot([t for t, _ in points], [value for _, value in points], style, color=colour)
+        line.set_label(f" {name}")  # one that begins with _ would not be shown
         values.append(f"{name}: {', '.join(f'{value:.4g}' for _, value in points)}")
     axes.xaxis.set_major_locator(ticks(6, whole=True))
     axes.yaxis.set_major_locator(ticks(5))

@@ -7,7 +7,7 @@ import numpy as np
 from dice.errors import counted
 from dice.recipe.gates import NORMAL, is_normal, normal
 from dice.run.manifests import Manifest
-from dice.stages.order import ROUND
+from dice.stages.order import of_round
 from dice.tools.report.collect import Collected, Round
 from dice.tools.report.figures import UNITS
 from dice.tools.report.text import duration, minus
@@ -135,7 +135,8 @@ def times(collected: Collected) -> dict[str, list[tuple[str, float]]]:
     A star marks the time of a last attempt alone.
     """
     longest = max((m.seconds for r in collected.rounds for m in r.manifests), default=0.0) or 1.0
-    return {stage.name: [_cell(r.manifest(stage.name), longest) for r in collected.rounds] for stage in ROUND}
+    names = [stage.name for stage in of_round(collected.run)]
+    return {name: [_cell(r.manifest(name), longest) for r in collected.rounds] for name in names}
 
 
 def _cell(manifest: Manifest | None, longest: float) -> tuple[str, float]:

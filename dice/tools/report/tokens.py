@@ -24,7 +24,7 @@ Key = tuple[str, int]  # (prompt_id, sample)
 class Kept(msgspec.Struct):
     """What `report-tokens.json` holds."""
 
-    pairs: str  # digest of the pairs.jsonl that the rows belong to
+    pairs: str  # digest of the pairs.jsonl that the rows belong to, and over how many rounds they are a mean
     rows: list[TokenRewards]
 
 
@@ -39,6 +39,7 @@ def token_rewards(
         return {}, "tokens are not shaded: only implicit rewards are sums over tokens"
     kept = run.round_dir(t) / "report-tokens.json"
     digest = file_digest(run.round_dir(t) / "pairs.jsonl")
+    digest += f" / {n}" if (n := run.averaged(t)) > 1 else ""
     wanted = {key for pair in pairs for key in _keys(pair)}
     found = _read(kept, digest)
     if wanted <= found.keys():
@@ -75,6 +76,7 @@ def _compute(run: Run, t: int, pairs: Sequence[Pair]) -> list[TokenRewards]:
     rows = []
     for pair, results in zip(pairs, score_all(recipe, answered, per_token=True), strict=True):
         for key, result in zip(_keys(pair), results, strict=True):
-            tokens = (result.tokens.tokens, result.tokens.token_rewards) if result.tokens else ([], [])
-            rows.append(TokenRewards(*key, *tokens))
+            found = result.tokens or TokenRewards(*key, [], [])
+            rewards = [reward / run.averaged(t) for reward in found.token_rewards]
+            rows.append(TokenRewards(*key, found.tokens, rewards))
     return rows

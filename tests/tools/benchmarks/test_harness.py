@@ -180,6 +180,8 @@ def test_the_other_benchmarks_have_no_tasks(fake_run):
         BadInput, match="--tasks is for --benchmark=lm_eval; mt_bench has one set of questions"
     ):
         evaluation.evaluate(fake_run, "mt_bench", evaluation.parse({"tasks": "ifeval"}))
+    with pytest.raises(BadInput, match="--length_data is for --benchmark=alpaca_eval2; mt_bench has no use"):
+        evaluation.evaluate(fake_run, "mt_bench", evaluation.parse({"length_data": "gamed.csv"}))
 
 
 def test_a_result_of_before_has_no_metric(fake_run, asked):

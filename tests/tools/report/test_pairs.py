@@ -11,6 +11,7 @@ from dice.run import files
 from dice.run.digests import file_digest
 from dice.run.lock import locked
 from dice.run.rows import Pair, Prompt, Response, TokenRewards
+from dice.run.run import Run
 from dice.stages import generate, pair, score
 from dice.stages.order import execute
 from dice.tools.report import pairs, tables
@@ -90,6 +91,19 @@ def test_every_token_gets_its_reward_once_and_it_is_kept(fake_run, monkeypatch):
         fake_run, collect(fake_run).rounds[0], False, room=1_000_000
     )  # other pairs: what was kept is not of them
     assert "rewards" not in changed["pairs"][0]["chosen"] and "python -m dice report" in changed["note"]
+
+
+def test_rewards_that_are_a_mean_over_rounds_are_so_token_by_token(fake_run, monkeypatch):
+    """Of a mean over two rounds a token has half of the difference; what was kept of a sum is not taken."""
+    for stage in (generate.STAGE, score.STAGE, pair.STAGE):
+        execute(stage, fake_run, 1)
+    done = collect(fake_run).rounds[0]
+    (whole, *_) = sample(fake_run, done, True, room=1_000_000)["pairs"]
+    monkeypatch.setattr(Run, "averaged", lambda run, t: 2)
+    (half, *_) = sample(fake_run, done, True, room=1_000_000)["pairs"]
+    assert half["chosen"]["rewards"] == pytest.approx(
+        [one / 2 for one in whole["chosen"]["rewards"]], abs=0.01
+    )
 
 
 def test_models_that_are_gone_leave_the_pairs_plain(run, monkeypatch):
