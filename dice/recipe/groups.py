@@ -217,8 +217,8 @@ class Train(Group):
         size = args.get("per_device_train_batch_size", 1)
         is_count = isinstance(size, int) and not isinstance(size, bool) and size >= 1
         require(is_count, "per_device_train_batch_size", "must be a whole number of at least 1")
-        beta = args.get("pref_beta", 0.1)
-        require(_is_number(beta), "pref_beta", f"is {spelled(beta):.80}; it must be a number")
+        beta = args.get("pref_beta")
+        require(beta is None or _is_number(beta), "pref_beta", f"is {spelled(beta):.80}; it must be a number")
         validates = args.get("eval_strategy") not in (None, False, "no")
         reason = f"is {args.get('eval_strategy')!r}; it needs train.val_size, or set train.eval_strategy=no"
         require(not validates or args.get("val_size"), "eval_strategy", reason)

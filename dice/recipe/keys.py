@@ -68,7 +68,8 @@ class Recipe(Group):
     @property
     def beta(self) -> float:
         """DPO's beta, which LLaMA-Factory has a default for."""
-        return float(self.train.args.get("pref_beta", 0.1))
+        beta = self.train.args.get("pref_beta")
+        return 0.1 if beta is None else float(beta)
 
     @property
     def prompt_sets(self) -> list[str]:
@@ -174,8 +175,6 @@ class Recipe(Group):
             need("score", key, "score.reward=implicit", score.reward == "implicit")
         if score.average_rounds > 1:
             need("score", "average_rounds", "score.reference=previous", score.reference == "previous")
-        reason = f"is {train.args.get('max_samples')}: the replayed pairs, the last rows, would be left out"
-        require(not train.args.get("max_samples") or self.replay.gamma in (0, 1), "train.max_samples", reason)
         if score.policy_logps == "engine":
             as_sampled = score.quantization_bit is None and not self.generate.engine_args.get("quantization")
             need("score", "policy_logps", "weights that are not quantized", as_sampled)

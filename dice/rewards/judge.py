@@ -75,6 +75,8 @@ class Source(Scoring):
                 kept.add(Graded(*keys[asked[index]], [*map(grade_of, texts)]))
                 self.counter.add(1)
 
+            if kept.found:
+                self.judge.is_heard = True
             if asked:
                 self.judge.ask([self._question(rows[at]) for at in asked], take)
         graded = [kept.found[key] for key in keys]
@@ -90,6 +92,8 @@ class Source(Scoring):
 
 class Local:
     """A judge on this machine: the policy, or a model's folder, sampled by the recipe's engine."""
+
+    is_heard = True
 
     def __init__(self, recipe: Recipe, name: str) -> None:
         engine, score = recipe.generate.engine, recipe.score

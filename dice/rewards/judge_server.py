@@ -27,6 +27,8 @@ def check() -> tuple[str, str | None]:
 class Served:
     """Asks the server, many questions at once."""
 
+    is_heard = False  # whether it has ever answered
+
     def __init__(self, score: Score) -> None:
         self.samples = score.judge_samples
         self.server = Server(
@@ -53,6 +55,6 @@ class Served:
 
         asked = [question.messages for question in questions for _ in range(self.samples)]
         try:
-            ask_all(self.server, asked, lambda text: text, take)
+            self.is_heard = ask_all(self.server, asked, lambda text: text, take, self.is_heard)
         except StageFailed as error:
             raise BadInput(f"score.judge: {error}") from None

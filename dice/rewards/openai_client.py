@@ -18,6 +18,7 @@ from dice.errors import BadInput, StageFailed
 from dice.run.rows import Message
 
 OPENAI = "https://api.openai.com/v1"
+REFUSED = (400, 413, 422)  # of one question: too long, say; others may be answered
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504, 529)  # answers of a server that may do better later
 NO_ADDRESS = "OPENAI_BASE_URL is no address; it must be like http://localhost:8000/v1"
 REFUSALS = {401: "refuses the key", 403: "refuses the key", 404: "does not know this address or model"}
@@ -47,7 +48,7 @@ class Answer:
     text: str
     value: Any  # None where nothing could be read
     failure: str | None = None  # "HTTP status 503", "no answer in 180 s", ...
-    # The server works, but wants no such question: one that is too long, say.
+    # The server wants no such question, which says nothing about others.
     refused: bool = field(default=False, compare=False)
 
 
@@ -62,9 +63,9 @@ def refusal(model: str, status: int) -> str:
 class NoAnswer(Exception):
     """One attempt came to nothing; `wait` is how many seconds the server asks to be left alone."""
 
-    def __init__(self, reason: str, again: bool = True, wait: float = 0.0) -> None:
+    def __init__(self, reason: str, again: bool = True, wait: float = 0.0, refused: bool = False) -> None:
         super().__init__(reason)
-        self.again, self.wait = again, wait
+        self.again, self.wait, self.refused = again, wait, refused
 
 
 def environment() -> tuple[str, str | None] | None:
@@ -95,14 +96,16 @@ def ask_all(
     conversations: Sequence[Sequence[Message]],
     read: Callable[[str], Any],
     on_done: Callable[[int, Answer], None],
-) -> None:
+    is_heard: bool = False,
+) -> bool:
     """Ask about every conversation, several at once; `on_done(index, answer)` as answers come.
 
     `read` finds the wanted value in a text. Where it is None the question is asked again; where it stays
-    None the last text is handed over without a value. Raises BadInput where the server refuses the
-    key or the model, StageFailed where it answers nothing at all.
+    None the last text is handed over without a value. Returns whether the server is known to answer, which
+    `is_heard` says of before: from then on a refused question is no sign of a fault. Raises BadInput where
+    the server refuses the key or the model, StageFailed where it answers nothing at all.
     """
-    asyncio.run(_ask_all(server, conversations, read, on_done))
+    return asyncio.run(_ask_all(server, conversations, read, on_done, is_heard))
 
 
 async def _ask_all(
@@ -110,12 +113,12 @@ async def _ask_all(
     conversations: Sequence,
     read: Callable[[str], Any],
     on_done: Callable[[int, Answer], None],
-) -> None:
+    is_heard: bool,
+) -> bool:
     import httpx
 
     left = iter(enumerate(conversations))
     silent = 0  # questions without an answer since the last one with one
-    is_heard = False  # whether there was any answer: from then on a refused question is no sign of a fault
     headers = {"Accept-Encoding": "identity"}  # compressed, a reply may be much longer than it looks
     headers |= {"Authorization": f"Bearer {server.key}"} if server.key else {}
     limits = httpx.Limits(max_connections=server.concurrency)
@@ -143,6 +146,7 @@ async def _ask_all(
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+    return is_heard
 
 
 async def _ask(
@@ -154,7 +158,7 @@ async def _ask(
         try:
             text = await _attempt(client, server, messages)
         except NoAnswer as error:
-            answer = Answer("", None, str(error), refused=not error.again)
+            answer = Answer("", None, str(error), refused=error.refused)
             if not error.again:
                 break
             if attempt + 1 < server.attempts:
@@ -187,7 +191,8 @@ async def _attempt(client: Any, server: Server, messages: Sequence[Message]) -> 
     if response.status_code != 200:
         busy, after = response.status_code in BUSY, response.headers.get("retry-after", "")
         wait = float(after) if after.isascii() and after.isdigit() else 0.0
-        raise NoAnswer(f"HTTP status {response.status_code}", busy, wait)
+        refused = response.status_code in REFUSED
+        raise NoAnswer(f"HTTP status {response.status_code}", busy, wait, refused)
     try:
         text = json.loads(body)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError, RecursionError):  # the last of very many brackets

@@ -187,6 +187,8 @@ class Asked(NamedTuple):
 class Judge(Protocol):
     """Whoever answers."""
 
+    is_heard: bool  # whether it is known to answer, so that a refused question is no sign of a fault
+
     def ask(self, questions: list[Asked], on_answered: Callable[[int, list[str]], None]) -> None:
         """Calls `on_answered` with the index of each question as soon as it is done, and its answers.
 

@@ -193,7 +193,7 @@ def _done_before(stage: Stage, run: Run, t: int, basis: dict[str, Any], force: b
         found = files.state(thorough=True)
         if not found.damage:
             return found.manifest
-    loses = found.manifest or stage.has_parts(run, t)
+    loses = found.manifest or stage.has_parts(run, t) or (changes and files.aside())
     if loses and not force and not stage.expendable and (found.manifest or changes or not found.basis):
         raise BadInput(_refusal(stage, files.folder, found, changes))
     if changes or found.damage:

@@ -184,7 +184,8 @@ def check_train_args(recipe: Recipe, place: Place) -> str:
     for key, wrong in llamafactory.wrong_arguments(args, "train"):
         raise BadInput(f"{place(key)}: {wrong}")
     steps, epochs = args.get("max_steps") or -1, "train.num_train_epochs"
-    if steps > 0 and place(epochs) == COMMAND_LINE != place("train.max_steps"):
+    is_given = args.get("num_train_epochs") is not None
+    if steps > 0 and is_given and place(epochs) == COMMAND_LINE != place("train.max_steps"):
         reason = f"train.max_steps ends the training after {steps:,} steps; set it to -1 as well"
         raise BadInput(f"{place(epochs)}: {epochs} is {args['num_train_epochs']:g}, but {reason}")
     return fine

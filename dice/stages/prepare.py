@@ -7,7 +7,7 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from dice.run import lock
 from dice.run.manifests import differences
 from dice.run.run import Run, create_run, open_run
 from dice.run.stage import Stage, facts
+from dice.run.state import Found
 from dice.stages import train_reward_model
 from dice.stages.checks import Check, after_preparation, before_preparation, previous
 from dice.stages.order import ROUND, STAGES
@@ -54,13 +55,17 @@ def start(name: str, overrides: Sequence[str], force: bool = False) -> Run:
             examine = lambda: examine_all(after_preparation(recipe, place, download=True))  # noqa: E731
             meeting.follow(lambda: {"checks": examine, "run": partial(_require_shared, run)})
             return run
-        _show_changes(run, force)
+        changes = _changes(run)
+        if not force:
+            _refuse(run, _set_otherwise(run))
         if recipe.prepare:
             lock.require_free(run.path)  # what another loop has begun with must stay as it is
             with lock.alone(ROOT):  # a run that was started beside this one prepares the same files
                 prepare(recipe.prepare, run.path)
         meeting.announce("checks")
         examine_all(after_preparation(recipe, place, download=True))
+        if not force:
+            _refuse(run, _given_otherwise(run, changes))
         meeting.gather()
         create_run(recipe)
         meeting.announce("run")
@@ -117,16 +122,17 @@ def _require_shared(run: Run) -> None:
         raise BadInput(f"{run.path}: node 0 has made it, but it is not here; all nodes need one file system")
 
 
-def _show_changes(run: Run, force: bool) -> None:
-    """Say how the recipe differs from what the run was started with before.
-
-    Raises BadInput where stages were finished with what has changed, without `force`.
-    """
+def _changes(run: Run) -> set[str]:
+    """The keys of the recipe that are not as the run was started with before; how they differ is said."""
     before = previous(run.recipe)
     changes = differences(before.model_dump(), run.recipe.model_dump()) if before else []
     for change in changes:
         say(f"recipe    {change}", mark="!")
-    superseded = () if force else _superseded(run, {change.partition(" ")[0] for change in changes})
+    return {change.partition(" ")[0] for change in changes}
+
+
+def _refuse(run: Run, superseded: Iterable[tuple[Stage, int]]) -> None:
+    """Raises BadInput where there are stages that the recipe would have run again."""
     lost = [f"{stage.name} of round {t}" if t else stage.name for stage, t in superseded]
     if lost:
         others = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
@@ -136,28 +142,40 @@ def _show_changes(run: Run, force: bool) -> None:
         )
 
 
-def _superseded(run: Run, changed: set[str]) -> Iterator[tuple[Stage, int]]:
-    """The stages that were done or begun with something else than the recipe has, with their rounds.
-
-    What the recipe names is compared where one of the keys that are `changed` names it.
-    """
+def _begun(run: Run) -> Iterator[tuple[Stage, int, Found]]:
+    """The stages that have anything to lose, with their rounds."""
     rounds = itertools.takewhile(lambda t: run.round_dir(t).is_dir(), itertools.count(1))
     before = [(STAGES[name], t) for name, t in train_reward_model.maker(run.recipe)]
     for stage, t in [*before, *((stage, t) for t in rounds for stage in ROUND)]:
         found = stage.state(run, t)
         if found.unreadable:
             raise BadInput(found.unreadable)
-        if not found.basis or not (found.manifest or stage.has_parts(run, t)):
+        if found.basis and (found.manifest or stage.has_parts(run, t) or stage.files(run, t).aside()):
+            yield stage, t, found
+
+
+def _set_otherwise(run: Run) -> Iterator[tuple[Stage, int]]:
+    """The stages of other settings than the recipe's, unless those of this recipe come back."""
+    for stage, t, found in _begun(run):
+        if found.basis.get("recipe") != json.loads(json.dumps(stage.settings(run, t))):
+            aside = stage.files(run, t).aside()
+            with contextlib.suppress(BadInput, OSError):  # without its inputs nothing can be compared
+                if aside and aside.basis == stage.basis(run, t):
+                    continue
+            yield stage, t
+
+
+def _given_otherwise(run: Run, changed: set[str]) -> Iterator[tuple[Stage, int]]:
+    """The stages that have read other models or data than the `changed` keys of the recipe name."""
+    changed = changed | ({"prompts", "replay.dataset"} if "dataset_dir" in changed else set())
+    for stage, t, found in _begun(run):
+        names = [name for name, key in stage.given(run, t).items() if _is_among(key, changed)]
+        if not names or t > run.recipe.rounds:
             continue
-        settings, aside = json.loads(json.dumps(stage.settings(run, t))), stage.files(run, t).aside()
-        if found.basis.get("recipe") != settings:
-            if not (aside and aside.recipe == settings):  # otherwise it comes back
+        with contextlib.suppress(BadInput, OSError):  # an earlier output is gone: the stage says so
+            now, known = stage.inputs(run, t), found.basis.get("inputs", {})
+            if any(known.get(name) != now[name] for name in names if name in now):
                 yield stage, t
-        elif names := [name for name, key in stage.given(run, t).items() if _is_among(key, changed)]:
-            with contextlib.suppress(BadInput, OSError):  # an earlier output is gone: the stage says so
-                now, known = stage.inputs(run, t), found.basis.get("inputs", {})
-                if any(known.get(name) != now[name] for name in names if name in now):
-                    yield stage, t
 
 
 def _is_among(key: str, keys: set[str]) -> bool:

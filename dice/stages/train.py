@@ -149,6 +149,10 @@ def _run(run: Run, t: int) -> Outcome:
 
 def check_rows(rows: int, recipe: Recipe) -> None:
     """Raises BadInput where a round's pairs can't fill a batch, or are fewer than what validation takes."""
+    most = recipe.train.args.get("max_samples")
+    if most and most < rows and 0 < recipe.replay.gamma < 1:
+        told = f"train.max_samples is {most:,}, and the round may have {counted(rows, 'pair')}"
+        raise BadInput(f"{told}: of the last rows, which are replayed pairs, some would be left out")
     batch, validation = recipe.train.global_batch_size, recipe.train.args.get("val_size") or 0
     held = int(validation * rows) if validation < 1 else int(validation)
     if held >= rows:

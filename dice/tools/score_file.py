@@ -122,8 +122,7 @@ def score_file(
         for text, result in zip(answer.responses, row, strict=True):
             there = len(answer.responses) == 1 and text in answer.row.values()
             which = {} if there else {"response": text}
-            others = {name: value for name, value in answer.row.items() if name not in OWN}
-            rows.append({**others, **which, **_columns(result)})
+            rows.append({**_others(answer.row), **which, **_columns(result)})
             if result.score:
                 rewards.append(result.score.reward)
             else:
@@ -134,6 +133,12 @@ def score_file(
     say(f"score     {len(rewards):,} {source.title}{mean} in {target}", mark="+")
     for reason, count in dropped.items():
         say(f"          not scored: {count:,} {reason}", mark="!")
+
+
+def _others(row: dict[str, object]) -> dict[str, object]:
+    """A row's columns, without those of an earlier scoring."""
+    was_scored = "reward" in row and not {"logp_policy", "dropped"}.isdisjoint(row)
+    return {name: value for name, value in row.items() if not (was_scored and name in OWN)}
 
 
 def _columns(result: Result) -> dict[str, object]:

@@ -7,7 +7,7 @@ from dice.recipe.load import load_recipe, load_resolved, resolved_yaml
 from dice.recipe.paths import RECIPES
 from dice.recipe.train_args import AS_WITHOUT, MANAGED_TRAIN_ARGS, REFUSED_TRAIN_ARGS, refusal
 from dice.run.run import create_run
-from dice.stages.train import round_config
+from dice.stages.train import check_rows, round_config
 
 # What is passed on, and why it may be.
 PASSED_ON = {
@@ -128,12 +128,13 @@ def test_a_run_of_before_that_was_given_it_is_refused_in_one_line(tmp_path):
         load_resolved(tmp_path / "recipe.yaml")
 
 
-@pytest.mark.parametrize("value", ["null", "0,1", "[1]", "true"])
+@pytest.mark.parametrize("value", ["0,1", "[1]", "true"])
 @pytest.mark.parametrize("more", [[], ["pair.min_confidence=0.6"]])
 def test_beta_is_a_number(value, more):
     with pytest.raises(BadInput, match=r"on the command line: train.pref_beta is .*; it must be a number"):
         load_recipe("tiny", [f"train.pref_beta={value}", *more])
-    assert load_recipe("tiny", ["train.pref_beta=1e-1", *more]).beta == 0.1
+    for harmless in ("1e-1", "null"):
+        assert load_recipe("tiny", [f"train.pref_beta={harmless}", *more]).beta == 0.1
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,6 @@ def test_beta_is_a_number(value, more):
             "quantization_bit is 4; it needs train.finetuning_type=lora",
         ),
         ("llama3-lora", ["train.finetuning_type=full"], "is 4; it needs train.finetuning_type=lora"),
-        ("tiny", ["train.max_samples=9"], "train.max_samples is 9: the replayed pairs, the last rows, would"),
         ("tiny", ["train.ld_alpha=0"], "train.ld_alpha can't be 0 in a round: LLaMA-Factory applies it"),
     ],
 )
@@ -159,7 +159,10 @@ def test_what_the_trainer_would_refuse_or_leave_out(recipe, words, told):
 
 def test_what_goes_together():
     assert load_recipe("llama3", ["train.val_size=0", "train.eval_strategy=no"]).train.args["val_size"] == 0
-    load_recipe("tiny", ["train.max_samples=9", "replay.gamma=1"])
+    with pytest.raises(BadInput, match="max_samples is 64, and the round may have 65 pairs: of the last"):
+        check_rows(65, load_recipe("tiny", ["train.max_samples=64"]))
+    check_rows(65, load_recipe("tiny", ["train.max_samples=64", "replay.gamma=1"]))
+    check_rows(64, load_recipe("tiny", ["train.max_samples=64"]))
 
 
 def test_null_is_as_if_it_were_not_given(fake_settings):

@@ -193,6 +193,16 @@ def test_a_request_that_is_refused_is_no_answer_and_not_repeated(scripted, serve
     assert len(made.requests) == 2
 
 
+def test_refusals_are_no_fault_of_a_judge_that_has_answered_before(scripted, served):
+    """In another shard, or before an interruption: what is left may be what it refuses."""
+    scripted(lambda number, body: (200, "Grade: 1", 0) if "good?" in str(body) else (400, b"too long", 0))
+    judge, others = served(judge_concurrency=2), [*map(str, range(8))]
+    with pytest.raises(BadInput, match=r"none of the last 4 questions \(HTTP status 400"):
+        ask(judge, *others)
+    assert ask(judge, "good?") == [["Grade: 1"] * 2]
+    assert ask(judge, *others) == [[]] * 8
+
+
 @pytest.mark.parametrize("status, what", [(401, "refuses the key"), (404, "does not know this address or")])
 def test_a_server_that_does_not_let_us_in_ends_the_stage(scripted, served, status, what):
     made = scripted(lambda number, body: (status, b'{"error": "your key sk-secret"}', 0))

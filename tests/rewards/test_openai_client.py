@@ -138,6 +138,12 @@ def test_refused_questions_among_others_end_nothing():
         ask(judge.url, count=30, concurrency=2)
 
 
+def test_a_judge_that_is_out_of_money_ends_it():
+    say = lambda request, n: "3" if n < 4 else (402, "Insufficient Balance")  # noqa: E731
+    with scripted_judge.serve(say) as judge, pytest.raises(StageFailed, match="HTTP status 402"):
+        ask(judge.url, count=30, concurrency=2)
+
+
 @pytest.mark.parametrize("status", [401, 403, 404])
 def test_a_refusal_ends_it_at_once(status):
     with (

@@ -47,6 +47,7 @@ def test_epochs_that_steps_would_cut_off():
         check_train_args("train.num_train_epochs=2", recipe="llama3")
     check_train_args("train.num_train_epochs=2", "train.max_steps=-1", recipe="llama3")
     check_train_args("train.max_steps=6")  # of a file's epochs
+    check_train_args("train.num_train_epochs=null", recipe="llama3")
 
 
 def test_a_wrong_argument_is_found_in_its_file(tmp_path):

@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
 from dice.errors import BadInput
-from dice.run import lock
+from dice.run import files, lock
 from dice.run.run import open_run
 from dice.stages import generate, score
 from dice.stages.order import execute, run_stage
@@ -23,8 +24,15 @@ def sets(data_dir):
     path.write_text(json.dumps(registry | {"other": other, "same": registry["some_prompts"]}))
 
 
-@pytest.mark.parametrize("word", ["policy=fake-other", "reference=fake-other", "prompts=other"])
-def test_other_models_and_prompts_are_another_recipe(fake_settings, sets, workers_here, word):
+@pytest.mark.parametrize(
+    "word", ["policy=fake-other", "reference=fake-other", "prompts=other", "dataset_dir={elsewhere}"]
+)
+def test_other_models_and_prompts_are_another_recipe(
+    fake_settings, sets, data_dir, tmp_path, workers_here, word
+):
+    elsewhere = shutil.copytree(data_dir, tmp_path / "elsewhere")
+    (elsewhere / "prompts.json").write_text('[{"instruction": "Why?"}]')
+    word = word.format(elsewhere=elsewhere)
     run = start("tiny", fake_settings)
     execute(generate.STAGE, run, 1)
     execute(score.STAGE, run, 1)
@@ -42,6 +50,19 @@ def test_another_name_of_the_same_prompts_is_the_same_recipe(fake_settings, sets
     assert execute(generate.STAGE, run, 1) == made
 
 
+def test_fewer_rounds_with_a_list_of_prompts(fake_settings, sets, workers_here):
+    """Rounds that are there beyond those of the recipe are left alone."""
+    run = start("tiny", [*fake_settings, "rounds=2"])
+    made = execute(generate.STAGE, run, 1)
+    files.write_json(run.round_dir(2) / "generate.manifest.json", json.loads(made_at(run).read_text()))
+    again = start("tiny", [*fake_settings, "rounds=1", "prompts=[same]"])
+    assert execute(generate.STAGE, again, 1) == made
+
+
+def made_at(run):
+    return run.round_dir(1) / "generate.manifest.json"
+
+
 def test_the_earlier_recipe_brings_back_what_another_has_not_replaced(
     fake_settings, workers_here, monkeypatch
 ):
@@ -54,6 +75,8 @@ def test_the_earlier_recipe_brings_back_what_another_has_not_replaced(
         killed.setattr("dice.launch.processes.run_workers", interrupted)
         execute(generate.STAGE, other, 1, force=True)
     assert not any(path.exists() for path in made)
+    with pytest.raises(BadInput, match="generate of round 1.* would have to run again"):
+        start("tiny", [*fake_settings, "policy=fake-other"])  # the earlier settings, but for the policy
     execute(generate.STAGE, start("tiny", fake_settings), 1)
     assert {path: path.read_bytes() for path in made} == made
 

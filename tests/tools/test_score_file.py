@@ -297,3 +297,4 @@ def test_a_file_that_was_scored_before_is_scored_anew(fake_settings, tmp_path):
     assert scored.keys() == {"prompt", "response", "at", *score_file.NAMES}
     assert scored["at"].startswith("1970-01-01")
     assert dropped.keys() == {"prompt", "response", "at", "reward", "dropped"} and dropped["reward"] is None
+    assert score_file._others({"sample": 3, "tokens": 9}) == {"sample": 3, "tokens": 9}  # the user's own
