@@ -2,7 +2,7 @@
 # Runs all rounds of a recipe; `python -m dice plan RECIPE` estimates the cost on your hardware.
 #
 #   bash scripts/run_dice/iter.sh tiny      two CPU cores: about 6 minutes
-#   bash scripts/run_dice/iter.sh llama3    8 GPUs of 80 GB: about 2.4 hours, by that estimate for A100s
+#   bash scripts/run_dice/iter.sh llama3    8 GPUs of 80 GB: about 2.6 hours, by that estimate for A100s
 #   bash scripts/run_dice/iter.sh llama3 rounds=3 replay.gamma=0.25 run=my-run
 #
 # Any key of the recipe can be overridden. Finished work is skipped, and a killed run goes on where it stopped.

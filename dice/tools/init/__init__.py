@@ -83,6 +83,8 @@ def _free(folder: str) -> Path:
 def _models(target: Path, model: str, reference: str | None, template: str | None) -> tuple[Models, Chat]:
     """The models, and the tokenizer with its template. Raises BadInput where one of them is of no use."""
     model, reference = _found("--model", model), reference and _found("--reference", reference)
+    if model == reference:
+        raise BadInput(f"--reference: {reference} is --model as well; it is the model before its DPO")
     is_adapter = base_of(model) is not None
     if is_adapter and not reference:
         advice = f"merge it first: python -m dice export {model} --output=FOLDER"

@@ -150,6 +150,10 @@ def test_a_template_that_differs_in_its_default_system_prompt_alone(sft, pairs, 
 
 
 def test_models_that_are_of_no_use(sft, pairs, tmp_path):
+    told = refused(tmp_path, str(tmp_path / "mine"), sft, pairs, reference=sft)
+    assert told.startswith("--reference: ") and told.endswith(
+        "is --model as well; it is the model before its DPO"
+    )
     assert "--model: 'gone' is neither" in refused(tmp_path, str(tmp_path / "mine"), "gone", pairs)
     (tmp_path / "adapter").mkdir()
     config = {"base_model_name_or_path": sft}
