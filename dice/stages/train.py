@@ -148,7 +148,9 @@ def _run(run: Run, t: int) -> Outcome:
 
 
 def check_rows(rows: int, recipe: Recipe) -> None:
-    """Raises BadInput where a round's pairs can't fill a batch, or are fewer than what validation takes."""
+    """Raises BadInput where a round's pairs can't fill a batch, are fewer than what validation takes, or more
+    than max_samples, which would cut off replayed ones.
+    """
     most = recipe.train.args.get("max_samples")
     if most and most < rows and 0 < recipe.replay.gamma < 1:
         told = f"train.max_samples is {most:,}, and the round may have {counted(rows, 'pair')}"
