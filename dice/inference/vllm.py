@@ -43,12 +43,15 @@ class Sampler:
     def __init__(self, model: str, stop_ids: list[int], options: Generate, dtype: str) -> None:
         from vllm import EngineArgs, LLMEngine
         from vllm.exceptions import VLLMError
+        from vllm.usage.usage_lib import UsageContext
 
         self.options = options
         try:
             self.stop_ids = sorted({*stop_ids, *end_ids(model)})
             sampling_params(options, self.stop_ids, seed=0, room=1)
-            self.engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, options, dtype)))
+            arguments = EngineArgs(**engine_arguments(model, options, dtype))
+            # vLLM sizes its batches by this; without it they are the smallest, 128 rows on any GPU.
+            self.engine = LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
             self.adapter = _load_adapter(model, self.engine) if base_of(model) else None
         except (ValueError, TypeError, NotImplementedError, OSError, VLLMError) as error:
             raise BadInput(f"vLLM can't sample from {model!r}: {_reason(error)}") from error

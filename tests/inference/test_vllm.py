@@ -81,6 +81,11 @@ def test_answers_do_not_depend_on_what_is_sampled_beside_them(found):
     assert forwards == backwards != whole
 
 
+def test_batches_are_those_of_offline_inference(found):
+    """An engine that is not told what it is for runs 128 rows at once, on the largest GPU as well."""
+    assert found["rows at once"] >= 256
+
+
 def test_an_answer_that_waits_for_memory_goes_on_as_if_it_had_not(found):
     little, roomy = found["stopped and gone on with"]
     assert found["preemptions"] > 0 and little == roomy

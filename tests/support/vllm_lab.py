@@ -64,6 +64,7 @@ def lab(folder: str, output: str) -> None:
             return str(error)
 
     plain = vllm("plain")
+    found["rows at once"] = plain.engine.vllm_config.scheduler_config.max_num_seqs
     found["plain"] = answers(plain.sample(requests(chat)))
     found["second half alone"] = answers(plain.sample(requests(chat)[20:]))
     found["one by one"] = {}

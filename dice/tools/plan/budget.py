@@ -9,7 +9,7 @@ from typing import Any
 from dice.data.prompts_and_preferences import read_preferences, read_prompts
 from dice.errors import BadInput, spelled
 from dice.inference.load import engine_named
-from dice.launch.hardware import Machine
+from dice.launch.hardware import GIB, Device, Machine
 from dice.models import trainer
 from dice.recipe.keys import Recipe
 from dice.recipe.paths import is_function
@@ -20,8 +20,7 @@ from dice.tools.plan.estimate import Cost, Sampling, Training
 from dice.tools.plan.sizes import Size, size_of
 from dice.tools.plan.workload import Workload, rows_here, workload
 
-# Unless generate.engine_args say otherwise: the share of a GPU's memory, rows that are decoded at once.
-VLLM_SHARE, VLLM_ROWS = 0.9, 256
+VLLM_SHARE = 0.9  # of a GPU's memory, unless generate.engine_args say otherwise
 LORA_RANK, TRAINED_LAYERS, SAVE_STEPS = 8, 2, 500  # LLaMA-Factory's own values
 HELD_OUT = 1000  # prompts to evaluate on, where their set is not here yet
 
@@ -67,7 +66,7 @@ class Budget:
         options, longest = self.recipe.generate, self.longest
         if options.engine == "vllm":
             share = _engine_arg(options.engine_args, "gpu_memory_utilization", VLLM_SHARE)
-            rows = _engine_arg(options.engine_args, "max_num_seqs", VLLM_ROWS)
+            rows = _engine_arg(options.engine_args, "max_num_seqs", _vllm_rows(self.machine.device))
             # It does not start where a row of the longest length that it is made for would not fit.
             held = options.max_model_len or (self.policy.context if self.policy else None) or longest
             return Sampling(rows, held, share, options.tensor_parallel)
@@ -206,6 +205,11 @@ def _engine_arg(args: dict[str, Any], name: str, default: float) -> Any:
     if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
         raise BadInput(f"generate.engine_args.{name} is {spelled(value)}; it must be a number above 0")
     return value
+
+
+def _vllm_rows(device: Device) -> int:
+    """Rows that vLLM's offline engine decodes at once on a device, unless it is told otherwise."""
+    return 1024 if device.is_gpu and device.memory >= 70 * GIB and "A100" not in device.name else 256
 
 
 def _zero(deepspeed: Any) -> dict[str, Any]:

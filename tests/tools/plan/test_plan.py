@@ -129,11 +129,13 @@ def test_sampling_by_hand(fake_settings):
 def test_what_the_engines_hold_at_once(fake_settings):
     """vLLM: its own limit; hf: as many rows of prompt and max_new_tokens as generate.batch_tokens hold."""
 
-    def sampling(*overrides):
-        return budget(load("tiny", [*fake_settings, *overrides]), Machine(A100, 1, "")).sampling
+    def sampling(*overrides, gpu=A100):
+        return budget(load("tiny", [*fake_settings, *overrides]), Machine(gpu, 1, "")).sampling
 
     longest = workload(load("tiny", fake_settings)).longest_prompt + 64
     assert sampling("generate.engine=vllm") == Sampling(256, longest, 0.9)
+    assert sampling("generate.engine=vllm", gpu=GPUS["L40S"]).rows == 256
+    assert sampling("generate.engine=vllm", gpu=GPUS["H100-80G"]).rows == 1024
     assert sampling("generate.engine=vllm", "generate.engine_args.max_num_seqs=32").rows == 32
     assert sampling("generate.engine=hf", f"generate.batch_tokens={100 * longest}").rows == 100
     assert sampling("generate.engine=hf", "generate.batch_tokens=1").rows == 8  # one prompt's samples
