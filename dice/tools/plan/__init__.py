@@ -34,6 +34,7 @@ from dice.tools.plan.forecast import (
     with_measured_lengths,
 )
 from dice.tools.plan.sizes import Size
+from dice.tools.plan.workload import GUESSED
 
 
 def show_plan(name: str, overrides: Sequence[str]) -> None:
@@ -177,9 +178,11 @@ def _show_disk(planned: Budget) -> None:
 def _show_advice(planned: Budget, given: str) -> None:
     """What does not fit, and what would help; what would tell more. `given` names the recipe in a command."""
     reads_models = engine_named(planned.recipe.generate.engine).reads_models
-    if planned.policy is None and reads_models and planned.recipe.prepare:
+    guessed = any(text.endswith(GUESSED) for work in planned.works for text in work.assumptions)
+    if planned.recipe.prepare and (guessed or (planned.policy is None and reads_models)):
         command = f"python -m dice prepare {given}"
-        say(f"not everything can be told before it is made: run `{command}`, then plan again", mark="!")
+        missing = "not all data and models are here, so some of this is a guess"
+        say(f"{missing}: run `{command}`, then plan again", mark="!")
     if text := memory_advice(planned):
         say(text, mark="!")
 

@@ -19,6 +19,7 @@ from dice.run.rows import Preference
 SAMPLED = 200  # rows whose tokens are counted
 CHARS_PER_TOKEN = 4.0  # of English under the usual vocabularies, where there is no tokenizer to ask
 PROMPTS, PROMPT_TOKENS, RESPONSE_TOKENS = 10_000, 150, 350  # where there is no data to look at
+GUESSED = "the data set is not here yet, and no max_steps tells"  # how a mere guess of prompts ends
 DEFAULT_EPOCHS = 3.0  # the trainer's, where the training file doesn't say
 
 
@@ -58,9 +59,11 @@ def workload(recipe: Recipe, t: int = 1) -> Workload:
     offline = recipe.replay.dataset if recipe.replay.gamma > 0 else None
     pairs = rows_here(recipe, read_preferences, offline)
     assumptions = []
-    count = recipe.prompts_per_round or len(prompts) or _count_of_recipe(recipe)
+    told = recipe.prompts_per_round or len(prompts) or _count_of_recipe(recipe)
+    count = told or PROMPTS
     if not prompts:
-        assumptions.append(f"{counted(count, 'prompt')}: the data set is not here yet")
+        why = "the data set is not here yet" if told else GUESSED
+        assumptions.append(f"{counted(count, 'prompt')}: {why}")
     replayable = len({pair.prompt_id for pair in pairs}) or count
     generated, replayed = replay.mixture_sizes(
         replayable, count * recipe.pair.per_prompt, recipe.replay.gamma
@@ -105,12 +108,12 @@ def _is_here(recipe: Recipe, name: str) -> bool:
     return source.is_local and (source.hub is not None or source.file.exists())
 
 
-def _count_of_recipe(recipe: Recipe) -> int:
-    """As many prompts as the recipe's steps and its validation use up, where it has so many steps."""
+def _count_of_recipe(recipe: Recipe) -> int | None:
+    """As many prompts as the recipe's steps and its validation use up; None where it has no max_steps."""
     steps, held_out = recipe.train.args.get("max_steps") or -1, recipe.train.args.get("val_size") or 0
     if steps > 0:
         return steps * recipe.train.global_batch_size + (int(held_out) if held_out >= 1 else 0)
-    return PROMPTS
+    return None
 
 
 def _chars_per_token(recipe: Recipe, texts: Sequence[str]) -> float:

@@ -99,6 +99,22 @@ def test_what_prepare_makes_is_made_by_a_command(capsys, tmp_path):
     assert "data/not-made/dpo: size unknown; not on this machine: `prepare` makes it" in shown
 
 
+def test_data_that_prepare_makes(fake_settings, data_dir, tmp_path, capsys):
+    """How many prompts there will be is a guess until it is made, so the plan says how to make it."""
+    info = json.loads((data_dir / "dataset_info.json").read_text())
+    info["later"] = info["some_prompts"] | {"file_name": "later.json"}
+    (data_dir / "dataset_info.json").write_text(json.dumps(info))
+    recipe = (RECIPES / "tiny" / "dice.yaml").read_text().replace("prompts: tiny_prompts", "prompts: later")
+    (tmp_path / "dice.yaml").write_text(recipe)
+    shutil.copy(RECIPES / "tiny" / "dpo.yaml", tmp_path)
+    here = [word for word in fake_settings if not word.startswith(("prepare=", "prompts="))]
+    assert "then plan again" not in printed(capsys, str(tmp_path), *here, "prompts=some_prompts")
+    shown = printed(capsys, str(tmp_path), *here)
+    assert "10,000 prompts: the data set is not here yet" in shown and "then plan again" in shown
+    shown = printed(capsys, str(tmp_path), *here, "train.max_steps=10")
+    assert "320 prompts: the data set is not here yet" in shown and "then plan again" not in shown
+
+
 def test_a_batch_that_these_gpus_can_not_share():
     with pytest.raises(BadInput, match="is 32, which 3 processes can't share evenly"):
         plan.show_plan("llama3", ["gpus=3xH200"])
