@@ -244,7 +244,7 @@ def check_fit(recipe: Recipe, place: Place) -> str:
 def to_be_made(recipe: Recipe, place: Place) -> dict[str, str]:
     """Topics of checks whose subject the recipe's `prepare` is still to make, each with what is missing.
 
-    What was named on the command line is nothing that a recipe prepares.
+    What was named on the command line is nothing that a recipe prepares, unless its command names it, too.
     """
     if not recipe.prepare:
         return {}
@@ -259,7 +259,10 @@ def to_be_made(recipe: Recipe, place: Place) -> dict[str, str]:
         for role, name in named.items():
             if not resolve(name).exists() and resolve(name.partition("/")[0]).exists():
                 missing[role] = name
-    missing = {key: name for key, name in missing.items() if place(key) != COMMAND_LINE}
+    prepared = recipe.prepare.split()
+    missing = {
+        key: name for key, name in missing.items() if place(key) != COMMAND_LINE or name in prepared
+    }
     if missing.keys() & {*ROLES}:
         both = " and ".join(missing[role] for role in ROLES if role in missing)
         missing |= dict.fromkeys(("adapter", "two models", "tokenizers", "fit"), both)

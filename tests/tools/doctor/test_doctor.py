@@ -125,7 +125,9 @@ def test_what_prepare_is_still_to_make(own_recipe, tmp_path, capsys):
     for topic in ("prompts", "replay.dataset", "evaluate.prompts", "policy", "reference", "fit"):
         finding = found(topic, *overrides, recipe=own_recipe)
         assert finding.level == OPEN and "not here yet, `prepare` makes it" in finding.what
-    assert found("policy", *overrides, "policy=data/not-made/x", recipe=own_recipe).level == FAULT
+    other = [*overrides, "policy=data/not-made/x"]
+    assert found("policy", *other, recipe=own_recipe).level == FAULT
+    assert found("policy", *other, "prepare=make ${policy}", recipe=own_recipe).level == OPEN
     assert not (tmp_path / "prepared").exists() and not (tmp_path / "results").exists()
     prepare_recipe(own_recipe, overrides)
     assert (tmp_path / "prepared").exists() and not (tmp_path / "results").exists()
