@@ -260,9 +260,7 @@ def to_be_made(recipe: Recipe, place: Place) -> dict[str, str]:
             if not resolve(name).exists() and resolve(name.partition("/")[0]).exists():
                 missing[role] = name
     prepared = recipe.prepare.split()
-    missing = {
-        key: name for key, name in missing.items() if place(key) != COMMAND_LINE or name in prepared
-    }
+    missing = {key: name for key, name in missing.items() if place(key) != COMMAND_LINE or name in prepared}
     if missing.keys() & {*ROLES}:
         both = " and ".join(missing[role] for role in ROLES if role in missing)
         missing |= dict.fromkeys(("adapter", "two models", "tokenizers", "fit"), both)
