@@ -46,6 +46,16 @@ def device() -> torch.device:
     return torch.device("cpu")
 
 
+def leave_out_cudnn_attention() -> None:
+    """Take cuDNN's kernel out of what torch's SDPA chooses from, in this process.
+
+    On Hopper and Blackwell it comes first since torch 2.11. Behind a mask its gradients can be NaN
+    (pytorch issue 196678), and it prepares a plan for every new length, as each block of a pack and each
+    step of sampling has.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def attention_choices(options: Options) -> list[str | None]:
     """What to load a model with, first choice first; None leaves it to transformers.
 
@@ -71,6 +81,7 @@ def load_model(name: str, options: Options, auto_class: type = AutoModelForCausa
     `auto_class` is the class of transformers that knows how to load its kind.
     Raises BadInput where `name` holds no model of that kind, or one that can't be loaded this way.
     """
+    leave_out_cudnn_attention()
     *first, last = attention_choices(options)
     for attention in first:
         with contextlib.suppress(ValueError, ImportError):  # a family that has no flash attention

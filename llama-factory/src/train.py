@@ -42,6 +42,7 @@ from dice.models import remote_code
 from dice.models.chat_template import register_templates
 from dice.models.checkpoint import ONLY_PICKLES, only_pickles
 from dice.models.llamafactory import llamafactory
+from dice.models.loading import leave_out_cudnn_attention
 from dice.recipe.train_args import REFUSED_TRAIN_ARGS
 from losses import LOSSES
 from pair_data import Encoding, count_rows, encode_as_scored
@@ -117,6 +118,7 @@ def refuse_pickles(config: dict[str, Any]) -> None:
 def run(config: dict[str, Any], callbacks: list[Any] | None = None) -> None:
     """Train with a LLaMA-Factory configuration that may have DICE's own keys. Raises BadInput."""
     refuse_pickles(config)
+    leave_out_cudnn_attention()
     if config.get("deepspeed"):
         compile_lock.install()
         remote_code.allow_deepspeed_states()

@@ -116,3 +116,16 @@ atexit.register(print, "a logger has finished")
 """
     result = run_script(sys.executable, "-c", code, PYTHONPATH=PATH)
     assert (result.returncode, result.stdout) == (status, "a logger has finished\n"), result.stderr
+
+
+def test_a_training_leaves_cudnn_out_of_attention():
+    """Behind a mask its gradients can be NaN on H100 (pytorch issue 196678)."""
+    code = """
+import torch, train
+try:
+    train.run({"loss": "refused"})
+except train.BadInput:
+    print(torch.backends.cuda.cudnn_sdp_enabled())
+"""
+    result = run_script(sys.executable, "-c", code, PYTHONPATH=PATH)
+    assert result.stdout == "False\n", result.stderr
