@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 from fake_world import make_data, make_random_model, make_settings
+from hypothesis import HealthCheck, settings
 
 from dice.launch.worker import Worker
 from dice.recipe import load
 from dice.run.run import Run, create_run
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test needs the network
+settings.register_profile("dice", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("dice")  # a slow disk is no fault
 os.environ.pop("DICE_HERE", None)  # of test.sh: a test stands where it says
 
 

@@ -77,7 +77,7 @@ def test_nodes_that_were_not_started_alike(fake_settings, tmp_path):
     first = Node(0, port, tmp_path / "logs", ["tiny", *fake_settings])
     second = Node(1, port, tmp_path / "logs", ["tiny", *fake_settings, "seed=1"])
     for node in (first, second):
-        assert node.process.wait(60) == 2
+        assert node.process.wait(240) == 2
         assert "node 1 (" in node.text("err") and "differ in their recipe" in node.text("err")
     assert not (tmp_path / "results" / "tiny" / "recipe.yaml").exists()
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -15,13 +16,17 @@ from dice.recipe.paths import ROOT
 
 
 def free_port() -> int:
-    """A port of which the next one is free, too."""
+    """A port of which the next one is free, too.
+
+    None of those that the system gives to outgoing connections: one of these would take it meanwhile, or a
+    client that keeps trying would connect to itself.
+    """
     while True:
-        with socket.socket() as first, socket.socket() as second:
-            first.bind(("127.0.0.1", 0))
-            with contextlib.suppress(OSError):
-                second.bind(("127.0.0.1", first.getsockname()[1] + 1))
-                return first.getsockname()[1]
+        port = random.SystemRandom().randrange(20_000, 32_000, 2)
+        with socket.socket() as first, socket.socket() as second, contextlib.suppress(OSError):
+            first.bind(("127.0.0.1", port))
+            second.bind(("127.0.0.1", port + 1))
+            return port
 
 
 class Node:
