@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the package of this checkout
-from dice.launch import packages  # noqa: F401  names a package that is missing
+from dice.launch import devices, packages  # noqa: F401  names a package that is missing
 
 # isort: split
 import gpu_check_parts
@@ -34,6 +34,8 @@ def lines_of(part: str, folder: Path, seconds: float) -> list[dict[str, Any]]:
     found, log = folder / f"{part}.jsonl".replace(" ", "-"), folder / "log"
     command = [sys.executable, str(ROOT / "speed" / "gpu_check_parts.py"), part, str(folder), str(found)]
     own = {**os.environ, "PYTHONPATH": str(ROOT), "TOKENIZERS_PARALLELISM": "false"}
+    if here := devices.gpus():
+        own["CUDA_VISIBLE_DEVICES"] = here[0]  # LLaMA-Factory trains on several under torchrun only
     end = {}
     with log.open("wb") as file:
         try:

@@ -9,6 +9,7 @@ operations a second that the work needs, in `dtype`.
 import importlib.util
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,9 @@ SHAPES = {
 }
 PROMPTS = {"cuda": 16, "cpu": 2}
 STEPS, PAIRS = 4, {"cuda": 8, "cpu": 2}
+# What torchrun would tell: LLaMA-Factory takes DeepSpeed under it alone.
+ONLY_WORKER = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+ONLY_WORKER |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 
 
 def line(what: str, value: float, unit: str, **more: Any) -> dict[str, Any]:
@@ -200,6 +204,7 @@ def train(reference: str, kind: str, deepspeed: str = "") -> Callable[[Path], Li
         config = settings(folder, f"{reference}-{kind}{deepspeed}", kind)
         config |= {"reference_logps": reference}
         if deepspeed:
+            os.environ.update(ONLY_WORKER)
             config["deepspeed"] = str(ROOT / "llama-factory" / "examples" / "deepspeed" / f"{deepspeed}.json")
         clock = make_clock()
         trainer.run(config, [clock])

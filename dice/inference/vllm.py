@@ -121,6 +121,9 @@ def engine_arguments(model: str, options: Generate, dtype: str) -> dict[str, Any
     # The engine in this process, not in one of its own: that one would outlive a worker that is killed, and
     # keep the GPU's memory from the run that goes on.
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    # Requests with seeds of their own, as all of ours are, never use FlashInfer's sampler; but starting would
+    # compile it, which fails where there is no nvcc.
+    os.environ.setdefault("VLLM_USE_FLASHINFER_SAMPLER", "0")
     base = base_of(model)
     arguments = {
         "model": base or model,
