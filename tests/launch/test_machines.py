@@ -268,7 +268,7 @@ def test_what_a_node_refuses_before_it_does_anything_ends_the_other(fake_setting
         with ThreadPoolExecutor() as pool:
             bad = pool.submit(started, port, failing, *fake_settings, *arguments, **env)
             good = pool.submit(started, port, 1 - failing, *fake_settings)
-        assert time.monotonic() - begun < 200  # a node waits 600 s for the others
+        assert time.monotonic() - begun < 30
         assert bad.result().returncode == good.result().returncode == 2, good.result().stderr
         assert cause in bad.result().stderr
         assert f"error: node {failing} (" in good.result().stderr and cause in good.result().stderr
