@@ -15,6 +15,7 @@ CHANGES = [
     "replay.gamma=1",  # which becomes 1.0
     "generate.engine_args={x: [1, 2.0, null]}",
     "score.reward=judge",
+    "score.judge=some/judge",  # a server's: the recipe's own may lie here, made by a run
 ]
 RECORDED = [
     (
@@ -29,7 +30,7 @@ RECORDED = [
         CHANGES,
         '{"template": "llama3-custom", "dtype": "auto", "columns": "prompt_id, sample, ids_hash, '
         'n_chars, n_tokens, logp_policy, logp_ref, reward", "score": {"reward": "judge", '
-        '"cutoff_len": 1024, "seed": 42, "judge": "data/tiny/judge", "judge_prompt": "Grade from '
+        '"cutoff_len": 1024, "seed": 42, "judge": "some/judge", "judge_prompt": "Grade from '
         '0 to 5:", "judge_samples": 4, "judge_temperature": 0.7, "judge_max_tokens": 4}, "pair": '
         '{"min_chars": 4, "max_chars": 6699}}',
     ),
